@@ -1,0 +1,1 @@
+"""L1-norm batch normalization for PyTorch, integer training and hardware."""
