@@ -1,0 +1,195 @@
+"""Functional form of L1-norm batch normalization."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from l1bn.ops.registry import registry
+from l1bn.ops.running import update_running_statistics
+
+#: Activations that can be computed together with the normalization.
+ACTIVATIONS = (None, "relu", "relu6")
+Activation = Literal["relu", "relu6"]
+
+
+def l1_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float | Tensor = 0.1,
+    eps: float = 1e-5,
+    *,
+    activation: Activation | None = None,
+    residual: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Apply L1-norm batch normalization, then a residual and an activation.
+
+    In training the mean absolute deviation of the batch, times :math:`\sqrt{\pi/2}`, takes the
+    place of the standard deviation:
+
+    .. math::
+        y = act\Big(γ\frac{x-μ}{σ} + β + r\Big), \quad
+        σ = \max\big(\sqrt{π/2}\cdot \mathrm{mean}|x-μ|,\ \sqrt{ε}\big)
+
+    In evaluation it is ``F.batch_norm`` exactly. The first eight arguments are those of
+    :func:`torch.nn.functional.batch_norm`, in its order.
+
+    Args:
+        input: floating-point tensor; 16-bit formats are computed in float32.
+        running_mean: moving average, updated in place when training.
+        running_var: moving average of :math:`(σ^2-ε)M/(M-1)`, updated in place when training. A
+            channel whose batch statistics are not finite keeps its averages.
+        weight: γ.
+        bias: β.
+        training: use the statistics of the batch.
+        momentum: weight of the batch in the moving averages; a tensor of one element is taken
+            too and is not synchronised.
+        eps: floor of the variance: :math:`σ \ge \sqrt{ε}`.
+        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        residual: tensor like ``input``, added before the activation.
+        backend: ``"auto"`` or the name of a backend (``l1bn doctor`` lists them).
+
+    Returns:
+        A tensor like ``input``.
+
+    Shape:
+        - input, residual, output: :math:`(N, C, *)`
+        - running_mean, running_var, weight, bias: :math:`(C,)`
+
+    Raises:
+        ValueError: shapes, devices or options that do not fit each other, or a batch of one
+            value per channel in training.
+        TypeError: an input that is not a floating-point tensor.
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
+    _check(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
+    if not training:
+        assert running_mean is not None  # narrowed by _check
+        assert running_var is not None
+        chosen = registry.resolve(backend, input, weight, bias, residual)
+        return chosen.evaluate(
+            input, running_mean, running_var, weight, bias, residual, activation, eps
+        )
+    if input.numel() == 0:
+        return _empty(input, weight, bias, residual)
+    chosen = registry.resolve(backend, input, weight, bias, residual)
+    y, mean, scale = chosen.train(input, weight, bias, residual, activation, eps)
+    if running_mean is not None and running_var is not None:
+        count = input.numel() // input.shape[1]
+        update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+    return y
+
+
+def _empty(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+) -> Tensor:
+    """An output of no elements that still gives every input a gradient of zeros."""
+    shape = (1, -1, *[1] * (x.dim() - 2))
+    y = x.clone()
+    if weight is not None:
+        y = y * weight.to(x.dtype).view(shape)
+    if bias is not None:
+        y = y + bias.to(x.dtype).view(shape)
+    return y if residual is None else y + residual
+
+
+def _check(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    eps: float,
+    activation: str | None,
+    residual: Tensor | None,
+) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected input to be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"expected a floating-point input, got {x.dtype} of shape {tuple(x.shape)}: "
+            "convert it, for instance with input.float()"
+        )
+    if x.dim() < 2:
+        raise ValueError(
+            f"expected at least 2D input (got {x.dim()}D input): the shape is (N, C, *)"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"expected activation None, 'relu' or 'relu6', got {activation!r}: "
+            "apply any other activation to the output"
+        )
+    _check_eps_and_size(x, training, eps)
+    _check_running(running_mean, running_var, training)
+    for name, vector in (
+        ("running_mean", running_mean),
+        ("running_var", running_var),
+        ("weight", weight),
+        ("bias", bias),
+    ):
+        if vector is not None:
+            _check_vector(name, vector, x)
+    if residual is not None:
+        _check_residual(residual, x)
+
+
+def _check_eps_and_size(x: Tensor, training: bool, eps: float) -> None:
+    if not training:
+        if eps < 0.0:
+            raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+        return
+    if eps <= 0.0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if x.numel() == x.shape[1]:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {x.size()}"
+        )
+
+
+def _check_running(running_mean: Tensor | None, running_var: Tensor | None, training: bool) -> None:
+    if (running_mean is None) != (running_var is None):
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ValueError(
+            f"expected running_mean and running_var both or neither, {missing} is None: "
+            "pass both tensors or None for both"
+        )
+    if not training and running_mean is None:
+        raise ValueError(
+            "Expected running_mean and running_var to be defined when training=False: "
+            "pass them, or training=True to use the statistics of the batch"
+        )
+
+
+def _check_vector(name: str, vector: Tensor, x: Tensor) -> None:
+    channels = x.shape[1]
+    if vector.dim() != 1 or vector.shape[0] != channels:
+        raise ValueError(
+            f"{name} should contain {channels} elements not {vector.numel()}: expected shape "
+            f"({channels},) for an input of shape {tuple(x.shape)}, got {tuple(vector.shape)}"
+        )
+    if vector.device != x.device:
+        raise ValueError(
+            f"expected {name} on the input's device {x.device}, got {vector.device}: "
+            "move the layer or the input with .to(device)"
+        )
+
+
+def _check_residual(residual: Tensor, x: Tensor) -> None:
+    if residual.shape != x.shape:
+        raise ValueError(
+            f"expected residual of the input's shape {tuple(x.shape)}, got "
+            f"{tuple(residual.shape)}: expand it, or add it to the output"
+        )
+    if residual.dtype != x.dtype or residual.device != x.device:
+        raise ValueError(
+            f"expected residual of the input's dtype and device {x.dtype}, {x.device}, got "
+            f"{residual.dtype}, {residual.device}: convert it with residual.to(input)"
+        )

@@ -1,0 +1,141 @@
+"""Drop-in L1BN layers: nn.BatchNorm1d/2d/3d with the mean absolute deviation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from l1bn.functional import Activation, l1_batch_norm
+
+
+class _L1BatchNorm(_BatchNorm):
+    """What the L1BN layers share: BatchNorm's state, options and modes."""
+
+    #: Name of the backend that computes training and evaluation, ``"auto"`` for the best.
+    backend: str = "auto"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``input`` over every dimension but the channel's."""
+        return self._normalize(input)
+
+    def _normalize(
+        self,
+        input: Tensor,
+        activation: Activation | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        self._check_input_dim(input)
+        training = self.training or (self.running_mean is None and self.running_var is None)
+        # In training the averages are passed only where they are to be updated.
+        use_running = not self.training or self.track_running_stats
+        tracking = self.training and self.track_running_stats
+        y = l1_batch_norm(
+            input,
+            self.running_mean if use_running else None,
+            self.running_var if use_running else None,
+            self.weight,
+            self.bias,
+            training,
+            self._update_factor() if tracking else 0.0,
+            self.eps,
+            activation=activation,
+            residual=residual,
+            backend=self.backend,
+        )
+        # Counted after the call: an input that raises leaves no trace.
+        if tracking and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return y
+
+    def _update_factor(self) -> float | Tensor:
+        """Momentum, or for ``momentum=None`` one over the number of batches, this one included."""
+        if self.momentum is not None:
+            return self.momentum
+        if self.num_batches_tracked is None:
+            return 0.0
+        # A tensor: reading its value would synchronise the device and break a compiled graph.
+        return (self.num_batches_tracked + 1).reciprocal()
+
+    def extra_repr(self) -> str:
+        """BatchNorm's own text, with the backend where one was chosen."""
+        text = super().extra_repr()
+        return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
+
+
+_DOC = """L1-norm batch normalization over {inputs}.
+
+    Drop-in for :class:`torch.nn.{l2}`: same arguments, buffers, state-dict keys, modes and errors. In
+    training the channel is divided by ``max(√(π/2)·mean|x − mean(x)|, √eps)`` instead of the
+    standard deviation, with the exact gradient; evaluation is ``F.batch_norm`` exactly, so that
+    checkpoints and deployment tools of BatchNorm work unchanged.
+
+    Args:
+        num_features: channels :math:`C`.
+        eps: floor of the variance. Default: 1e-5.
+        momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
+            Default: 0.1.
+        affine: learn γ (``weight``) and β (``bias``). Default: ``True``.
+        track_running_stats: keep running statistics for evaluation. Default: ``True``.
+        device: device of parameters and buffers.
+        dtype: dtype of parameters and buffers.
+
+    Attributes:
+        backend: ``"auto"`` or a backend's name, see ``l1bn doctor``.
+
+    Shape:
+        - Input: {shape}
+        - Output: the input's
+
+    Raises:
+        ValueError: wrong number of dimensions or channels, another device, or one value per
+            channel in training.
+
+    Examples:
+        >>> import torch
+        >>> layer = {name}(8)
+        >>> y = layer(torch.randn({example}))
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
+
+
+class L1BatchNorm1d(_L1BatchNorm):
+    __doc__ = _DOC.format(
+        name="L1BatchNorm1d",
+        l2="BatchNorm1d",
+        inputs="a 2D or 3D input",
+        shape=":math:`(N, C)` or :math:`(N, C, L)`",
+        example="16, 8",
+    )
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() not in (2, 3):
+            raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
+
+
+class L1BatchNorm2d(_L1BatchNorm):
+    __doc__ = _DOC.format(
+        name="L1BatchNorm2d",
+        l2="BatchNorm2d",
+        inputs="a 4D input",
+        shape=":math:`(N, C, H, W)`",
+        example="4, 8, 6, 6",
+    )
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 4:
+            raise ValueError(f"expected 4D input (got {input.dim()}D input)")
+
+
+class L1BatchNorm3d(_L1BatchNorm):
+    __doc__ = _DOC.format(
+        name="L1BatchNorm3d",
+        l2="BatchNorm3d",
+        inputs="a 5D input",
+        shape=":math:`(N, C, D, H, W)`",
+        example="2, 8, 4, 6, 6",
+    )
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 5:
+            raise ValueError(f"expected 5D input (got {input.dim()}D input)")

@@ -1,0 +1,125 @@
+"""L1BN with the activation and the residual addition that follow it, in one call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l1bn.functional import Activation
+from l1bn.nn.batchnorm import L1BatchNorm2d
+
+_FUSED: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+_BY_NAME: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "swish": nn.SiLU,
+    "mish": nn.Mish,
+    "gelu": nn.GELU,
+    "hard_sigmoid": nn.Hardsigmoid,
+    "hard_swish": nn.Hardswish,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "identity": nn.Identity,
+}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class L1BatchNormAct2d(L1BatchNorm2d):
+    """L1-norm batch normalization, residual addition and activation of a 4D input.
+
+    Takes the arguments of timm's ``BatchNormAct2d`` and has its submodules ``drop`` and ``act``.
+    ReLU and ReLU6 are computed in the same pass as the normalization; any other activation runs
+    after it. Its state-dict keys are those of :class:`torch.nn.BatchNorm2d`.
+
+    Args:
+        num_features: channels :math:`C`.
+        eps: floor of the variance.
+        momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
+        affine: learn γ (``weight``) and β (``bias``).
+        track_running_stats: keep running statistics for evaluation.
+        apply_act: apply the activation; otherwise ``act`` is the identity.
+        act_layer: class, factory or timm name of the activation, ``None`` for the identity.
+        act_kwargs: arguments for ``act_layer``.
+        inplace: let an activation that is not fused work in place, where it can.
+        drop_layer: class of a layer between normalization and activation.
+        device: device of parameters and buffers.
+        dtype: dtype of parameters and buffers.
+
+    Shape:
+        - Input, residual, output: :math:`(N, C, H, W)`
+
+    Raises:
+        ValueError: an unknown activation name, or as :class:`L1BatchNorm2d`.
+
+    Examples:
+        >>> import torch
+        >>> layer = L1BatchNormAct2d(8)
+        >>> x, shortcut = torch.randn(2, 4, 8, 6, 6)
+        >>> bool((layer(x, residual=shortcut) >= 0).all())
+        True
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        apply_act: bool = True,
+        act_layer: Any = nn.ReLU,
+        act_kwargs: dict[str, Any] | None = None,
+        inplace: bool = True,
+        drop_layer: Any = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
+        )
+        self.drop = nn.Identity() if drop_layer is None else drop_layer()
+        self.act = _create_act(act_layer if apply_act else None, act_kwargs, inplace)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Compute ``act(drop(norm(x)) + residual)``."""
+        activation = self._fused_activation()
+        plain_drop = type(self.drop) is nn.Identity and not _has_hooks(self.drop)
+        same = residual is None or (residual.dtype == x.dtype and residual.device == x.device)
+        if activation is not None and plain_drop and same:
+            return self._normalize(x, activation, residual)
+        if plain_drop and same:
+            return self.act(self._normalize(x, None, residual))
+        y = self.drop(self._normalize(x))
+        return self.act(y if residual is None else y + residual)
+
+    def _fused_activation(self) -> Activation | None:
+        return None if _has_hooks(self.act) else _FUSED.get(type(self.act))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether someone watches the module, so that it must really be called."""
+    return any(getattr(module, name) for name in _HOOKS)
+
+
+def _create_act(act_layer: Any, act_kwargs: dict[str, Any] | None, inplace: bool) -> nn.Module:
+    if act_layer is None:
+        return nn.Identity()
+    if isinstance(act_layer, str):
+        if act_layer not in _BY_NAME:
+            raise ValueError(
+                f"expected act_layer to be a module class or one of {sorted(_BY_NAME)}, "
+                f"got {act_layer!r}: pass the class itself"
+            )
+        act_layer = _BY_NAME[act_layer]
+    kwargs = dict(act_kwargs or {})
+    try:
+        return act_layer(**{"inplace": inplace, **kwargs})
+    except TypeError:  # an activation without an `inplace` argument, such as GELU
+        return act_layer(**kwargs)

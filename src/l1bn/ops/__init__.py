@@ -1,0 +1,1 @@
+"""Operators, one file per backend, and the registry that picks one."""

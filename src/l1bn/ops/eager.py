@@ -1,0 +1,114 @@
+"""The ``eager`` backend: plain PyTorch on any device, saving no more than BatchNorm does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1bn.ops import formula
+from l1bn.ops.tracing import is_transformed
+
+
+class _Train(torch.autograd.Function):
+    """Keeps the input, two vectors and, with an activation, the output."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = x.to(formula.accumulate_dtype(x.dtype))
+        dims = formula.reduce_dims(x)
+        mean = wide.mean(dims)
+        centred = wide - formula.per_channel(mean, x)
+        scale = (formula.K * centred.abs().mean(dims)).clamp_min(math.sqrt(eps))
+        y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
+        ctx.save_for_backward(x, weight, y if activation else None, mean, scale)
+        ctx.activation, ctx.eps = activation, eps
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.residual_dtype = None if residual is None else residual.dtype
+        ctx.mark_non_differentiable(mean, scale)
+        ctx.set_materialize_grads(False)
+        return y, mean, scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        if grad is None:
+            return (None,) * 6
+        x, weight, y, mean, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            dx, dweight, dbias, dz = formula.closed_form_backward(
+                grad, x, y, weight, ctx.activation, ctx.eps
+            )
+        else:
+            centred = x.to(mean.dtype) - formula.per_channel(mean, x)
+            sign = torch.where(centred >= 0, 1.0, -1.0).to(mean.dtype)
+            dx, dweight, dbias, dz = formula.gradients(
+                grad, centred, sign, y, scale, weight, ctx.activation, ctx.eps
+            )
+        return (
+            dx.to(x.dtype),
+            None if weight is None else dweight.to(weight.dtype),
+            None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype),
+            None if ctx.residual_dtype is None else dz.to(ctx.residual_dtype),
+            None,
+            None,
+        )
+
+
+class Eager:
+    """Serves every device and dtype, and whatever traces or transforms the call."""
+
+    name = "eager"
+
+    def unavailable(self) -> str | None:
+        """Never: it needs PyTorch only."""
+        return None
+
+    def unsupported(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    ) -> str | None:
+        """Never: it takes every floating-point tensor."""
+        return None
+
+    def train(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize with batch statistics, see :class:`l1bn.ops.registry.Backend`."""
+        if is_transformed(x):
+            return formula.train(x, weight, bias, residual, activation, eps)
+        return _Train.apply(x, weight, bias, residual, activation, eps)
+
+    def evaluate(
+        self,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        eps: float,
+    ) -> Tensor:
+        """Normalize with running statistics, see :class:`l1bn.ops.registry.Backend`."""
+        return formula.evaluate(
+            x, running_mean, running_var, weight, bias, residual, activation, eps
+        )
+
+
+BACKEND = Eager()

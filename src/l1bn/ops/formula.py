@@ -1,0 +1,160 @@
+"""L1BN as traceable, differentiable PyTorch.
+
+What ``torch.compile`` fuses, what functorch transforms see, and what every backend uses for a
+second derivative. Low-precision inputs are computed in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+K = math.sqrt(math.pi / 2)
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype in which ``dtype`` is computed: float32 for the 16-bit formats."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def reduce_dims(x: Tensor) -> list[int]:
+    """Every dimension but the channel's."""
+    return [0, *range(2, x.dim())]
+
+
+def per_channel(v: Tensor, x: Tensor) -> Tensor:
+    """View a :math:`(C,)` tensor so that it broadcasts over ``x``."""
+    return v.view(1, -1, *[1] * (x.dim() - 2))
+
+
+def activate(z: Tensor, activation: str | None) -> Tensor:
+    """Apply ``None``, ``"relu"`` or ``"relu6"``."""
+    if activation is None:
+        return z
+    return torch.relu(z) if activation == "relu" else torch.clamp(z, 0, 6)
+
+
+def alive(y: Tensor, activation: str) -> Tensor:
+    """Where the activation passes a gradient, read off its output."""
+    return y > 0 if activation == "relu" else (y > 0) & (y < 6)
+
+
+def affine(
+    centred: Tensor,
+    scale: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Equations (3) and (4): ``act(γ·d/σ + β + residual)`` rounded once, to ``dtype``."""
+    factor = scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
+    z = centred * per_channel(factor, centred)
+    if bias is not None:
+        z = z + per_channel(bias.to(scale.dtype), centred)
+    if residual is not None:
+        z = z + residual.to(scale.dtype)
+    return activate(z, activation).to(dtype)
+
+
+def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Differentiable ``(centred, sign, mean, scale)`` of equations (1) and (2).
+
+    ``|d|`` is written as ``d·b`` with the bit ``b`` constant, so that autograd gives the
+    gradient of the definition also where ``d`` is 0.
+    """
+    x = x.to(accumulate_dtype(x.dtype))
+    dims = reduce_dims(x)
+    mean = x.mean(dims)
+    centred = x - per_channel(mean, x)
+    sign = torch.where(centred.detach() >= 0, 1.0, -1.0).to(x.dtype)
+    deviation = K * (centred * sign).mean(dims)
+    floor = math.sqrt(eps)
+    # `<=` keeps a NaN deviation visible; a maximum written with `>` would hide it.
+    scale = torch.where(deviation <= floor, torch.full_like(deviation, floor), deviation)
+    return centred, sign, mean, scale
+
+
+def train(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Training forward pass as a composition that autograd differentiates.
+
+    Returns:
+        ``(y, mean, scale)``; the last two detached, in the accumulation dtype.
+    """
+    centred, _, mean, scale = statistics(x, eps)
+    y = affine(centred, scale, weight, bias, residual, activation, x.dtype)
+    return y, mean.detach(), scale.detach()
+
+
+def evaluate(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    eps: float,
+) -> Tensor:
+    """Evaluation: ``F.batch_norm``, then residual and activation."""
+    y = torch.nn.functional.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
+    if residual is not None:
+        y = y + residual
+    return activate(y, activation)
+
+
+def closed_form_backward(
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor | None,
+    weight: Tensor | None,
+    activation: str | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """First derivative as differentiable operations on ``grad``, ``x`` and ``weight``.
+
+    Statistics are computed again from ``x``, so that a second derivative reaches it.
+
+    Returns:
+        ``(dx, dweight, dbias, dz)`` in the accumulation dtype.
+    """
+    centred, sign, _, scale = statistics(x, eps)
+    return gradients(grad, centred, sign, y, scale, weight, activation, eps)
+
+
+def gradients(
+    grad: Tensor,
+    centred: Tensor,
+    sign: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    weight: Tensor | None,
+    activation: str | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Equations (5) to (8) from the centred input, its sign bits and the scale."""
+    dims = reduce_dims(centred)
+    count = centred.numel() // centred.shape[1]
+    g = grad.to(centred.dtype)
+    if activation is not None and y is not None:
+        g = torch.where(alive(y.detach(), activation), g, 0.0)
+    dbias = g.sum(dims)
+    dweight = (g * centred).sum(dims) / scale
+    live = (scale > math.sqrt(eps)).to(scale.dtype)
+    through_scale = per_channel(K / count * dweight * live, centred)
+    centred_sign = sign - per_channel(sign.mean(dims), centred)
+    factor = scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
+    dx = per_channel(factor, centred) * (
+        g - per_channel(dbias / count, centred) - through_scale * centred_sign
+    )
+    return dx, dweight, dbias, g

@@ -1,0 +1,181 @@
+"""The registry of backends, and the choice of one for a call.
+
+A backend is an object with the methods of :class:`Backend`. Backends of this package are loaded
+on first use; others join by :meth:`Registry.register`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from l1bn.ops.tracing import is_transformed
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """What a backend offers."""
+
+    name: str
+
+    def unavailable(self) -> str | None:
+        """Why the backend cannot run on this machine, or ``None`` where it can."""
+
+    def unsupported(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+    ) -> str | None:
+        """Why the backend cannot take these tensors, or ``None`` where it can."""
+
+    def train(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize with batch statistics.
+
+        Without an activation the output must not be saved for backward: an in-place activation
+        after the layer is common and has to work.
+
+        Returns:
+            ``(y, mean, scale)``: the output, differentiable in the first four arguments, and the
+            batch statistics, not differentiable, in float32 (float64 for a float64 input).
+
+        Shape:
+            - x, residual, y: :math:`(N, C, *)`
+            - weight, bias, mean, scale: :math:`(C,)`
+        """
+
+    def evaluate(
+        self,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        eps: float,
+    ) -> Tensor:
+        """Normalize with running statistics, exactly as ``F.batch_norm`` does."""
+
+
+class Registry:
+    """Backends by name, in order of preference."""
+
+    def __init__(self, modules: dict[str, str]) -> None:
+        """Create a registry.
+
+        Args:
+            modules: name of a backend to the module that defines it as ``BACKEND``,
+                the preferred one first.
+        """
+        self._modules = dict(modules)
+        self._loaded: dict[str, Backend] = {}
+
+    def register(self, backend: Backend) -> None:
+        """Add a backend, preferred over those already there.
+
+        Raises:
+            TypeError: it lacks a method of :class:`Backend`.
+            ValueError: its name is taken.
+        """
+        if not isinstance(backend, Backend):
+            raise TypeError(
+                "expected a backend with name, unavailable, unsupported, train and evaluate, "
+                f"got {type(backend).__name__}: see l1bn.ops.registry.Backend"
+            )
+        if backend.name in self.names():
+            raise ValueError(
+                f"expected a new backend name, got {backend.name!r}, which is registered: "
+                "unregister it first"
+            )
+        self._loaded[backend.name] = backend
+        self._modules = {backend.name: "", **self._modules}
+
+    def unregister(self, name: str) -> None:
+        """Remove a backend."""
+        self.get(name)
+        self._modules.pop(name)
+        self._loaded.pop(name)
+
+    def names(self) -> list[str]:
+        """Names of all backends, available or not, the preferred one first."""
+        return list(self._modules)
+
+    def get(self, name: str) -> Backend:
+        """Return the backend of that name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        backend = self._loaded.get(name)
+        if backend is not None:
+            return backend
+        if name not in self._modules:
+            raise ValueError(
+                f"expected backend 'auto' or one of {self.names()}, got {name!r}: "
+                "run `l1bn doctor` to see which can run here"
+            )
+        backend = importlib.import_module(self._modules[name]).BACKEND
+        self._loaded[name] = backend
+        return backend
+
+    def available(self) -> list[str]:
+        """Names of the backends that can run on this machine, the preferred one first."""
+        return [name for name in self.names() if self.get(name).unavailable() is None]
+
+    def resolve(
+        self,
+        name: str,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+    ) -> Backend:
+        """Choose the backend for a call.
+
+        Args:
+            name: a backend's name, or ``"auto"`` for the first that takes the tensors. While a
+                compiler or a functorch transform looks on, ``"auto"`` means ``"eager"``.
+            x: input.
+            weight: γ or ``None``.
+            bias: β or ``None``.
+            residual: residual or ``None``.
+
+        Raises:
+            ValueError: the named backend is unknown, cannot run here or cannot take the tensors.
+        """
+        if name == "auto":
+            return self._first(x, weight, bias, residual)
+        backend = self.get(name)
+        reason = backend.unavailable() or backend.unsupported(x, weight, bias, residual)
+        if reason is not None:
+            raise ValueError(
+                f"backend {name!r} cannot serve this call: {reason} (input of shape "
+                f"{tuple(x.shape)}, {x.dtype}, {x.device}); use backend='auto'"
+            )
+        return backend
+
+    def _first(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    ) -> Backend:
+        if is_transformed(x):
+            return self.get("eager")
+        for name in self._modules:
+            backend = self.get(name)
+            if not backend.unavailable() and not backend.unsupported(x, weight, bias, residual):
+                return backend
+        return self.get("eager")
+
+
+registry = Registry({"eager": "l1bn.ops.eager"})

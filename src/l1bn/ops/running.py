@@ -1,0 +1,42 @@
+"""Running statistics in BatchNorm's own form: equation (9) of docs/maths.md."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def update_running_statistics(
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    count: int,
+    momentum: float | Tensor,
+    eps: float,
+) -> None:
+    """Move the running statistics in place towards those of a batch.
+
+    A channel whose batch statistics are not finite keeps its running statistics. There is no
+    device synchronisation.
+
+    Args:
+        running_mean: moving average of the mean.
+        running_var: moving average of ``(scale² − eps)·M/(M − 1)``.
+        mean: mean of the batch.
+        scale: σ of the batch, at least √eps.
+        count: elements per channel, M, at least 2.
+        momentum: weight of the batch, a number or a tensor of one element.
+        eps: variance floor.
+
+    Shape:
+        - running_mean, running_var, mean, scale: :math:`(C,)`
+    """
+    var = scale.square().sub_(eps).mul_(count / (count - 1))
+    finite = mean.isfinite() & var.isfinite()
+    for running, batch in ((running_mean, mean), (running_var, var)):
+        old = running.to(batch.dtype)
+        # (1 - m)·old + m·new, as BatchNorm computes it.
+        new = old * (1 - momentum) + batch * momentum
+        running.copy_(torch.where(finite, new, old))
