@@ -10,7 +10,7 @@ Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 
 from l1bn import nn
 from l1bn.functional import l1_batch_norm
-from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
+from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d, L1SyncBatchNorm
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,7 @@ __all__ = [
     "L1BatchNorm2d",
     "L1BatchNorm3d",
     "L1BatchNormAct2d",
+    "L1SyncBatchNorm",
     "__version__",
     "l1_batch_norm",
     "nn",

@@ -62,51 +62,20 @@ class _L1BatchNorm(_BatchNorm):
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
 
-_DOC = """L1-norm batch normalization over {inputs}.
+class L1BatchNorm1d(_L1BatchNorm):
+    """L1-norm batch normalization of a 2D or 3D input, drop-in for :class:`torch.nn.BatchNorm1d`.
 
-    Drop-in for :class:`torch.nn.{l2}`: same arguments, buffers, state-dict keys, modes and errors. In
-    training the channel is divided by ``max(√(π/2)·mean|x − mean(x)|, √eps)`` instead of the
-    standard deviation, with the exact gradient; evaluation is ``F.batch_norm`` exactly, so that
-    checkpoints and deployment tools of BatchNorm work unchanged.
-
-    Args:
-        num_features: channels :math:`C`.
-        eps: floor of the variance. Default: 1e-5.
-        momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
-            Default: 0.1.
-        affine: learn γ (``weight``) and β (``bias``). Default: ``True``.
-        track_running_stats: keep running statistics for evaluation. Default: ``True``.
-        device: device of parameters and buffers.
-        dtype: dtype of parameters and buffers.
-
-    Attributes:
-        backend: ``"auto"`` or a backend's name, see ``l1bn doctor``.
+    Arguments, modes and errors are those of :class:`L1BatchNorm2d`.
 
     Shape:
-        - Input: {shape}
-        - Output: the input's
-
-    Raises:
-        ValueError: wrong number of dimensions or channels, another device, or one value per
-            channel in training.
+        - Input, output: :math:`(N, C)` or :math:`(N, C, L)`
 
     Examples:
         >>> import torch
-        >>> layer = {name}(8)
-        >>> y = layer(torch.randn({example}))
+        >>> y = L1BatchNorm1d(8)(torch.randn(16, 8))
 
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
-
-
-class L1BatchNorm1d(_L1BatchNorm):
-    __doc__ = _DOC.format(
-        name="L1BatchNorm1d",
-        l2="BatchNorm1d",
-        inputs="a 2D or 3D input",
-        shape=":math:`(N, C)` or :math:`(N, C, L)`",
-        example="16, 8",
-    )
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 3):
@@ -114,13 +83,38 @@ class L1BatchNorm1d(_L1BatchNorm):
 
 
 class L1BatchNorm2d(_L1BatchNorm):
-    __doc__ = _DOC.format(
-        name="L1BatchNorm2d",
-        l2="BatchNorm2d",
-        inputs="a 4D input",
-        shape=":math:`(N, C, H, W)`",
-        example="4, 8, 6, 6",
-    )
+    """L1-norm batch normalization of a 4D input, drop-in for :class:`torch.nn.BatchNorm2d`.
+
+    Same arguments, buffers, state-dict keys, modes and errors as BatchNorm. In training a channel
+    is divided by ``max(√(π/2)·mean|x − mean(x)|, √eps)`` in place of the standard deviation, with
+    the exact gradient. Evaluation is ``F.batch_norm`` exactly, so that checkpoints and
+    deployment tools of BatchNorm work unchanged.
+
+    Args:
+        num_features: channels :math:`C`.
+        eps: floor of the variance.
+        momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
+        affine: learn γ (``weight``) and β (``bias``).
+        track_running_stats: keep running statistics for evaluation.
+        device: device of parameters and buffers.
+        dtype: dtype of parameters and buffers.
+
+    Attributes:
+        backend: ``"auto"`` or a backend's name, see ``l1bn doctor``.
+
+    Shape:
+        - Input, output: :math:`(N, C, H, W)`
+
+    Raises:
+        ValueError: wrong number of dimensions or channels, another device, or one value per
+            channel in training. Running statistics are then as they were.
+
+    Examples:
+        >>> import torch
+        >>> y = L1BatchNorm2d(8)(torch.randn(4, 8, 6, 6))
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 4:
@@ -128,13 +122,19 @@ class L1BatchNorm2d(_L1BatchNorm):
 
 
 class L1BatchNorm3d(_L1BatchNorm):
-    __doc__ = _DOC.format(
-        name="L1BatchNorm3d",
-        l2="BatchNorm3d",
-        inputs="a 5D input",
-        shape=":math:`(N, C, D, H, W)`",
-        example="2, 8, 4, 6, 6",
-    )
+    """L1-norm batch normalization of a 5D input, drop-in for :class:`torch.nn.BatchNorm3d`.
+
+    Arguments, modes and errors are those of :class:`L1BatchNorm2d`.
+
+    Shape:
+        - Input, output: :math:`(N, C, D, H, W)`
+
+    Examples:
+        >>> import torch
+        >>> y = L1BatchNorm3d(8)(torch.randn(2, 8, 4, 6, 6))
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 5:

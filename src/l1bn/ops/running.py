@@ -12,7 +12,7 @@ def update_running_statistics(
     running_var: Tensor,
     mean: Tensor,
     scale: Tensor,
-    count: int,
+    count: int | Tensor,
     momentum: float | Tensor,
     eps: float,
 ) -> None:
@@ -26,7 +26,7 @@ def update_running_statistics(
         running_var: moving average of ``(scale² − eps)·M/(M − 1)``.
         mean: mean of the batch.
         scale: σ of the batch, at least √eps.
-        count: elements per channel, M, at least 2.
+        count: elements per channel, M; a tensor of one element where processes share it.
         momentum: weight of the batch, a number or a tensor of one element.
         eps: variance floor.
 

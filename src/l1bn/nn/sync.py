@@ -1,0 +1,96 @@
+"""L1BN whose statistics span the processes of a group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from l1bn.nn.batchnorm import _L1BatchNorm
+from l1bn.ops.running import update_running_statistics
+from l1bn.ops.sync import sync_train
+
+
+class L1SyncBatchNorm(_L1BatchNorm):
+    """L1-norm batch normalization with statistics over all processes of a group.
+
+    Counterpart of :class:`torch.nn.SyncBatchNorm`. Works on every device that the group's backend
+    serves (gloo on CPU too), and with batches of different sizes. Without a process group, or
+    with one process, and in evaluation, it is the ordinary layer.
+
+    Args:
+        num_features: channels :math:`C`.
+        eps: floor of the variance.
+        momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
+        affine: learn γ (``weight``) and β (``bias``).
+        track_running_stats: keep running statistics for evaluation.
+        process_group: group whose batches are normalized together, ``None`` for all processes.
+        device: device of parameters and buffers.
+        dtype: dtype of parameters and buffers.
+
+    Shape:
+        - Input, output: :math:`(N, C, *)`
+
+    Raises:
+        ValueError: fewer than two dimensions, other channels, another device, or one value per
+            channel in a single process.
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
+        )
+        self.process_group = process_group
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
+
+    def _spans_processes(self) -> bool:
+        training = self.training or (self.running_mean is None and self.running_var is None)
+        return (
+            training
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size(self.process_group) > 1
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalize ``input`` with the statistics of the group."""
+        if not self._spans_processes():
+            return self._normalize(input)
+        self._check_input_dim(input)
+        if input.shape[1] != self.num_features:
+            raise ValueError(
+                f"expected {self.num_features} channels, got {input.shape[1]} in an input of "
+                f"shape {tuple(input.shape)}"
+            )
+        group = self.process_group or dist.group.WORLD
+        y, mean, scale, count = sync_train(input, self.weight, self.bias, self.eps, group)
+        if self.training and self.track_running_stats:
+            self._track(mean, scale, count)
+        return y
+
+    def _track(self, mean: Tensor, scale: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        factor = self._update_factor()
+        update_running_statistics(
+            self.running_mean, self.running_var, mean, scale, count, factor, self.eps
+        )
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)

@@ -1,0 +1,113 @@
+"""L1BN over the batches of all processes of a group.
+
+Each pass sends two vectors per channel in one reduction, always of the same size, so that
+processes with batches of different sizes, an empty one included, never wait for each other in
+vain. Reductions are in float64: the vectors are short.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from l1bn.ops import formula
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Sum over every dimension but the channel's, in float64."""
+    return x.sum(formula.reduce_dims(x)).double()
+
+
+def _all_reduce(group: Any, *vectors: Tensor) -> tuple[Tensor, ...]:
+    packed = torch.cat(vectors)
+    dist.all_reduce(packed, group=group)
+    return packed.split([len(v) for v in vectors])
+
+
+class _SyncTrain(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        group: Any,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = x.to(formula.accumulate_dtype(x.dtype))
+        elements = x.numel() // x.shape[1]
+        size = torch.full((1,), elements, dtype=torch.float64, device=x.device)
+        # The local mean keeps the local sum exact; an empty batch contributes 0.
+        local = wide.mean(formula.reduce_dims(x)).double() * size if elements else _sum(wide)
+        total, count = _all_reduce(group, local, size)
+        mean = (total / count).to(wide.dtype)
+        centred = wide - formula.per_channel(mean, x)
+        deviation, signs = _all_reduce(group, _sum(centred.abs()), _sum(_sign(centred)))
+        deviation = (formula.K * deviation / count).to(wide.dtype)
+        scale = deviation.clamp_min(math.sqrt(eps))
+        y = formula.affine(centred, scale, weight, bias, None, None, x.dtype)
+        ctx.save_for_backward(x, weight, mean, scale, (signs / count).to(wide.dtype), count)
+        ctx.eps, ctx.group = eps, group
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.mark_non_differentiable(mean, scale, count)
+        return y, mean, scale, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, mean_sign, count = ctx.saved_tensors
+        centred = x.to(mean.dtype) - formula.per_channel(mean, x)
+        g = grad.to(mean.dtype)
+        dbias, dcentred = _sum(g), _sum(g * centred)
+        all_dbias, all_dcentred = _all_reduce(ctx.group, dbias, dcentred)
+        live = scale > math.sqrt(ctx.eps)
+        through_mean = (all_dbias / count).to(mean.dtype)
+        through_scale = (formula.K * all_dcentred / scale / count * live).to(mean.dtype)
+        factor = scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
+        centred_sign = _sign(centred) - formula.per_channel(mean_sign, x)
+        dx = formula.per_channel(factor, x) * (
+            g
+            - formula.per_channel(through_mean, x)
+            - formula.per_channel(through_scale, x) * centred_sign
+        )
+        # γ and β get this process' share, as in DistributedDataParallel's other parameters.
+        return (
+            dx.to(x.dtype),
+            None if weight is None else (dcentred / scale).to(weight.dtype),
+            None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype),
+            None,
+            None,
+        )
+
+
+def _sign(centred: Tensor) -> Tensor:
+    return torch.where(centred >= 0, 1.0, -1.0).to(centred.dtype)
+
+
+def sync_train(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalize with the statistics of every process' batch.
+
+    Args:
+        x: this process' input; processes may have different, also empty, batches.
+        weight: γ.
+        bias: β.
+        eps: variance floor.
+        group: process group.
+
+    Returns:
+        ``(y, mean, scale, count)``: the output, and the statistics of the group, of which
+        ``count`` is M over all processes.
+
+    Shape:
+        - x, y: :math:`(N, C, *)`
+        - weight, bias, mean, scale: :math:`(C,)`
+        - count: :math:`(1,)`
+    """
+    return _SyncTrain.apply(x, weight, bias, eps, group)
