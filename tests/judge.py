@@ -1,0 +1,178 @@
+"""Judge a backend by the closed form in float64, and by the eager formula's own error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from l1bn import reference
+from l1bn.ops import formula
+from l1bn.ops.registry import registry
+
+Result = dict[str, Tensor]
+
+
+@dataclass
+class Case:
+    """Inputs of one training call and the gradient that comes back."""
+
+    x: Tensor
+    grad: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    residual: Tensor | None = None
+    activation: str | None = None
+    eps: float = 1e-5
+
+    def leaves(self) -> dict[str, Tensor]:
+        named = {"x": self.x, "weight": self.weight, "bias": self.bias, "residual": self.residual}
+        return {
+            k: v.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+            for k, v in named.items()
+            if v is not None
+        }
+
+
+def make_case(
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    *,
+    activation: str | None = None,
+    residual: bool = False,
+    affine: bool = True,
+    layout: str = "contiguous",
+    mean: float = 0.3,
+    std: float = 1.0,
+    skewed: bool = False,
+    seed: int = 0,
+) -> Case:
+    """Draw a case; γ has both signs, channels differ in mean and spread."""
+    rng = torch.Generator().manual_seed(seed)
+    channels = shape[1]
+    view = (1, -1, *[1] * (len(shape) - 2))
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=rng, dtype=torch.float64)
+
+    x = normal(*shape)
+    if skewed:
+        x = x.exp()
+    x = (
+        mean
+        + std * x * (0.5 + normal(channels).abs()).view(view)
+        + std * normal(channels).view(view)
+    )
+    weight = (0.4 + normal(channels).abs()) * torch.where(normal(channels) > -0.5, 1.0, -1.0)
+    parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def laid_out(v: Tensor) -> Tensor:
+        return lay_out(v.to(dtype), layout)
+
+    return Case(
+        x=laid_out(x),
+        grad=laid_out(normal(*shape)),
+        weight=weight.to(parameter_dtype) if affine else None,
+        bias=(0.3 * normal(channels)).to(parameter_dtype) if affine else None,
+        residual=laid_out(normal(*shape)) if residual else None,
+        activation=activation,
+    )
+
+
+def lay_out(v: Tensor, layout: str) -> Tensor:
+    """Give a tensor a memory layout without changing its values."""
+    if layout == "channels_last":
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        return v.contiguous(memory_format=formats[v.dim()]) if v.dim() in formats else v
+    if layout == "strided":  # every second element along the last dimension
+        wide = torch.full((*v.shape[:-1], 2 * v.shape[-1]), float("nan"), dtype=v.dtype)
+        wide[..., ::2] = v
+        return wide[..., ::2]
+    if layout == "transposed":
+        return v.transpose(0, 1).contiguous().transpose(0, 1)
+    return v.contiguous()
+
+
+def off_the_kinks(case: Case) -> Case:
+    """Zero the gradient where the output, rounded, cannot tell the activation's two sides apart."""
+    if case.activation is None:
+        return case
+    z = judge(replace(case, activation=None))["y"]
+    width = 4 * torch.finfo(case.x.dtype).eps
+    near = z.abs() < width if case.activation == "relu" else (z - 6).abs() < 6 * width
+    grad = torch.where(near, 0.0, case.grad.double()).to(case.grad.dtype)
+    return replace(case, grad=grad if near.any() else case.grad)
+
+
+def judge(case: Case) -> Result:
+    """The closed form of reference.py, in float64."""
+
+    def wide(v: Tensor | None, like: float) -> Tensor:
+        if v is None:
+            return torch.full((case.x.shape[1],), like, dtype=torch.float64)
+        return v.double()
+
+    x, grad = case.x.double(), case.grad.double()
+    weight, bias = wide(case.weight, 1.0), wide(case.bias, 0.0)
+    residual = None if case.residual is None else case.residual.double()
+    y, stats = reference.forward(x, weight, bias, residual, case.activation, case.eps)
+    grads = reference.backward(grad, x, weight, bias, residual, case.activation, case.eps)
+    out = {"y": y, "mean": stats.mean, "scale": stats.scale, "dx": grads.input}
+    if case.weight is not None:
+        out |= {"dweight": grads.weight, "dbias": grads.bias}
+    if grads.residual is not None:
+        out["dresidual"] = grads.residual
+    return out
+
+
+def _collect(case: Case, train: object) -> Result:
+    leaves = case.leaves()
+    y, mean, scale = train(  # type: ignore[operator]
+        leaves["x"],
+        leaves.get("weight"),
+        leaves.get("bias"),
+        leaves.get("residual"),
+        case.activation,
+        case.eps,
+    )
+    y.backward(case.grad)
+    out = {"y": y.detach(), "mean": mean, "scale": scale}
+    return out | {f"d{k}": v.grad for k, v in leaves.items()}
+
+
+def run(case: Case, backend: str) -> Result:
+    """What a backend computes."""
+    return _collect(case, registry.get(backend).train)
+
+
+def run_formula(case: Case) -> Result:
+    """What autograd makes of the eager formula at the case's dtype."""
+    return _collect(case, formula.train)
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """Relative error in the Euclidean norm; infinite where ``got`` is not finite."""
+    if not torch.isfinite(got).all():
+        return float("inf")
+    return float((got.double() - want).norm() / want.norm().clamp_min(1e-300))
+
+
+def _rounding(name: str, dtype: torch.dtype) -> float:
+    """Half a unit in the last place of a result's dtype."""
+    low = dtype in (torch.float16, torch.bfloat16)
+    stored = torch.float32 if low and name in ("mean", "scale", "dweight", "dbias") else dtype
+    return torch.finfo(stored).eps / 2
+
+
+def assert_judged(case: Case, backend: str) -> None:
+    """Fail where a result's error exceeds twice the eager formula's, or two roundings."""
+    case = off_the_kinks(case)
+    want, got, eager = judge(case), run(case, backend), run_formula(case)
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        assert got[name].shape == value.shape, name
+        assert got[name].dtype == eager[name].dtype, name
+        allowed = max(2 * error(eager[name], value), 2 * _rounding(name, case.x.dtype))
+        found = error(got[name], value)
+        assert found <= allowed, f"{name}: error {found:.3g} above {allowed:.3g} ({backend})"
