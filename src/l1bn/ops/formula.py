@@ -33,7 +33,7 @@ def activate(z: Tensor, activation: str | None) -> Tensor:
     """Apply ``None``, ``"relu"`` or ``"relu6"``."""
     if activation is None:
         return z
-    return torch.relu(z) if activation == "relu" else torch.clamp(z, 0, 6)
+    return torch.relu(z) if activation == "relu" else torch.nn.functional.relu6(z)
 
 
 def alive(y: Tensor, activation: str) -> Tensor:

@@ -1,0 +1,166 @@
+"""l1_batch_norm: F.batch_norm's arguments, running statistics, and what it says of bad input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from l1bn import reference
+from l1bn.functional import l1_batch_norm
+
+
+def running(channels: int = 3, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    return torch.zeros(channels, dtype=dtype), torch.ones(channels, dtype=dtype)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
+@pytest.mark.parametrize("with_residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_evaluation_is_batch_norm(
+    backend: str, dtype: torch.dtype, with_residual: bool, activation: str | None
+) -> None:
+    parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+    x = (3 * torch.randn(4, 3, 5, 6)).to(dtype).requires_grad_()
+    residual = torch.randn(4, 3, 5, 6).to(dtype) if with_residual else None
+    state = [v.to(parameter_dtype) for v in (torch.randn(3), torch.rand(3) + 0.1)]
+    affine = [torch.randn(3).to(parameter_dtype) for _ in range(2)]
+    y = l1_batch_norm(x, *state, *affine, activation=activation, residual=residual, backend=backend)
+    want = F.batch_norm(x, *state, *affine)
+    want = want if residual is None else want + residual
+    want = {None: lambda v: v, "relu": F.relu, "relu6": F.relu6}[activation](want)
+    assert torch.equal(y, want)
+    grad = torch.randn_like(y)
+    torch.testing.assert_close(torch.autograd.grad(y, x, grad), torch.autograd.grad(want, x, grad))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_running_statistics_follow_the_reference(backend: str, dtype: torch.dtype) -> None:
+    x = torch.randn(4, 3, 5, 6, dtype=dtype) * 3 + 2
+    mean, var = running(dtype=dtype)
+    l1_batch_norm(x, mean, var, training=True, momentum=0.3, backend=backend)
+    stats = reference.statistics(x.double(), 1e-5)
+    want = reference.running_update(
+        torch.zeros(3).double(), torch.ones(3).double(), stats, 120, 0.3, 1e-5
+    )
+    torch.testing.assert_close((mean.double(), var.double()), want, rtol=1e-6, atol=1e-7)
+
+
+def test_training_denominator_is_the_evaluation_denominator(backend: str) -> None:
+    x = torch.randn(64, 3, 32, 32)
+    mean, var = running()
+    trained = l1_batch_norm(x, mean, var, training=True, momentum=1.0, backend=backend)
+    evaluated = l1_batch_norm(x, mean, var, backend=backend)
+    # The factor M/(M - 1) is the only difference, as in BatchNorm.
+    torch.testing.assert_close(evaluated, trained, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_a_bad_channel_keeps_its_running_statistics(backend: str, bad: float) -> None:
+    x = torch.randn(8, 3, 4, 4)
+    x[::2, 1] = bad
+    mean, var = running()
+    l1_batch_norm(x, mean, var, training=True, backend=backend)
+    assert (mean[1], var[1]) == (0, 1)
+    assert (mean[[0, 2]] != 0).all()
+    assert (var[[0, 2]] != 1).all()
+
+
+def test_momentum_may_be_a_tensor(backend: str) -> None:
+    x = torch.randn(8, 3, 4, 4)
+    results = []
+    for momentum in (0.25, torch.tensor(0.25)):
+        state = running()
+        l1_batch_norm(x, *state, training=True, momentum=momentum, backend=backend)
+        results.append(state)
+    torch.testing.assert_close(*results, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_buffers(backend: str, dtype: torch.dtype) -> None:
+    x = (torch.randn(16, 3, 8, 8) + 1).to(dtype)
+    mean, var = running(dtype=dtype)
+    weight = torch.ones(3, dtype=dtype, requires_grad=True)
+    y = l1_batch_norm(x, mean, var, weight, training=True, momentum=1.0, backend=backend)
+    y.float().square().sum().backward()
+    assert y.dtype == mean.dtype == weight.grad.dtype == dtype
+    torch.testing.assert_close(mean.float(), x.float().mean((0, 2, 3)), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4, 4), (2, 3, 0, 4)])
+def test_empty_batch(backend: str, shape: tuple[int, ...]) -> None:
+    x = torch.empty(shape, requires_grad=True)
+    weight, bias = torch.ones(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    state = running()
+    y = l1_batch_norm(x, *state, weight, bias, training=True, backend=backend)
+    y.sum().backward()
+    assert y.shape == x.shape
+    assert [v.grad.abs().sum().item() for v in (x, weight, bias)] == [0, 0, 0]
+    torch.testing.assert_close(state, running())
+
+
+X = torch.zeros(4, 3, 2, 2)
+ERRORS = [
+    (ValueError, "expected at least 2D input \\(got 1D input\\)", {"input": torch.zeros(4)}),
+    (TypeError, "expected a floating-point input, got torch.int64.*float", {"input": X.long()}),
+    (TypeError, "expected input to be a torch.Tensor, got list", {"input": [1.0]}),
+    (
+        ValueError,
+        r"Expected more than 1 value per channel when training, got input size .*\[1, 3\]",
+        {"input": torch.zeros(1, 3)},
+    ),
+    (ValueError, "eps must be positive during training, but got 0", {"eps": 0.0}),
+    (ValueError, "eps must be non-negative, but got -1", {"eps": -1.0, "training": False}),
+    (ValueError, "expected activation None, 'relu' or 'relu6', got 'gelu'", {"activation": "gelu"}),
+    (ValueError, "running_mean should contain 3 elements not 4", {"running_mean": torch.zeros(4)}),
+    (ValueError, "weight should contain 3 elements not 2", {"weight": torch.ones(2)}),
+    (ValueError, r"bias should contain 3 elements not 3.*got \(1, 3\)", {"bias": torch.ones(1, 3)}),
+    (ValueError, "running_mean and running_var both or neither", {"running_mean": None}),
+    (
+        ValueError,
+        "Expected running_mean and running_var to be defined when training=False",
+        {"running_mean": None, "running_var": None, "training": False},
+    ),
+    (ValueError, "on the input's device cpu, got meta", {"weight": torch.ones(3, device="meta")}),
+    (ValueError, r"residual of the input's shape \(4, 3, 2, 2\), got", {"residual": X[:1]}),
+    (ValueError, "residual of the input's dtype", {"residual": X.double()}),
+    (ValueError, r"expected backend 'auto' or one of .*, got 'cuda'.*doctor", {"backend": "cuda"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "change"), ERRORS, ids=[e[1][:30] for e in ERRORS])
+def test_errors_say_what_came_and_change_nothing(kind, text: str, change: dict) -> None:
+    state = running()
+    arguments = {
+        "input": torch.randn(4, 3, 2, 2),
+        "running_mean": state[0],
+        "running_var": state[1],
+        "training": True,
+    }
+    with pytest.raises(kind, match=text):
+        l1_batch_norm(**(arguments | change))
+    torch.testing.assert_close(state, running())
+
+
+def test_functorch_transforms() -> None:
+    x = torch.randn(5, 8, 3, dtype=torch.float64)
+
+    def loss(v: torch.Tensor) -> torch.Tensor:
+        return (l1_batch_norm(v, None, None, training=True, activation="relu") ** 2).sum()
+
+    jacobian = torch.func.jacrev(loss)(x[0])
+    assert torch.autograd.gradcheck(loss, x[0].clone().requires_grad_())
+    batched = torch.func.vmap(torch.func.grad(loss))(x)
+    torch.testing.assert_close(batched[0], jacobian)
+    tangent = torch.randn_like(x[0])
+    _, derivative = torch.func.jvp(loss, (x[0],), (tangent,))
+    torch.testing.assert_close(derivative, (jacobian * tangent).sum())
+
+
+def test_forward_mode() -> None:
+    x = torch.randn(8, 3, dtype=torch.float64, requires_grad=True)
+
+    def call(v: torch.Tensor) -> torch.Tensor:
+        return l1_batch_norm(v, None, None, training=True)
+
+    assert torch.autograd.gradcheck(call, x, check_forward_ad=True)
