@@ -1,18 +1,40 @@
 """L1-norm batch normalization for PyTorch, integer training and hardware.
 
-The library's own names::
+The library's own names, loaded on first use so that the parts without PyTorch stay light:
 
-    L1BatchNorm1d/2d/3d, L1BatchNormAct2d    drop-in layers
-    l1_batch_norm                            the function behind them
+- layers: ``L1BatchNorm1d``, ``L1BatchNorm2d``, ``L1BatchNorm3d``, ``L1BatchNormAct2d``,
+  ``L1SyncBatchNorm``
+- the function behind them: ``l1_batch_norm``
+- whole models: ``convert_``, ``revert_``, ``calibrate_``, ``convert_sync_``
 
 Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 """
 
-from l1bn import nn
-from l1bn.functional import l1_batch_norm
-from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d, L1SyncBatchNorm
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from l1bn.functional import l1_batch_norm
+    from l1bn.nn import (
+        L1BatchNorm1d,
+        L1BatchNorm2d,
+        L1BatchNorm3d,
+        L1BatchNormAct2d,
+        L1SyncBatchNorm,
+    )
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "L1BatchNorm1d": "l1bn.nn",
+    "L1BatchNorm2d": "l1bn.nn",
+    "L1BatchNorm3d": "l1bn.nn",
+    "L1BatchNormAct2d": "l1bn.nn",
+    "L1SyncBatchNorm": "l1bn.nn",
+    "l1_batch_norm": "l1bn.functional",
+}
 
 __all__ = [
     "L1BatchNorm1d",
@@ -22,5 +44,16 @@ __all__ = [
     "L1SyncBatchNorm",
     "__version__",
     "l1_batch_norm",
-    "nn",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return importlib.import_module("l1bn.nn")
+    if name not in _HOME:
+        raise AttributeError(f"module 'l1bn' has no attribute {name!r}; it has {__all__}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "nn"]
