@@ -1,0 +1,57 @@
+"""L1BN and L2BN, forward and backward, in integers only (NumPy, no torch).
+
+The judge of the quantized layers and of the hardware: what they compute must equal it bit by bit.
+docs/fixed_point.md lists every width, proves that nothing overflows, and gives the error against
+float64.
+
+    >>> import numpy as np
+    >>> from l1bn import fixed_point as fp
+    >>> spec = fp.NormSpec(width=8)
+    >>> x = np.array([[-40, 10, 25, -3], [7, 7, 9, 5]])
+    >>> gamma, beta = spec.gamma.quantize([1.0, 0.5]), spec.output.quantize([0.0, 1.0])
+    >>> fp.l1_forward(x, gamma, beta, spec).y
+    array([[-25,   8,  18,  -1],
+           [ 16,  16,  29,   3]])
+"""
+
+from l1bn.fixed_point.backward import Backward, l1_backward, l2_backward
+from l1bn.fixed_point.formats import Format, random_bits, rounding_noise
+from l1bn.fixed_point.normalize import (
+    Channel,
+    Forward,
+    Reciprocal,
+    l1_forward,
+    l2_forward,
+    normalize,
+    reciprocal,
+)
+from l1bn.fixed_point.running import RUNNING_BITS, Running, evaluate
+from l1bn.fixed_point.spec import NormSpec, Widths, check_accumulators, widths
+from l1bn.fixed_point.statistics import L1Statistics, L2Statistics, l1_statistics, l2_statistics
+
+__all__ = [
+    "RUNNING_BITS",
+    "Backward",
+    "Channel",
+    "Format",
+    "Forward",
+    "L1Statistics",
+    "L2Statistics",
+    "NormSpec",
+    "Reciprocal",
+    "Running",
+    "Widths",
+    "check_accumulators",
+    "evaluate",
+    "l1_backward",
+    "l1_forward",
+    "l1_statistics",
+    "l2_backward",
+    "l2_forward",
+    "l2_statistics",
+    "normalize",
+    "random_bits",
+    "reciprocal",
+    "rounding_noise",
+    "widths",
+]

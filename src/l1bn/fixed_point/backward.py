@@ -1,0 +1,167 @@
+"""L1BN and L2BN backward in integers.
+
+L1BN needs per element only g and one bit b = [x ≥ μ]:
+
+    dx = saturate((g · coefficient + offset_b) >> shift)
+
+with two offsets per channel. q = k·dγ/M = Σg·(x−μ) / Σ|x−μ| has no √(π/2) and never exceeds
+max|g|. L2BN needs x in place of the bit, and a second multiplication per element:
+
+    dx = saturate((g · coefficient − x · slope + offset) >> shift).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l1bn.fixed_point.formats import (
+    Format,
+    IntArray,
+    Rounding,
+    ScalarArray,
+    divide_nearest,
+    divide_truncated,
+)
+from l1bn.fixed_point.normalize import Channel, scale
+from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K, K, NormSpec
+from l1bn.fixed_point.statistics import (
+    L1Statistics,
+    L2Statistics,
+    channel_sum,
+    check_data,
+)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Result of a backward pass.
+
+    Attributes:
+        dx: Input gradient, integers of ``spec.gradient`` in steps of g over steps of x.
+        dgamma: Σg·x̂ per channel, in steps of g.
+        dbeta: Σg per channel, in steps of g.
+
+    Shape:
+        - dx: (C, M)
+        - dgamma, dbeta: (C,)
+    """
+
+    dx: IntArray
+    dgamma: IntArray
+    dbeta: IntArray
+
+
+def _reduce(
+    g: IntArray, x: IntArray, statistics: L1Statistics | L2Statistics
+) -> tuple[ScalarArray, ScalarArray]:
+    """Σg and Σg·(M·x − S)."""
+    total = channel_sum(g)
+    return total, statistics.count * channel_sum(g * x) - statistics.total * total
+
+
+def l1_backward(
+    g: IntArray,
+    x: IntArray,
+    channel: Channel,
+    spec: NormSpec,
+    *,
+    rounding: Rounding = "nearest",
+    seed: int = 0,
+    stream: int = 0,
+) -> Backward:
+    """Exact gradient of L1BN, mean(sgn) term included, in integers.
+
+    Args:
+        g: Output gradient, integers of ``spec.data``.
+        x: The forward input; it enters the reduction Σg·x and the bit x ≥ μ only.
+        channel: ``Forward.channel``.
+        spec: The formats.
+        rounding: Rounding of dx, "nearest" or "stochastic".
+        seed: Seed of the stochastic rounding.
+        stream: Number of the tensor and step, see `random_bits`.
+
+    Shape:
+        - g, x: (C, M)
+
+    Raises:
+        TypeError: If ``channel`` comes from `l2_forward`, or an argument holds no integers.
+        ValueError: If a shape is wrong or a value does not fit its format.
+    """
+    statistics = channel.statistics
+    if not isinstance(statistics, L1Statistics):
+        raise TypeError("channel: expected the state of l1_forward, got that of l2_forward")
+    g, x = _check_pair(g, x, spec)
+    count = statistics.count
+    dbeta, covariance = _reduce(g, x, statistics)
+    if spec.sigma == "pow2":
+        exponent = channel.reciprocal.exponent - (spec.mantissa_bits - 1)
+        dgamma = _floor_shift(covariance, exponent, count)
+        q = (dgamma * K) >> FRACTION_BITS
+    else:
+        q = divide_truncated(covariance * count, statistics.deviation)
+        dgamma = (q * INVERSE_K + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+    q = np.where(statistics.live, q, 0)
+    below = (2 * dbeta * count + count - 4 * q * statistics.above) // (2 * count)
+    low, high = (divide_nearest(-channel.coefficient * c, count) for c in (below, below + 2 * q))
+    bits = x >= statistics.threshold[:, None]
+    offset = np.where(bits, high.astype(np.int64)[:, None], low.astype(np.int64)[:, None])
+    shift = channel.shift + spec.dx_shift
+    dx = scale(g, channel.coefficient, offset, shift, rounding=rounding, seed=seed, stream=stream)
+    return _backward(dx, dgamma, dbeta, spec)
+
+
+def _floor_shift(covariance: ScalarArray, exponent: ScalarArray, count: int) -> ScalarArray:
+    """⌊covariance / (count · 2**exponent)⌋."""
+    up, down = np.maximum(-exponent, 0), np.maximum(exponent, 0)
+    return (covariance << up) // (count << down)
+
+
+def l2_backward(
+    g: IntArray,
+    x: IntArray,
+    channel: Channel,
+    spec: NormSpec,
+    *,
+    rounding: Rounding = "nearest",
+    seed: int = 0,
+    stream: int = 0,
+) -> Backward:
+    """Gradient of L2BN in integers: the baseline.
+
+    The slope coefficient·dγ/(M·σ) shares the coefficient's exponent and saturates where
+    |dγ|/M exceeds a few σ; L1BN has no such case. Arguments and errors are those of `l1_backward`.
+    """
+    statistics = channel.statistics
+    if not isinstance(statistics, L2Statistics):
+        raise TypeError("channel: expected the state of l2_forward, got that of l1_forward")
+    g, x = _check_pair(g, x, spec)
+    count = statistics.count
+    dbeta, covariance = _reduce(g, x, statistics)
+    dgamma = divide_truncated(covariance, statistics.root)
+    slope = divide_truncated(channel.coefficient * dgamma, statistics.root)
+    limit = spec.coefficient.high
+    slope = np.where(statistics.live, np.clip(slope, -limit, limit), 0)
+    mean = slope * statistics.total - channel.coefficient * dbeta
+    offset = divide_nearest(mean, count).astype(np.int64)[:, None]
+    offset = offset - x * slope.astype(np.int64)[:, None]
+    shift = channel.shift + spec.dx_shift
+    dx = scale(g, channel.coefficient, offset, shift, rounding=rounding, seed=seed, stream=stream)
+    return _backward(dx, dgamma, dbeta, spec)
+
+
+def _check_pair(g: IntArray, x: IntArray, spec: NormSpec) -> tuple[IntArray, IntArray]:
+    g, x = check_data("g", g, spec), check_data("x", x, spec)
+    if g.shape != x.shape:
+        raise ValueError(f"g: expected the shape of x, {x.shape}, got {g.shape}")
+    return g, x
+
+
+def _backward(dx: IntArray, dgamma: ScalarArray, dbeta: ScalarArray, spec: NormSpec) -> Backward:
+    wide = Format(32)
+    return Backward(
+        Format(spec.width).saturate(dx),
+        wide.saturate(dgamma.astype(np.int64)),
+        dbeta.astype(np.int64),
+    )
