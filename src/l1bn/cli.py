@@ -1,0 +1,97 @@
+"""The command line: ``l1bn COMMAND ...``.
+
+A command is a function from arguments to an exit code, named in `COMMANDS` and imported only when
+it is called, so that help is quick and a missing extra stops only the commands that need it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from l1bn.errors import UserError
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("l1bn.recipes.commands:train_command", "train a network with L1BN or BatchNorm"),
+    "compare": ("l1bn.recipes.commands:compare_command", "L1BN against BatchNorm, with a report"),
+    "doctor": ("l1bn.doctor:doctor_command", "what can run here, and why something cannot"),
+}
+"""Where each command is, as ``module:function``, and what it does."""
+
+_USAGE_ERROR = 2
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments, those of the process by default.
+
+    Returns:
+        The exit code: 0, 2 for a mistake in what was asked for, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        return _version()
+    try:
+        return _run(name, rest)
+    except UserError as error:
+        print(f"l1bn: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except KeyboardInterrupt:
+        print("l1bn: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _run(name: str, rest: list[str]) -> int:
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"commands: {', '.join(COMMANDS)}"
+        raise UserError(f'no command "{name}"; {hint}')
+    module, function = COMMANDS[name][0].split(":")
+    try:
+        command = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "l1bn":
+            raise
+        raise UserError(
+            f'"l1bn {name}" needs {error.name}, which is not installed: pip install "l1bn[recipes]"'
+        ) from error
+    return int(command(rest))
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: l1bn COMMAND [OPTIONS]",
+            "",
+            "L1-norm batch normalization: training, comparison with BatchNorm, tools.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "l1bn COMMAND --help lists the options of a command.",
+        ]
+    )
+
+
+def _version() -> int:
+    from l1bn.environment import version_of
+
+    print(f"l1bn {version_of('l1bn')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

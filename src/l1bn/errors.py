@@ -1,0 +1,13 @@
+"""The exception for mistakes that a user can put right."""
+
+from __future__ import annotations
+
+__all__ = ["UserError"]
+
+
+class UserError(ValueError):
+    """A wrong path, name or option: the message alone must tell the user what to do.
+
+    The command line prints it as one line on stderr and exits with code 2; a library caller sees a
+    `ValueError`.
+    """

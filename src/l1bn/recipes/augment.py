@@ -1,0 +1,109 @@
+"""Batches of an epoch: order, random crops and mirroring, on whole tensors and from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from l1bn.recipes.data import ImageSet, Split
+
+__all__ = ["EpochPlan", "Preprocess", "plan_epoch", "random_crop"]
+
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """Every random choice of one epoch, drawn before its first batch.
+
+    Because nothing is drawn later, an interrupted epoch continues with exactly the batches it would
+    have seen.
+
+    Attributes:
+        order: (N,) indices of the images.
+        corner: (N, 2) top and left of the crop in the padded image, 0 to 2 * padding [pixels].
+        mirror: (N,) whether to mirror, of bool.
+        padding: Zeros added on each side before the crop [pixels].
+        batch_size: Images in a batch; a smaller rest is dropped.
+    """
+
+    order: torch.Tensor
+    corner: torch.Tensor
+    mirror: torch.Tensor
+    padding: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.order) // self.batch_size
+
+    def batches(self, split: Split, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield augmented images of uint8 and their labels, from batch `first` on."""
+        for step in range(first, len(self)):
+            part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            index = self.order[part]
+            images = split.images[index]
+            if self.padding:
+                images = random_crop(images, self.corner[part], self.padding)
+            mirrored = self.mirror[part].view(-1, 1, 1, 1)
+            yield torch.where(mirrored, images.flip(-1), images), split.labels[index]
+
+
+def plan_epoch(
+    size: int, batch_size: int, seed: int, epoch: int, *, padding: int, mirror: bool
+) -> EpochPlan:
+    """Draw the choices of one epoch; the same seed and epoch give the same plan.
+
+    Args:
+        size: Images in the split.
+        batch_size: Images in a batch; a split smaller than one batch is one batch.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        padding: Zeros on each side before the crop [pixels]; 0 for no crop.
+        mirror: Mirror each image with probability one half.
+    """
+    generator = torch.Generator().manual_seed(seed * _SEED_STRIDE + epoch)
+    order = torch.randperm(size, generator=generator)
+    corner = torch.randint(0, 2 * padding + 1, (size, 2), generator=generator)
+    coin = torch.rand(size, generator=generator) < (0.5 if mirror else 0.0)
+    return EpochPlan(order, corner, coin, padding, min(batch_size, size))
+
+
+def random_crop(images: torch.Tensor, corner: torch.Tensor, padding: int) -> torch.Tensor:
+    """Pad with zeros and cut each image out at its own corner.
+
+    Args:
+        images: (N, C, H, W).
+        corner: (N, 2) top and left in the padded image [pixels].
+        padding: Zeros on each side [pixels].
+
+    Returns:
+        (N, C, H, W), of the same type.
+    """
+    height, width = images.shape[-2:]
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images)), :, corner[:, 0], corner[:, 1]]
+
+
+class Preprocess:
+    """Turns uint8 images into normalised floats where the model is.
+
+    Args:
+        data: Gives mean and standard deviation of the training images.
+        device: Where the model is.
+        channels_last: Return the memory format in which convolutions are fastest on most devices.
+    """
+
+    def __init__(self, data: ImageSet, device: torch.device, channels_last: bool) -> None:
+        mean, std = data.moments()
+        self._mean = mean.view(-1, 1, 1).to(device)
+        self._scale = (1.0 / std).view(-1, 1, 1).to(device)
+        self._device = device
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return (N, C, H, W) of float32."""
+        values = images.to(self._device).float()
+        return ((values - self._mean) * self._scale).contiguous(memory_format=self._format)

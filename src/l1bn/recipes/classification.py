@@ -1,0 +1,344 @@
+"""Training an image classifier: SGD, one seed, curves, checkpoints, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from l1bn.errors import UserError
+from l1bn.recipes.augment import EpochPlan, Preprocess, plan_epoch
+from l1bn.recipes.checkpoint import load_checkpoint, load_weights, save_checkpoint, write_text
+from l1bn.recipes.config import Recipe, TrainConfig
+from l1bn.recipes.curves import CurveLog, read_rows
+from l1bn.recipes.data import ImageSet, Split, load_data
+from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
+from l1bn.recipes.models import build_model
+from l1bn.recipes.schedule import cosine, one_cycle
+
+__all__ = ["CHECKPOINT", "RESULT", "Trainer", "load_recipe_data", "pick_device", "train"]
+
+CHECKPOINT = "last.pt"
+RESULT = "result.json"
+_EVAL_BATCH = 500
+
+
+@dataclass
+class _State:
+    """How far a run is.
+
+    Attributes:
+        epoch: Epoch in progress.
+        batch: Batches of it that are done.
+        loss_sum: Sum of the losses of its images.
+        correct: Correctly classified images in it.
+        seen: Images of it that are done.
+        seconds: Training time of it [s].
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device for a ``--device`` option.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'no device "{name}" here: {reason}') from error
+    return device
+
+
+def load_recipe_data(recipe: Recipe) -> ImageSet:
+    """Load the images that a recipe names."""
+    return load_data(
+        recipe.data,
+        image_column=recipe.image_column,
+        label_column=recipe.label_column,
+        image_size=recipe.image_size,
+        progress=recipe.progress,
+    )
+
+
+def train(config: TrainConfig, data: ImageSet | None = None, resume: bool = False) -> Trainer:
+    """Train one model and leave ``result.json``, CSV curves and a checkpoint in ``config.out``.
+
+    Args:
+        config: What to train.
+        data: The images, if they are loaded already.
+        resume: Continue from the checkpoint in ``config.out``.
+
+    Returns:
+        The finished trainer.
+
+    Raises:
+        UserError: If the folder holds another run, or nothing to resume.
+        Interrupted: If the user pressed Ctrl-C; the run can be resumed.
+    """
+    config.validate()
+    checkpoint = config.out / CHECKPOINT
+    saved = load_checkpoint(checkpoint) if resume else None
+    if saved is None and (checkpoint.exists() or (config.out / RESULT).exists()):
+        raise UserError(
+            f"{config.out} already holds a run; continue it with --resume {config.out}, or choose "
+            "another folder with --out"
+        )
+    if saved is not None and (changed := config.changed_fields(saved["config"])):
+        raise UserError(
+            f"{checkpoint} was made with "
+            + ", ".join(f"{n} {saved['config'].get(n)}, not {config.saved()[n]}" for n in changed)
+            + "; resume without changing it, or start a new run with another --out"
+        )
+    trainer = Trainer(config, load_recipe_data(config) if data is None else data)
+    if saved is not None:
+        trainer.restore(saved)
+    elif config.weights is not None:
+        load_weights(config.weights, trainer.model)
+    trainer.fit()
+    return trainer
+
+
+class Trainer:
+    """One run: a model, its optimizer and where it stands.
+
+    Two runs with equal configuration take the same steps bit for bit on the same machine, with the
+    same number of threads, and so does a run that was interrupted and resumed.
+
+    Args:
+        config: What to train.
+        data: The images.
+    """
+
+    def __init__(self, config: TrainConfig, data: ImageSet) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.data = data
+        self.device = pick_device(config.device)
+        self.preprocess = Preprocess(data, self.device, config.channels_last)
+        torch.manual_seed(config.seed)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        model = build_model(config.model, config.norm, data.spec(config.width))
+        self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            _parameter_groups(self.model, config),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            fused=True,
+        )
+        self._state = _State()
+
+    def fit(self) -> None:
+        """Train to the end of the last epoch.
+
+        Raises:
+            Interrupted: If the user pressed Ctrl-C; everything is saved then.
+        """
+        config = self.config
+        log = CurveLog(config.out, self._global_step(), config.tensorboard)
+        try:
+            with deferred_interrupt() as stop:
+                while self._state.epoch < config.epochs:
+                    self._run_epoch(log, stop)
+        finally:
+            log.close()
+        self._write_result()
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue where a checkpoint was made.
+
+        Raises:
+            UserError: If its images had other shapes than these.
+        """
+        shape = dataclasses.asdict(self.data.spec())
+        if saved["shape"] != shape:
+            raise UserError(
+                f"{self.config.out / CHECKPOINT} was made with images {saved['shape']}, "
+                f"but {self.config.data} has {shape}"
+            )
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self._state = _State(**saved["state"])
+
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean loss and the logits of a batch of uint8 images, for a training step."""
+        with self._autocast():
+            logits = self.model(self.preprocess(images))
+        smoothing = self.config.label_smoothing if self.model.training else 0.0
+        target = labels.to(self.device)
+        return F.cross_entropy(logits.float(), target, label_smoothing=smoothing), logits
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one training step; return the mean loss and the logits."""
+        loss, logits = self.loss(images, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), logits.detach()
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Return the batches of an epoch."""
+        config = self.config
+        return plan_epoch(
+            len(self.data.train),
+            config.batch_size,
+            config.seed,
+            epoch,
+            padding=0 if config.augment == "none" else max(1, self.data.image_size // 8),
+            mirror=self._mirrored(),
+        )
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """Return mean loss and accuracy, in evaluation mode."""
+        self.model.eval()
+        loss_sum, correct = 0.0, 0
+        for images, labels in _chunks(split):
+            loss, logits = self.loss(images, labels)
+            loss_sum += loss.item() * len(labels)
+            correct += int((logits.argmax(1).cpu() == labels).sum())
+        return loss_sum / len(split), correct / len(split)
+
+    def _mirrored(self) -> bool:
+        if self.config.augment == "auto":
+            return self.data.mirror
+        return self.config.augment == "crop+mirror"
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        enabled = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def _steps_per_epoch(self) -> int:
+        return max(1, len(self.data.train) // self.config.batch_size)
+
+    def _global_step(self) -> int:
+        return self._state.epoch * self._steps_per_epoch() + self._state.batch
+
+    def _learning_rate(self, step: int) -> float:
+        progress = step / (self.config.epochs * self._steps_per_epoch())
+        if self.config.schedule == "cosine":
+            return self.config.lr * cosine(progress)
+        return self.config.lr * one_cycle(progress, self.config.warmup)
+
+    def _run_epoch(self, log: CurveLog, stop: StopRequest) -> None:
+        self._train_epoch(log, stop)
+        state = self._state
+        test_loss, test_accuracy = self.evaluate(self.data.test)
+        if stop.made:
+            self._interrupt()
+        step = self._global_step()
+        log.epoch(
+            {
+                "epoch": state.epoch + 1,
+                "step": step,
+                "lr": self._learning_rate(step - 1),
+                "train_loss": state.loss_sum / state.seen,
+                "train_accuracy": state.correct / state.seen,
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "seconds": round(state.seconds, 3),
+            }
+        )
+        self._state = _State(epoch=state.epoch + 1)
+        self._save()
+
+    def _train_epoch(self, log: CurveLog, stop: StopRequest) -> None:
+        state, config = self._state, self.config
+        plan = self.plan(state.epoch)
+        self.model.train()
+        title = f"{config.norm} seed {config.seed} epoch {state.epoch + 1}/{config.epochs}"
+        with tqdm(
+            total=len(plan),
+            initial=state.batch,
+            desc=title,
+            leave=False,
+            disable=None if config.progress else True,
+        ) as bar:
+            for images, labels in plan.batches(self.data.train, state.batch):
+                began = time.perf_counter()
+                step = self._global_step()
+                rate = self._learning_rate(step)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                loss_tensor, logits = self.step(images, labels)
+                loss = loss_tensor.item()
+                state.batch += 1
+                state.loss_sum += loss * len(labels)
+                state.correct += int((logits.argmax(1).cpu() == labels).sum())
+                state.seen += len(labels)
+                state.seconds += time.perf_counter() - began
+                if (step + 1) % config.log_every == 0:
+                    log.step({"step": step + 1, "lr": rate, "loss": loss})
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                if stop.made:
+                    self._interrupt()
+
+    def _interrupt(self) -> None:
+        self._save()
+        state = self._state
+        where = f"epoch {state.epoch + 1}, step {state.batch} of {self._steps_per_epoch()}"
+        raise Interrupted(self.config.out / CHECKPOINT, where)
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.config.out / CHECKPOINT,
+            {
+                "config": self.config.saved(),
+                "shape": dataclasses.asdict(self.data.spec()),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "state": dataclasses.asdict(self._state),
+            },
+        )
+
+    def _write_result(self) -> None:
+        rows = read_rows(self.config.out / "epochs.csv")
+        seconds = sum(float(r["seconds"]) for r in rows)
+        images = (
+            len(rows) * self._steps_per_epoch() * min(self.config.batch_size, len(self.data.train))
+        )
+        result = {
+            "config": self.config.saved(),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "test_accuracy": float(rows[-1]["test_accuracy"]),
+            "test_loss": float(rows[-1]["test_loss"]),
+            "train_loss": float(rows[-1]["train_loss"]),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(images / seconds, 1),
+        }
+        write_text(self.config.out / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Split the parameters by whether weight decay acts on them."""
+    decayed = [p for p in model.parameters() if p.dim() > 1 or config.decay_norm]
+    others = [p for p in model.parameters() if not (p.dim() > 1 or config.decay_norm)]
+    groups = [(decayed, config.weight_decay), (others, 0.0)]
+    return [{"params": p, "weight_decay": decay} for p, decay in groups if p]
+
+
+def _chunks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    yield from zip(split.images.split(_EVAL_BATCH), split.labels.split(_EVAL_BATCH), strict=True)

@@ -1,0 +1,93 @@
+"""``l1bn train`` and ``l1bn compare``."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+
+from l1bn.errors import UserError
+from l1bn.recipes.checkpoint import load_checkpoint
+from l1bn.recipes.classification import CHECKPOINT, RESULT, train
+from l1bn.recipes.compare import compare
+from l1bn.recipes.config import CompareConfig, Recipe, TrainConfig
+from l1bn.recipes.curves import read_rows
+from l1bn.recipes.interrupt import Interrupted
+
+__all__ = ["compare_command", "train_command"]
+
+_INTERRUPTED = 130
+_RESUME = "--resume"
+_Config = TypeVar("_Config", bound=Recipe)
+
+
+def train_command(arguments: list[str]) -> int:
+    """Train one model; return the exit code."""
+    folder, rest = _take_resume(arguments)
+    default = TrainConfig()
+    if folder is not None:
+        saved = load_checkpoint(folder / CHECKPOINT)["config"]
+        default = dataclasses.replace(TrainConfig.from_saved(saved), out=folder)
+    description = (
+        "Train one network with one norm and one seed. Ctrl-C saves a checkpoint; "
+        "--resume FOLDER continues the same curve with the saved options."
+    )
+    config = _parse(TrainConfig, "train", description, rest, default)
+    if folder is not None and config.out != folder:
+        raise UserError(f"--resume {folder} continues in that folder; leave --out out")
+    try:
+        train(config, resume=folder is not None)
+    except Interrupted as stop:
+        return _report_stop(stop, f"l1bn train --resume {shlex.quote(str(config.out))}")
+    last = read_rows(config.out / "epochs.csv")[-1]
+    print(f"test accuracy {float(last['test_accuracy']):.2%}; results in {config.out / RESULT}")
+    return 0
+
+
+def compare_command(arguments: list[str]) -> int:
+    """Compare both norms; return the exit code."""
+    description = (
+        "Train with L1BN and with BatchNorm under the same seeds and write a report. The same "
+        "command continues an interrupted comparison; finished runs are not repeated."
+    )
+    config = _parse(CompareConfig, "compare", description, arguments, CompareConfig())
+    console = Console()
+    try:
+        compare(config, say=console.print)
+    except Interrupted as stop:
+        return _report_stop(stop, shlex.join(["l1bn", "compare", *arguments]))
+    return 0
+
+
+def _report_stop(stop: Interrupted, command: str) -> int:
+    print(f"{stop}\ncontinue with: {command}", file=sys.stderr)
+    return _INTERRUPTED
+
+
+def _take_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Take ``--resume FOLDER`` out of the arguments: the folder decides the other defaults."""
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name != _RESUME:
+            continue
+        rest = arguments[:index] + arguments[index + (1 if equals else 2) :]
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if not value or value.startswith("-"):
+            raise UserError("expected --resume FOLDER, the folder of an earlier run")
+        path = Path(value)
+        return (path.parent if path.name == CHECKPOINT else path), rest
+    return None, arguments
+
+
+def _parse(
+    kind: type[_Config], name: str, description: str, arguments: list[str], default: _Config
+) -> _Config:
+    return tyro.cli(
+        kind, prog=f"l1bn {name}", description=description, args=arguments, default=default
+    )

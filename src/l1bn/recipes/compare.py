@@ -1,0 +1,184 @@
+"""L1BN against BatchNorm: the same seeds, first weights and batches; one folder of results."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import statistics as std_statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from l1bn.environment import describe_environment
+from l1bn.errors import UserError
+from l1bn.recipes.checkpoint import load_checkpoint, write_text
+from l1bn.recipes.classification import CHECKPOINT, RESULT, Trainer, load_recipe_data, train
+from l1bn.recipes.config import CompareConfig, TrainConfig
+from l1bn.recipes.curves import EPOCH_COLUMNS, read_rows
+from l1bn.recipes.data import ImageSet
+from l1bn.recipes.measure import deviation_ratios, saved_bytes, step_seconds
+from l1bn.recipes.models import NORMS
+from l1bn.recipes.statistics import compare_paired, summarize
+
+__all__ = ["CURVES", "MEASURED", "RESULTS", "compare", "pairs"]
+
+RESULTS = "results.json"
+CURVES = "curves.csv"
+MEASURED = "measured.json"
+_FORMAT = "l1bn-compare-1"
+
+
+def pairs(config: CompareConfig) -> list[TrainConfig]:
+    """Return the runs of a comparison, seed by seed."""
+    return [config.run(norm, seed) for seed in range(config.seeds) for norm in NORMS]
+
+
+def compare(config: CompareConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train what is not yet trained, measure what is not yet measured, and collect the results.
+
+    Args:
+        config: What to compare.
+        say: Receives a line after each finished run.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        UserError: If the folder holds runs of another configuration.
+        Interrupted: If the user pressed Ctrl-C; the same command continues.
+    """
+    config.validate()
+    runs = pairs(config)
+    for run in runs:
+        _check_same(run)
+    data = load_recipe_data(config)
+    for number, run in enumerate(runs, 1):
+        _complete(run, data, f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}", say)
+    measured = _measured(config, data, runs)
+    results = _collect(config, data, runs, measured)
+    write_text(config.out / RESULTS, json.dumps(results, indent=1) + "\n")
+    write_text(config.out / CURVES, _curves(runs))
+    return results
+
+
+def _check_same(run: TrainConfig) -> None:
+    """Refuse a finished run that was made otherwise."""
+    path = run.out / RESULT
+    if not path.exists():
+        return
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; remove the folder to repeat that run") from error
+    if changed := run.changed_fields(saved):
+        raise UserError(
+            f"{run.out} was made with "
+            + ", ".join(f"{n} {saved.get(n)}, not {run.saved()[n]}" for n in changed)
+            + "; choose another folder with --out"
+        )
+
+
+def _complete(run: TrainConfig, data: ImageSet, title: str, say: Callable[[str], None]) -> None:
+    if not (run.out / RESULT).exists():
+        train(run, data, resume=(run.out / CHECKPOINT).exists())
+    result = json.loads((run.out / RESULT).read_text(encoding="utf-8"))
+    say(f"{title}: test accuracy {result['test_accuracy']:.2%} in {result['seconds']:.0f} s")
+
+
+def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) -> dict[str, Any]:
+    """Return step times, saved bytes and deviation ratios, measured once per folder."""
+    path = config.out / MEASURED
+    if path.is_file() and not config.remeasure:
+        return json.loads(path.read_text(encoding="utf-8"))
+    ratios: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        trainer = Trainer(run, data)
+        trainer.model.load_state_dict(load_checkpoint(run.out / CHECKPOINT)["model"])
+        ratios[run.out.name] = deviation_ratios(trainer)
+    fresh = {norm: Trainer(config.run(norm, 0), data) for norm in NORMS}
+    saved = {norm: saved_bytes(trainer) for norm, trainer in fresh.items()}
+    times = step_seconds(fresh, config.rounds)
+    measured = {
+        "environment": describe_environment(),
+        "batch_size": min(config.batch_size, len(data.train)),
+        "step_seconds": times,
+        "saved_bytes": saved,
+        "deviation_ratios": ratios,
+    }
+    write_text(path, json.dumps(measured) + "\n")
+    return measured
+
+
+def _collect(
+    config: CompareConfig, data: ImageSet, runs: list[TrainConfig], measured: dict[str, Any]
+) -> dict[str, Any]:
+    finished = [
+        {
+            "norm": run.norm,
+            "seed": run.seed,
+            **json.loads((run.out / RESULT).read_text(encoding="utf-8")),
+        }
+        for run in runs
+    ]
+    columns = ("test_accuracy", "test_loss", "train_loss")
+    by_norm = {n: [r for r in finished if r["norm"] == n] for n in NORMS}
+    accuracy = {n: [r["test_accuracy"] for r in by_norm[n]] for n in NORMS}
+    difference = compare_paired(accuracy["l1"], accuracy["l2"])
+    return {
+        "format": _FORMAT,
+        "environment": measured["environment"],
+        "config": {
+            k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()
+        },
+        "data": {
+            "name": data.name,
+            "train": len(data.train),
+            "test": len(data.test),
+            "image_shape": list(data.train.images.shape[1:]),
+            "classes": list(data.classes),
+        },
+        "parameters": finished[0]["parameters"],
+        "runs": [
+            {k: v for k, v in r.items() if k not in ("config", "parameters")} for r in finished
+        ],
+        "summary": {
+            n: {c: dataclasses.asdict(summarize([r[c] for r in by_norm[n]])) for c in columns}
+            for n in NORMS
+        },
+        "difference": {**dataclasses.asdict(difference), "detected": difference.detected},
+        "step": _step_summary(measured),
+        "saved_bytes": measured["saved_bytes"],
+        "deviation_ratios": measured["deviation_ratios"],
+    }
+
+
+def _step_summary(measured: dict[str, Any]) -> dict[str, Any]:
+    """Summarise the timed rounds: quartiles per norm [s], and of the ratio BN / L1BN by round."""
+    times = measured["step_seconds"]
+    ratio = [b / a for a, b in zip(times["l1"], times["l2"], strict=True)]
+    return {
+        "batch_size": measured["batch_size"],
+        "rounds": len(ratio),
+        **{norm: _quartiles(times[norm]) for norm in NORMS},
+        "l2_over_l1": _quartiles(ratio),
+    }
+
+
+def _quartiles(values: list[float]) -> dict[str, float]:
+    if len(values) == 1:
+        return {"q25": values[0], "median": values[0], "q75": values[0]}
+    low, middle, high = std_statistics.quantiles(values, n=4, method="inclusive")
+    return {"q25": low, "median": middle, "q75": high}
+
+
+def _curves(runs: list[TrainConfig]) -> str:
+    """Return the epochs of all runs as one CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["norm", "seed", *EPOCH_COLUMNS])
+    for run in runs:
+        for row in read_rows(run.out / "epochs.csv"):
+            writer.writerow([run.norm, run.seed, *(row[c] for c in EPOCH_COLUMNS)])
+    return text.getvalue()

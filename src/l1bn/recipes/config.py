@@ -1,0 +1,160 @@
+"""What a run is made of. The command line is generated from these classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from l1bn.errors import UserError
+from l1bn.recipes.models import NormName, check_model
+
+__all__ = ["CompareConfig", "Recipe", "TrainConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The choices that decide a training curve, apart from the norm and the seed."""
+
+    data: str = "digits"
+    """digits (embedded), a folder, or the name of an image set on the Hugging Face hub."""
+    image_column: str | None = None
+    """Column of the images, if there are several."""
+    label_column: str | None = None
+    """Column of the classes, if there are several."""
+    image_size: int | None = None
+    """Resize the images to this height and width [pixels]."""
+    model: str = "resnet8"
+    """resnet8, resnet20, resnet18, resnet50, vgg7 or mobilenet."""
+    width: float = 1.0
+    """Factor on the widths of the model."""
+    epochs: int = 15
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images in a batch."""
+    lr: float = 0.1
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum."""
+    weight_decay: float = 5e-4
+    """Weight decay (L2 penalty)."""
+    decay_norm: bool = False
+    """Let the weight decay act on biases and on the norms' weights too."""
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    """Learning rate over the run: up and down again, or down from the start."""
+    warmup: float = 0.25
+    """Share of the steps in which one-cycle rises."""
+    label_smoothing: float = 0.0
+    """Share of each label spread over all classes."""
+    augment: Literal["auto", "none", "crop", "crop+mirror"] = "auto"
+    """Training images: unchanged, randomly shifted, or shifted and mirrored (auto: crop+mirror, for
+    digits crop). Do not mirror images of text."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the forward pass under autocast."""
+    channels_last: bool = True
+    """Memory format of images and weights (NHWC); faster convolutions on most devices."""
+    device: str = "auto"
+    """cpu, cuda, ... (auto: cuda if there is one)."""
+    threads: int | None = None
+    """Threads of torch [default: torch's own choice]."""
+    log_every: int = 10
+    """Steps between two rows of steps.csv."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside the CSV."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def validate(self) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            UserError: It names the option, what was expected and what came.
+        """
+        check_model(self.model)
+        for name in ("epochs", "batch_size", "lr", "width", "log_every"):
+            _require(self, name, getattr(self, name) > 0, "greater than 0")
+        for name in ("image_size", "threads"):
+            value = getattr(self, name)
+            _require(self, name, value is None or value > 0, "greater than 0")
+        _require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        _require(self, "warmup", 0 <= self.warmup < 1, "in [0, 1)")
+        _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        if self.nesterov and self.momentum == 0:
+            raise UserError("--nesterov needs --momentum greater than 0; or give --no-nesterov")
+
+    @property
+    def mirror_allowed(self) -> bool:
+        """Whether the recipe lets training images be mirrored."""
+        return self.augment in ("auto", "crop+mirror")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Recipe):
+    """Train one model with one norm and one seed."""
+
+    norm: NormName = "l1"
+    """l1 for L1BN, l2 for BatchNorm."""
+    seed: int = 0
+    """Seed of the initial weights and of the order of the images."""
+    out: Path = Path("runs/train")
+    """Folder of the run."""
+    weights: Path | None = None
+    """Start from the weights in this checkpoint, of either norm."""
+
+    def changed_fields(self, other: dict[str, Any]) -> list[str]:
+        """Return the fields that decide the curve and differ from a saved configuration."""
+        mine = self.saved()
+        names = [f.name for f in dataclasses.fields(self) if f.name not in _FREE]
+        return [n for n in names if mine[n] != other.get(n)]
+
+    def saved(self) -> dict[str, Any]:
+        """Return the configuration as plain values, as checkpoints and results keep it."""
+        values = dataclasses.asdict(self)
+        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+    @classmethod
+    def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
+        """Return the configuration that `saved` gave."""
+        paths = {k: Path(values[k]) for k in ("out", "weights") if values.get(k) is not None}
+        return cls(**{**values, **paths})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Recipe):
+    """Train with L1BN and with BatchNorm under the same seeds, and write a report."""
+
+    seeds: int = 2
+    """Number of seeds: 0, 1, ..."""
+    out: Path = Path("runs/compare")
+    """Folder of the comparison; finished runs found there are not repeated."""
+    rounds: int = 20
+    """Interleaved rounds in which the training step is timed."""
+    remeasure: bool = False
+    """Time the training step anew."""
+
+    def validate(self) -> None:
+        """Refuse values that make no sense."""
+        super().validate()
+        _require(self, "seeds", self.seeds > 0, "greater than 0")
+        _require(self, "rounds", self.rounds > 0, "greater than 0")
+
+    def run(self, norm: NormName, seed: int) -> TrainConfig:
+        """Return the configuration of one of the runs."""
+        names = {f.name for f in dataclasses.fields(Recipe)}
+        shared = {k: v for k, v in dataclasses.asdict(self).items() if k in names}
+        out = self.out / "runs" / f"{norm}-seed{seed}"
+        return TrainConfig(**shared, norm=norm, seed=seed, out=out)
+
+
+_FREE = frozenset({"out", "threads", "device", "log_every", "tensorboard", "progress"})
+"""Fields that a resumed run may change."""
+
+
+def _require(config: object, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        option = "--" + name.replace("_", "-")
+        raise UserError(f"expected {option} to be {expected}, got {getattr(config, name)}")

@@ -1,0 +1,78 @@
+"""The training curve as CSV and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from l1bn.recipes.checkpoint import write_text
+
+__all__ = ["EPOCH_COLUMNS", "STEP_COLUMNS", "CurveLog", "read_rows"]
+
+EPOCH_COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "seconds",
+)
+"""Columns of epochs.csv: accuracies as shares, the training time of the epoch in seconds."""
+STEP_COLUMNS = ("step", "lr", "loss")
+"""Columns of steps.csv: the loss of single batches."""
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, none if there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class CurveLog:
+    """Appends rows to ``epochs.csv`` and ``steps.csv`` of a run.
+
+    Args:
+        folder: Folder of the run.
+        step: Step from which the run continues; later rows of a lost continuation are removed.
+        tensorboard: Write TensorBoard events to ``tensorboard/`` too.
+    """
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        for name, columns in (("epochs", EPOCH_COLUMNS), ("steps", STEP_COLUMNS)):
+            path = folder / f"{name}.csv"
+            kept = [r for r in read_rows(path) if int(r["step"]) <= step]
+            lines = [",".join(columns), *(",".join(r[c] for c in columns) for r in kept)]
+            write_text(path, "\n".join(lines) + "\n")
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """Append the row of an epoch."""
+        self._append("epochs", EPOCH_COLUMNS, row)
+
+    def step(self, row: dict[str, float]) -> None:
+        """Append the row of a step."""
+        self._append("steps", STEP_COLUMNS, row)
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _append(self, name: str, columns: tuple[str, ...], row: dict[str, float]) -> None:
+        with (self._folder / f"{name}.csv").open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow([row[c] for c in columns])
+        if self._writer is not None:
+            for column in columns:
+                if column not in ("epoch", "step"):
+                    self._writer.add_scalar(f"{name}/{column}", row[column], int(row["step"]))

@@ -1,0 +1,59 @@
+"""Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+__all__ = ["Interrupted", "StopRequest", "deferred_interrupt"]
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """Training stopped on request, with everything saved.
+
+    Attributes:
+        checkpoint: The file from which it continues.
+        where: Epoch and step, for people.
+    """
+
+    def __init__(self, checkpoint: Path, where: str) -> None:
+        super().__init__(f"stopped at {where}; saved {checkpoint}")
+        self.checkpoint = checkpoint
+        self.where = where
+
+
+class StopRequest:
+    """Tells a loop that the user asked it to stop.
+
+    Attributes:
+        made: Whether the request was made.
+    """
+
+    def __init__(self) -> None:
+        self.made = False
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        """Note the first signal; raise KeyboardInterrupt at the second."""
+        if self.made:
+            raise KeyboardInterrupt
+        self.made = True
+        print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[StopRequest]:
+    """Turn SIGINT into a `StopRequest` within the block; outside the main thread do nothing."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = signal.signal(signal.SIGINT, request.handle)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGINT, previous)
