@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from l1bn.convert import convert_, convert_sync_, revert_
     from l1bn.functional import l1_batch_norm
     from l1bn.nn import (
         L1BatchNorm1d,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "convert_": "l1bn.convert",
+    "convert_sync_": "l1bn.convert",
+    "revert_": "l1bn.convert",
     "L1BatchNorm1d": "l1bn.nn",
     "L1BatchNorm2d": "l1bn.nn",
     "L1BatchNorm3d": "l1bn.nn",
@@ -43,7 +47,10 @@ __all__ = [
     "L1BatchNormAct2d",
     "L1SyncBatchNorm",
     "__version__",
+    "convert_",
+    "convert_sync_",
     "l1_batch_norm",
+    "revert_",
 ]
 
 

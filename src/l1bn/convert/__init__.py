@@ -1,0 +1,15 @@
+"""Conversion of models: one line, in place, with a report.
+
+Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+"""
+
+from l1bn.convert.convert import convert_, convert_sync_, revert_
+from l1bn.convert.report import CalibrationReport, ConversionReport
+
+__all__ = [
+    "CalibrationReport",
+    "ConversionReport",
+    "convert_",
+    "convert_sync_",
+    "revert_",
+]

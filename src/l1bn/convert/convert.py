@@ -1,0 +1,173 @@
+"""convert_, revert_ and convert_sync_: change a model's normalization layers in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from l1bn.convert.fuse import fuse, unfuse
+from l1bn.convert.fused import FUSION, install, is_fused
+from l1bn.convert.refuse import check_model
+from l1bn.convert.replace import (
+    Change,
+    become,
+    describe,
+    plan_to_bn,
+    plan_to_l1,
+    plan_to_sync,
+)
+from l1bn.convert.report import ConversionReport, Item
+from l1bn.nn import L1SyncBatchNorm
+
+_SAME_OBJECTS = "parameters and buffers are the same objects: optimizers built before stay valid"
+
+
+def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
+    """Turn a model's batch normalization into L1BN, in place.
+
+    Converts ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's ``BatchNormAct2d``: these
+    very types and no subclasses. A layer stays the same object with the same parameters,
+    buffers, state-dict keys, hooks, parametrizations, mode, device and dtype; only its class
+    changes. So evaluation outputs stay the same to the last bit, an optimizer built before stays
+    valid, a layer used in several places stays shared, and the model itself may be a layer.
+
+    With an ``example``, layers followed by ReLU or ReLU6, directly or after an addition, are also
+    fused with it: one pass over memory, and less saved for backward. The blocks that
+    contain them get a rewritten forward (their class becomes a subclass of itself); submodules,
+    state-dict keys, pickling and copying work as before. The rewritten forward is used only where
+    it is the same function: where somebody hooks a layer, replaces a submodule, or calls the
+    block in another way, the original one runs. Differences are those of rounding.
+
+    Args:
+        model: any module. It may be on any device and in any mode.
+        example: input to find what can be fused: a tensor, a tuple of positional arguments, or a
+            mapping of keyword arguments. The model runs on it in evaluation mode and without
+            gradients, and is left as it was.
+
+    Returns:
+        What was converted, fused and left, and why. ``print`` it.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: a compiled, scripted or distributed-wrapped model, or an example that the
+            model cannot run. The model is as it was.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        >>> print(convert_(model, example=torch.randn(2, 3, 8, 8)))
+        convert_: Sequential
+          1 converted
+              1 × BatchNorm2d → L1BatchNorm2d
+          1 fused
+              1 × L1BatchNorm2d → ReLU
+          note: parameters and buffers are the same objects: optimizers built before stay valid
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
+    check_model(model, "convert_")
+    changes, left = plan_to_l1(model)
+    report = _report("convert_", model, changes, left)
+    before = [(module, type(module)) for _, module, _ in changes]
+    fusions = [(block, block.__dict__[FUSION]) for block in model.modules() if is_fused(block)]
+    try:
+        if example is not None:
+            unfuse(model)
+        _apply(changes)
+        if example is not None:
+            report.fused, report.not_fused = fuse(model, example)
+    except BaseException:
+        _restore(model, before, fusions, example is not None)
+        raise
+    if changes:
+        report.notes.append(_SAME_OBJECTS)
+    own = sum(not module.track_running_stats for _, module, _ in changes)
+    if own:
+        report.notes.append(
+            f"{own} of them evaluate with the statistics of the batch "
+            "(track_running_stats=False): there evaluation changes too"
+        )
+    return report
+
+
+def revert_(model: nn.Module) -> ConversionReport:
+    """Turn a model's L1BN layers back into batch normalization, in place; undoes fusion too.
+
+    Works on every L1BN layer, converted or built as one, also after the model was copied, pickled
+    or trained. Parameters and buffers stay the same objects. ``L1BatchNormAct2d`` becomes timm's
+    ``BatchNormAct2d`` where timm is installed, ``L1SyncBatchNorm`` becomes ``nn.SyncBatchNorm``.
+
+    Args:
+        model: any module.
+
+    Returns:
+        What was reverted and un-fused. ``print`` it.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: a compiled, scripted or distributed-wrapped model. It is as it was.
+    """
+    check_model(model, "revert_")
+    changes, left = plan_to_bn(model)
+    report = _report("revert_", model, changes, left)
+    report.fused = unfuse(model)
+    for module, cls in ((module, cls) for _, module, cls in changes):
+        become(module, cls)
+        module.__dict__.pop("backend", None)
+    return report
+
+
+def convert_sync_(model: nn.Module, process_group: Any = None) -> ConversionReport:
+    """Turn a model's L1BN layers into :class:`l1bn.L1SyncBatchNorm`, in place.
+
+    The counterpart of ``nn.SyncBatchNorm.convert_sync_batchnorm``, which must not be used on
+    L1BN layers: it would silently rebuild them as batch normalization. Call it before wrapping
+    the model in DistributedDataParallel. :func:`revert_` then gives ``nn.SyncBatchNorm``.
+
+    Args:
+        model: model with L1BN layers.
+        process_group: group whose batches are normalized together, ``None`` for all processes.
+
+    Returns:
+        What was converted. ``print`` it.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: a compiled, scripted or distributed-wrapped model. It is as it was.
+    """
+    check_model(model, "convert_sync_")
+    changes, left = plan_to_sync(model)
+    report = _report("convert_sync_", model, changes, left)
+    for _, module, cls in changes:
+        become(module, cls)
+        assert isinstance(module, L1SyncBatchNorm)
+        module.process_group = process_group
+    return report
+
+
+def _report(
+    verb: str, model: nn.Module, changes: list[Change], left: list[Item]
+) -> ConversionReport:
+    converted = [Item(path, describe(module, cls)) for path, module, cls in changes]
+    return ConversionReport(verb, type(model).__name__, converted, left)
+
+
+def _apply(changes: list[Change]) -> None:
+    for _, module, cls in changes:
+        become(module, cls)
+
+
+def _restore(
+    model: nn.Module,
+    before: list[tuple[nn.Module, type[nn.Module]]],
+    fusions: list[tuple[nn.Module, Any]],
+    refused: bool,
+) -> None:
+    for module, cls in before:
+        module.__class__ = cls
+    if refused:
+        unfuse(model)
+        for block, fusion in fusions:
+            install(block, fusion)

@@ -1,0 +1,160 @@
+"""Running the user's example, to see how each block is called and that fusing changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from l1bn.convert.call import CallPattern
+from l1bn.convert.fused import FUSION, ORIGINAL, Fusion, is_fused
+
+
+def call_with(model: nn.Module, example: Any) -> Any:
+    """Call a model: a tuple or list gives positional arguments, a mapping keywords."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    if isinstance(example, (tuple, list)):
+        return model(*example)
+    return model(example)
+
+
+def observe(model: nn.Module, example: Any) -> dict[nn.Module, CallPattern | str]:
+    """Run the example in evaluation mode and note how each module is called first.
+
+    Args:
+        model: the model, left as it was.
+        example: its input, see :func:`call_with`.
+
+    Returns:
+        For every module that ran its call pattern, or why it has none.
+
+    Raises:
+        ValueError: the model does not run on the example.
+    """
+    seen: dict[nn.Module, CallPattern | str] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module not in seen:
+            try:
+                seen[module] = CallPattern.of(args, kwargs)
+            except ValueError as error:
+                seen[module] = str(error)
+
+    run(model, example, note)
+    return seen
+
+
+def verify(model: nn.Module, example: Any) -> dict[nn.Module, str]:
+    """Run the example and compare each fused block with its original forward, in both modes.
+
+    Args:
+        model: the model, left as it was.
+        example: its input, see :func:`call_with`.
+
+    Returns:
+        For every block that differs, how.
+    """
+    seen: set[nn.Module] = set()
+    wrong: dict[nn.Module, str] = {}
+
+    def compare(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not is_fused(block) or block in seen:
+            return
+        seen.add(block)
+        for training in (False, True):
+            difference = _difference(block, args, kwargs, training)
+            if difference is not None:
+                wrong[block] = difference
+
+    run(model, example, compare)
+    return wrong
+
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+
+
+def run(model: nn.Module, example: Any, before_each: Hook) -> None:
+    """Run the example without gradients, in evaluation mode, and leave no trace of it."""
+    handles = [
+        module.register_forward_pre_hook(before_each, with_kwargs=True)
+        for module in model.modules()
+    ]
+    try:
+        with preserved(model), torch.random.fork_rng(), torch.no_grad():
+            model.eval()
+            call_with(model, example)
+    except Exception as error:
+        raise ValueError(
+            f"convert_: expected an example that the model can run, got {_text(example)}, which "
+            f"raised {type(error).__name__}: {error}; the model is unchanged"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Give every module its mode and its buffers back."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _difference(
+    block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
+) -> str | None:
+    fusion: Fusion = block.__dict__[FUSION]
+    function = None if fusion.functions is None else fusion.functions[training]
+    if function is None:
+        return None
+    original = getattr(type(block), ORIGINAL).forward
+
+    def call(fused: bool) -> Any:
+        # Clones, as a forward may write into its input; the same random numbers both times.
+        fresh_args, fresh_kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
+        with preserved(block), torch.random.fork_rng():
+            block.train(training)
+            if not fused:
+                return original(block, *fresh_args, **fresh_kwargs)
+            return function(block, *(fusion.pattern.tensors(fresh_args, fresh_kwargs) or ()))
+
+    try:
+        expected = call(fused=False)
+    except ValueError:  # such as one value per channel in training
+        return None
+    return _compare(expected, call(fused=True), training)
+
+
+def _compare(expected: Any, got: Any, training: bool) -> str | None:
+    wanted, found = pytree.tree_leaves(expected), pytree.tree_leaves(got)
+    where = "training" if training else "evaluation"
+    if len(wanted) != len(found):
+        return f"in {where} it returns {len(found)} values instead of {len(wanted)}"
+    for left, right in zip(wanted, found, strict=True):
+        if not isinstance(left, Tensor) or left.is_meta:
+            continue
+        if left.shape != right.shape or left.dtype != right.dtype:
+            return f"in {where} it returns another shape or dtype"
+        error, scale = (left - right).abs().max().item(), left.abs().max().item()
+        if error > 100 * torch.finfo(left.dtype).eps * max(scale, 1.0):
+            return f"in {where} it differs by {error:.1e}"
+    return None
+
+
+def _text(example: Any) -> str:
+    if isinstance(example, Tensor):
+        return f"a tensor of shape {tuple(example.shape)}, {example.dtype}, {example.device}"
+    return f"a {type(example).__name__}"

@@ -1,0 +1,56 @@
+"""Models that must not be changed in place, each with the way out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+
+# Classes by module and name: looked up where they are loaded, never imported.
+_WRAPPERS = (
+    ("torch.nn.parallel.distributed", "DistributedDataParallel"),
+    ("torch.nn.parallel.data_parallel", "DataParallel"),
+    ("torch.distributed.fsdp", "FullyShardedDataParallel"),
+    ("torch.distributed.fsdp", "FSDPModule"),
+)
+
+
+def check_model(model: Any, verb: str) -> None:
+    """Raise unless ``model`` is a module that can be changed in place.
+
+    Args:
+        model: what the user passed.
+        verb: name of the function, for the message.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: a compiled, scripted or wrapped model, or one that contains such a part.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{verb}: expected a torch.nn.Module, got {type(model).__name__}")
+    for path, module in model.named_modules():
+        where = f" at {path!r}" if path else ""
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{verb}: expected a Python module, got a ScriptModule{where}: its layers cannot "
+                f"be changed; call {verb} on the Python model, then script or trace it again"
+            )
+        if _is(module, "torch._dynamo.eval_frame", "OptimizedModule"):
+            raise ValueError(
+                f"{verb}: expected a plain module, got one compiled by torch.compile{where}: call "
+                f"{verb} on the original (compiled._orig_mod), then torch.compile it again"
+            )
+        for home, name in _WRAPPERS:
+            if _is(module, home, name):
+                raise ValueError(
+                    f"{verb}: expected a plain module, got {name}{where}: the wrapper has set up "
+                    f"its own state for these layers; call {verb} on the model first and wrap "
+                    "it afterwards"
+                )
+
+
+def _is(module: nn.Module, home: str, name: str) -> bool:
+    cls = getattr(sys.modules.get(home), name, None)
+    return isinstance(cls, type) and isinstance(module, cls)

@@ -1,0 +1,135 @@
+"""Which layer becomes which, and the change of class that does it.
+
+A layer is converted by changing its class. It stays the same Python object with the same
+parameters and buffers, so everything that refers to it keeps working: optimizers, hooks,
+parametrizations, modules used in several places, a layer that is the whole model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from l1bn.convert.report import Item
+from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d, L1SyncBatchNorm
+from l1bn.nn.batchnorm import _L1BatchNorm
+
+_TO_L1: dict[type[nn.Module], type[_L1BatchNorm]] = {
+    nn.BatchNorm1d: L1BatchNorm1d,
+    nn.BatchNorm2d: L1BatchNorm2d,
+    nn.BatchNorm3d: L1BatchNorm3d,
+    nn.SyncBatchNorm: L1SyncBatchNorm,
+}
+_TO_BN = {l1: bn for bn, l1 in _TO_L1.items()}
+_SYNCHRONISED = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d)
+_TIMM_MODULE = "timm.layers.norm_act"
+
+Change = tuple[str, nn.Module, type[nn.Module]]
+
+
+def bare_type(module: nn.Module) -> type[nn.Module]:
+    """Class of the module, without the one that a parametrization puts on top."""
+    cls = type(module)
+    return cls.__mro__[1] if parametrize.is_parametrized(module) else cls
+
+
+def become(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Change a layer's class and nothing else."""
+    if parametrize.is_parametrized(module):
+        # A class of this module's own holds the parametrized properties: make one on the new base.
+        own = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__")}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), own)
+    module.__class__ = cls
+
+
+def plan_to_l1(model: nn.Module) -> tuple[list[Change], list[Item]]:
+    """Layers that become L1BN with their new class, and those left with the reason."""
+    changes: list[Change] = []
+    left: list[Item] = []
+    table = {**_TO_L1, **_timm_pair()}
+    for path, module in model.named_modules():
+        cls = bare_type(module)
+        if cls in table:
+            changes.append((path, module, table[cls]))
+        elif isinstance(module, _BatchNorm) or "BatchNorm" in cls.__name__:
+            left.append(Item(path, _why_not_to_l1(module, cls)))
+    return changes, left
+
+
+def plan_to_bn(model: nn.Module) -> tuple[list[Change], list[Item]]:
+    """Layers that become BatchNorm with their new class, and those left with the reason."""
+    changes: list[Change] = []
+    left: list[Item] = []
+    for path, module in model.named_modules():
+        cls = bare_type(module)
+        if cls in _TO_BN:
+            changes.append((path, module, _TO_BN[cls]))
+        elif cls is L1BatchNormAct2d:
+            timm_class = _timm_class(load=True)
+            if timm_class is None:
+                left.append(Item(path, f"{cls.__name__}: its counterpart needs timm: install it"))
+            else:
+                changes.append((path, module, timm_class))
+        elif isinstance(module, _L1BatchNorm):
+            left.append(
+                Item(path, f"{cls.__name__}: a subclass of an L1BN layer, which may do more")
+            )
+    return changes, left
+
+
+def plan_to_sync(model: nn.Module) -> tuple[list[Change], list[Item]]:
+    """Layers that become L1SyncBatchNorm, and those left with the reason."""
+    changes: list[Change] = []
+    left: list[Item] = []
+    for path, module in model.named_modules():
+        cls = bare_type(module)
+        if cls in _SYNCHRONISED:
+            changes.append((path, module, L1SyncBatchNorm))
+        elif cls is L1BatchNormAct2d:
+            left.append(Item(path, f"{cls.__name__}: has no synchronised counterpart"))
+        elif isinstance(module, _L1BatchNorm) and cls is not L1SyncBatchNorm:
+            left.append(
+                Item(path, f"{cls.__name__}: a subclass of an L1BN layer, which may do more")
+            )
+        elif isinstance(module, _BatchNorm) and cls is not L1SyncBatchNorm:
+            left.append(Item(path, f"{cls.__name__}: not an L1BN layer, run convert_ first"))
+    return changes, left
+
+
+def describe(module: nn.Module, cls: type[nn.Module]) -> str:
+    """The text of a change, such as ``BatchNorm2d → L1BatchNorm2d``."""
+    return f"{bare_type(module).__name__} → {cls.__name__}"
+
+
+def _why_not_to_l1(module: nn.Module, cls: type[nn.Module]) -> str:
+    name = cls.__name__
+    if isinstance(module, _L1BatchNorm):
+        return f"{name}: is L1BN already"
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin):
+        return f"{name}: has no parameters yet: run the model once, then convert"
+    if isinstance(module, _BatchNorm):
+        base = next(
+            base.__name__ for base in cls.__mro__[1:] if base.__module__.startswith("torch")
+        )
+        return f"{name}: a subclass of {base}, which may do more"
+    return f"{name}: not one of PyTorch's batch normalization layers"
+
+
+def _timm_class(load: bool = False) -> type[nn.Module] | None:
+    """The layer of timm, where timm is loaded (or can be loaded)."""
+    module = sys.modules.get(_TIMM_MODULE)
+    if module is None and load:
+        try:
+            module = importlib.import_module(_TIMM_MODULE)
+        except ImportError:
+            return None
+    return getattr(module, "BatchNormAct2d", None)
+
+
+def _timm_pair() -> dict[type[nn.Module], type[_L1BatchNorm]]:
+    timm_class = _timm_class()
+    return {} if timm_class is None else {timm_class: L1BatchNormAct2d}
