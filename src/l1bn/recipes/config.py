@@ -108,8 +108,9 @@ class TrainConfig(Recipe):
     def changed_fields(self, other: dict[str, Any]) -> list[str]:
         """Return the fields that decide the curve and differ from a saved configuration."""
         mine = self.saved()
+        theirs = {**TrainConfig().saved(), **other}  # an older version had fewer options
         names = [f.name for f in dataclasses.fields(self) if f.name not in _FREE]
-        return [n for n in names if mine[n] != other.get(n)]
+        return [n for n in names if mine[n] != theirs[n]]
 
     def saved(self) -> dict[str, Any]:
         """Return the configuration as plain values, as checkpoints and results keep it."""
