@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from l1bn.ops.registry import registry
+
 __all__ = ["CPU_FEATURES", "cpu_features", "cpu_name", "describe_environment", "version_of"]
 
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile")
@@ -57,6 +59,7 @@ def describe_environment() -> dict[str, Any]:
         "cpu_features": cpu_features(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "backends": registry.available(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

@@ -1,4 +1,7 @@
-"""``l1bn train`` and ``l1bn compare``."""
+"""``l1bn train`` and ``l1bn compare``.
+
+What needs torch is imported within the functions, so that help and typing errors answer at once.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +9,45 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import tyro
-from rich.console import Console
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint
-from l1bn.recipes.classification import CHECKPOINT, RESULT, train
-from l1bn.recipes.compare import compare
 from l1bn.recipes.config import CompareConfig, Recipe, TrainConfig
-from l1bn.recipes.curves import read_rows
-from l1bn.recipes.interrupt import Interrupted
+
+if TYPE_CHECKING:
+    from l1bn.recipes.interrupt import Interrupted
 
 __all__ = ["compare_command", "train_command"]
 
 _INTERRUPTED = 130
 _RESUME = "--resume"
+_CHECKPOINT = "last.pt"
 _Config = TypeVar("_Config", bound=Recipe)
+
+_TRAIN = (
+    "Train one network with one norm and one seed. Ctrl-C saves a checkpoint; --resume FOLDER "
+    "continues the same curve with the saved options."
+)
+_COMPARE = (
+    "Train with L1BN and with BatchNorm under the same seeds and write a report. The same command "
+    "continues an interrupted comparison; finished runs are not repeated."
+)
 
 
 def train_command(arguments: list[str]) -> int:
     """Train one model; return the exit code."""
     folder, rest = _take_resume(arguments)
-    default = TrainConfig()
-    if folder is not None:
-        saved = load_checkpoint(folder / CHECKPOINT)["config"]
-        default = dataclasses.replace(TrainConfig.from_saved(saved), out=folder)
-    description = (
-        "Train one network with one norm and one seed. Ctrl-C saves a checkpoint; "
-        "--resume FOLDER continues the same curve with the saved options."
-    )
-    config = _parse(TrainConfig, "train", description, rest, default)
+    default = TrainConfig() if folder is None else _saved_config(folder)
+    config = _parse(TrainConfig, "train", _TRAIN, rest, default)
     if folder is not None and config.out != folder:
         raise UserError(f"--resume {folder} continues in that folder; leave --out out")
+    config.validate()
+    from l1bn.recipes.classification import RESULT, train
+    from l1bn.recipes.curves import read_rows
+    from l1bn.recipes.interrupt import Interrupted
+
     try:
         train(config, resume=folder is not None)
     except Interrupted as stop:
@@ -51,16 +59,24 @@ def train_command(arguments: list[str]) -> int:
 
 def compare_command(arguments: list[str]) -> int:
     """Compare both norms; return the exit code."""
-    description = (
-        "Train with L1BN and with BatchNorm under the same seeds and write a report. The same "
-        "command continues an interrupted comparison; finished runs are not repeated."
-    )
-    config = _parse(CompareConfig, "compare", description, arguments, CompareConfig())
-    console = Console()
+    config = _parse(CompareConfig, "compare", _COMPARE, arguments, CompareConfig())
+    config.validate()
+    from rich.console import Console
+
+    from l1bn.recipes.compare import compare
+    from l1bn.recipes.interrupt import Interrupted
+    from l1bn.recipes.report import results_table, verdict, write_report
+
+    console = Console(highlight=False)
     try:
-        compare(config, say=console.print)
+        results = compare(config, say=console.print)
     except Interrupted as stop:
         return _report_stop(stop, shlex.join(["l1bn", "compare", *arguments]))
+    console.print(results_table(results))
+    for sentence in verdict(results):
+        console.print(f"• {sentence}")
+    # Plain print: rich would break a long path over two lines.
+    print(f"\nreport: {write_report(config.out).resolve()}")
     return 0
 
 
@@ -81,8 +97,15 @@ def _take_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
         if not value or value.startswith("-"):
             raise UserError("expected --resume FOLDER, the folder of an earlier run")
         path = Path(value)
-        return (path.parent if path.name == CHECKPOINT else path), rest
+        return (path.parent if path.name == _CHECKPOINT else path), rest
     return None, arguments
+
+
+def _saved_config(folder: Path) -> TrainConfig:
+    from l1bn.recipes.checkpoint import load_checkpoint
+
+    saved = load_checkpoint(folder / _CHECKPOINT)["config"]
+    return dataclasses.replace(TrainConfig.from_saved(saved), out=folder)
 
 
 def _parse(

@@ -15,11 +15,10 @@ from l1bn.environment import describe_environment
 from l1bn.errors import UserError
 from l1bn.recipes.checkpoint import load_checkpoint, write_text
 from l1bn.recipes.classification import CHECKPOINT, RESULT, Trainer, load_recipe_data, train
-from l1bn.recipes.config import CompareConfig, TrainConfig
+from l1bn.recipes.config import NORMS, CompareConfig, TrainConfig
 from l1bn.recipes.curves import EPOCH_COLUMNS, read_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.measure import deviation_ratios, saved_bytes, step_seconds
-from l1bn.recipes.models import NORMS
 from l1bn.recipes.statistics import compare_paired, summarize
 
 __all__ = ["CURVES", "MEASURED", "RESULTS", "compare", "pairs"]
@@ -28,6 +27,7 @@ RESULTS = "results.json"
 CURVES = "curves.csv"
 MEASURED = "measured.json"
 _FORMAT = "l1bn-compare-1"
+_MEASURED_FORMAT = "l1bn-measured-1"
 
 
 def pairs(config: CompareConfig) -> list[TrainConfig]:
@@ -91,7 +91,11 @@ def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) ->
     """Return step times, saved bytes and deviation ratios, measured once per folder."""
     path = config.out / MEASURED
     if path.is_file() and not config.remeasure:
-        return json.loads(path.read_text(encoding="utf-8"))
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        if measured.get("format") == _MEASURED_FORMAT and len(measured["deviation_ratios"]) == len(
+            runs
+        ):
+            return measured
     ratios: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         trainer = Trainer(run, data)
@@ -101,6 +105,7 @@ def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) ->
     saved = {norm: saved_bytes(trainer) for norm, trainer in fresh.items()}
     times = step_seconds(fresh, config.rounds)
     measured = {
+        "format": _MEASURED_FORMAT,
         "environment": describe_environment(),
         "batch_size": min(config.batch_size, len(data.train)),
         "step_seconds": times,

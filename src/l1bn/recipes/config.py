@@ -1,4 +1,4 @@
-"""What a run is made of. The command line is generated from these classes."""
+"""What a run is made of. The command line is generated from these classes; none needs torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from l1bn.errors import UserError
-from l1bn.recipes.models import NormName, check_model
 
-__all__ = ["CompareConfig", "Recipe", "TrainConfig"]
+__all__ = ["NORMS", "CompareConfig", "NormName", "Recipe", "TrainConfig"]
+
+NormName = Literal["l1", "l2"]
+NORMS: tuple[NormName, ...] = ("l1", "l2")
+"""L1BN and BatchNorm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class Recipe:
         Raises:
             UserError: It names the option, what was expected and what came.
         """
+        from l1bn.recipes.models import check_model  # here, for torch is slow to import
+
         check_model(self.model)
         for name in ("epochs", "batch_size", "lr", "width", "log_every"):
             _require(self, name, getattr(self, name) > 0, "greater than 0")

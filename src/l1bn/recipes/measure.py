@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from l1bn.recipes.classification import Trainer
-from l1bn.recipes.models import NormName
+from l1bn.recipes.config import NormName
 
 __all__ = ["deviation_ratios", "saved_bytes", "step_seconds"]
 

@@ -9,18 +9,17 @@ from difflib import get_close_matches
 from torch import nn
 
 from l1bn.errors import UserError
+from l1bn.recipes.config import NormName
 from l1bn.recipes.models.mobilenet import MobileNet
-from l1bn.recipes.models.norm import NORMS, BatchNormAct2d, NormFactory, NormName, norm_factory
+from l1bn.recipes.models.norm import BatchNormAct2d, NormFactory, norm_factory
 from l1bn.recipes.models.resnet import resnet18, resnet50, resnet_cifar
 from l1bn.recipes.models.vgg import VGG7
 
 __all__ = [
     "MODELS",
-    "NORMS",
     "BatchNormAct2d",
     "ModelSpec",
     "NormFactory",
-    "NormName",
     "build_model",
     "check_model",
     "norm_factory",

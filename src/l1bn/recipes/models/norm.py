@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from l1bn.nn import L1BatchNormAct2d
+from l1bn.recipes.config import NORMS, NormName
 
-__all__ = ["NORMS", "Activation", "BatchNormAct2d", "NormFactory", "NormName", "norm_factory"]
+__all__ = ["Activation", "BatchNormAct2d", "NormFactory", "norm_factory"]
 
 Activation = Literal["relu", "relu6"]
-NormName = Literal["l1", "l2"]
-NORMS: tuple[NormName, ...] = ("l1", "l2")
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
