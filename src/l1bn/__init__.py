@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from l1bn.convert import convert_, convert_sync_, revert_
+    from l1bn.convert import calibrate_, convert_, convert_sync_, revert_
     from l1bn.functional import l1_batch_norm
     from l1bn.nn import (
         L1BatchNorm1d,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "calibrate_": "l1bn.convert",
     "convert_": "l1bn.convert",
     "convert_sync_": "l1bn.convert",
     "revert_": "l1bn.convert",
@@ -47,6 +48,7 @@ __all__ = [
     "L1BatchNormAct2d",
     "L1SyncBatchNorm",
     "__version__",
+    "calibrate_",
     "convert_",
     "convert_sync_",
     "l1_batch_norm",

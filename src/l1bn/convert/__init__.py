@@ -3,12 +3,14 @@
 Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 """
 
+from l1bn.convert.calibrate import calibrate_
 from l1bn.convert.convert import convert_, convert_sync_, revert_
 from l1bn.convert.report import CalibrationReport, ConversionReport
 
 __all__ = [
     "CalibrationReport",
     "ConversionReport",
+    "calibrate_",
     "convert_",
     "convert_sync_",
     "revert_",

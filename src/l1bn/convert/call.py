@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 _NOTHING = object()
+_CONSTANTS = (type(None), bool, int, float, str)
 
 
 @dataclass(frozen=True)
 class CallPattern:
-    """How a block is called: which arguments are tensors, and what the others are.
+    """Which arguments of a call are tensors, and what the others are.
 
     Attributes:
-        args: per positional argument ``Tensor``, or the constant.
+        args: per positional argument ``Tensor``, a constant, or a list or tuple of such.
         kwargs: the same per keyword.
     """
 
@@ -47,11 +49,18 @@ class CallPattern:
                 return None
         return found
 
+    def fill(self, stand_in: Callable[[], Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments of this pattern, with ``stand_in()`` in the place of each tensor in order."""
+        args = [_fill(kind, stand_in) for kind in self.args]
+        return args, {name: _fill(kind, stand_in) for name, kind in self.kwargs}
+
 
 def _kind(arg: Any) -> Any:
     if isinstance(arg, Tensor):
         return Tensor
-    if arg is None or isinstance(arg, (bool, int, float, str)):
+    if type(arg) in (list, tuple):
+        return type(arg)(_kind(item) for item in arg)
+    if type(arg) in _CONSTANTS:
         return arg
     raise ValueError(f"it is called with an argument of type {type(arg).__name__}")
 
@@ -62,4 +71,18 @@ def _fits(kind: Any, arg: Any, found: list[Tensor]) -> bool:
             return False
         found.append(arg)
         return True
-    return type(arg) is type(kind) and arg == kind
+    if type(arg) is not type(kind):
+        return False
+    if isinstance(kind, (list, tuple)):
+        return len(arg) == len(kind) and all(
+            _fits(inner, item, found) for inner, item in zip(kind, arg, strict=True)
+        )
+    return arg == kind
+
+
+def _fill(kind: Any, stand_in: Callable[[], Any]) -> Any:
+    if kind is Tensor:
+        return stand_in()
+    if isinstance(kind, (list, tuple)):
+        return type(kind)(_fill(inner, stand_in) for inner in kind)
+    return kind

@@ -38,7 +38,8 @@ _NOTHING = object()
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody watches calls of the module, so that it must really be called."""
     state = module.__dict__
-    return any(state[name] for name in _HOOKS)
+    # Some libraries put their hooks into a forward of the instance.
+    return "forward" in state or any(state[name] for name in _HOOKS)
 
 
 def is_fusable_norm(module: nn.Module | None) -> bool:

@@ -103,8 +103,9 @@ class CalibrationReport:
             + ("batch" if self.batches == 1 else "batches"),
         ]
         if self.calibrated:
-            width = max(len(row.path) for row in self.calibrated)
-            parts.append(f"      {'factor on γ':<{width}}  smallest  median  largest")
+            title = "factor on γ"
+            width = max(len(title), *(len(row.path) for row in self.calibrated))
+            parts.append(f"      {title:<{width}}  smallest  median  largest")
             parts += [
                 f"      {row.path:<{width}}  {row.smallest:8.3f}  {row.median:6.3f}  "
                 f"{row.largest:7.3f}"

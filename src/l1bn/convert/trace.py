@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import operator
 import random
 import sys
@@ -92,22 +93,33 @@ class BlockTracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Inputs of the trace: the tensors of the call pattern, in order."""
-        count = 0
-
-        def stand_in(kind: Any) -> Any:
-            nonlocal count
-            if kind is not Tensor:
-                return kind
-            count += 1
-            return self.create_proxy("placeholder", f"input_{count}", (), {})
-
-        args = [stand_in(kind) for kind in self._pattern.args]
-        kwargs = {name: stand_in(kind) for name, kind in self._pattern.kwargs}
+        number = itertools.count(1)
+        args, kwargs = self._pattern.fill(
+            lambda: self.create_proxy("placeholder", f"input_{next(number)}", (), {})
+        )
+        before = _copy_lists((args, kwargs))
 
         def call(root: Any, *values: Any) -> Any:
-            return root_fn(root, *values, **kwargs)
+            result = root_fn(root, *values, **kwargs)
+            if not _same_lists((list(values), kwargs), before):
+                raise NotTraceableError("it changes a list that it is given")
+            return result
 
         return call, [self.root, *args]
+
+
+def _copy_lists(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _copy_lists(item) for key, item in value.items()}
+    return type(value)(map(_copy_lists, value)) if type(value) in (list, tuple) else value
+
+
+def _same_lists(now: Any, before: Any) -> bool:
+    if type(before) is dict:
+        return all(_same_lists(now[key], item) for key, item in before.items())
+    if type(before) not in (list, tuple):
+        return now is before
+    return len(now) == len(before) and all(map(_same_lists, now, before))
 
 
 def trace_block(block: nn.Module, pattern: CallPattern, inlined: frozenset[str]) -> fx.Graph:
