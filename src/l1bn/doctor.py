@@ -1,0 +1,95 @@
+"""``l1bn doctor``: what is installed, what can run here, and why something cannot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from l1bn.environment import cpu_features, cpu_name, version_of
+from l1bn.errors import UserError
+from l1bn.ops.registry import registry
+
+__all__ = ["doctor_command", "missing_requirements"]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_EXTRAS = {"recipes": "train, compare", "rtl": "hardware generator"}
+
+
+def doctor_command(arguments: list[str]) -> int:
+    """Print the diagnosis; return 0, for a missing part is no failure.
+
+    Raises:
+        UserError: If there are arguments other than ``--help``.
+    """
+    if arguments in (["-h"], ["--help"]):
+        print("usage: l1bn doctor\n\nPrint versions, backends, extras, processor and threads.")
+        return 0
+    if arguments:
+        raise UserError(f"l1bn doctor takes no arguments, got {' '.join(arguments)}")
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in [*_versions(), *_backends(), *_extras(), *_machine()]:
+        table.add_row(key, value)
+    Console(highlight=False).print(table)
+    return 0
+
+
+def missing_requirements(extra: str) -> list[str]:
+    """Return the distributions of an extra that are not installed."""
+    names = []
+    for requirement in importlib.metadata.requires("l1bn") or []:
+        name, _, marker = requirement.partition(";")
+        found = re.match(r"[\w.-]+", name)
+        if found and re.search(rf"extra == ['\"]{extra}['\"]", marker):
+            names.append(found.group())
+    return [n for n in names if version_of(n) is None]
+
+
+def _versions() -> list[tuple[str, str]]:
+    return [
+        ("l1bn", version_of("l1bn") or "not installed as a distribution"),
+        ("torch", torch.__version__),
+        ("python", f"{platform.python_version()} on {platform.platform()}"),
+    ]
+
+
+def _backends() -> list[tuple[str, str]]:
+    rows = []
+    for name in registry.names():
+        reason = registry.get(name).unavailable()
+        rows.append((f"backend {name}", "available" if reason is None else f"missing: {reason}"))
+    return rows
+
+
+def _extras() -> list[tuple[str, str]]:
+    rows = []
+    for extra, use in _EXTRAS.items():
+        missing = missing_requirements(extra)
+        text = f"installed ({use})"
+        if missing:
+            text = f'missing {", ".join(missing)} ({use}): pip install "l1bn[{extra}]"'
+        rows.append((f"extra {extra}", text.replace("[", r"\[")))
+    return rows
+
+
+def _machine() -> list[tuple[str, str]]:
+    features = cpu_features()
+    told = "unknown on this system" if features is None else ", ".join(features) or "none of note"
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    variables = [f"{v}={os.environ[v]}" for v in _THREAD_VARIABLES if v in os.environ]
+    gpu = "none"
+    if torch.cuda.is_available():
+        gpu = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    return [
+        ("processor", cpu_name()),
+        ("instructions", told),
+        ("threads", "; ".join([threads, *variables])),
+        ("gpu", gpu),
+    ]

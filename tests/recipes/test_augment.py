@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from l1bn.recipes.augment import Preprocess, plan_epoch, random_crop
+from l1bn.recipes.data import ImageSet
+
+
+def test_a_crop_is_the_window_at_its_corner() -> None:
+    images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
+    corner = torch.tensor([[0, 4], [3, 2]])
+    padded = torch.zeros(2, 3, 8, 9, dtype=torch.uint8)
+    padded[:, :, 2:6, 2:7] = images
+    cut = random_crop(images, corner, 2)
+    assert torch.equal(cut[0], padded[0, :, 0:4, 4:9])
+    assert torch.equal(cut[1], padded[1, :, 3:7, 2:7])
+    assert torch.equal(random_crop(images, torch.full((2, 2), 2), 2), images)
+
+
+def test_an_epoch_shows_every_image_once_up_to_whole_batches(tiny: ImageSet) -> None:
+    plan = plan_epoch(72, 24, seed=0, epoch=0, padding=0, mirror=False)
+    batches = list(plan.batches(tiny.train))
+    assert len(batches) == len(plan) == 3
+    shown = torch.cat([images for images, _ in batches])
+    labels = torch.cat([labels for _, labels in batches])
+    assert sorted(plan.order.tolist()) == list(range(72))
+    assert torch.equal(shown, tiny.train.images[plan.order])
+    assert torch.equal(labels, tiny.train.labels[plan.order])
+    assert len(plan_epoch(72, 25, 0, 0, padding=0, mirror=False)) == 2
+    assert len(plan_epoch(72, 500, 0, 0, padding=0, mirror=False)) == 1
+
+
+def test_seed_and_epoch_decide_every_choice() -> None:
+    def choices(seed: int, epoch: int) -> torch.Tensor:
+        plan = plan_epoch(50, 10, seed, epoch, padding=2, mirror=True)
+        return torch.cat([plan.order[:, None], plan.corner, plan.mirror[:, None]], 1)
+
+    assert torch.equal(choices(3, 4), choices(3, 4))
+    assert not torch.equal(choices(3, 4), choices(3, 5))
+    assert not torch.equal(choices(3, 4), choices(4, 4))
+
+
+def test_a_plan_continues_in_the_middle(tiny: ImageSet) -> None:
+    plan = plan_epoch(72, 24, 1, 2, padding=1, mirror=True)
+    whole, rest = list(plan.batches(tiny.train)), list(plan.batches(tiny.train, 1))
+    for (a, b), (c, d) in zip(whole[1:], rest, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+
+
+def test_mirroring_flips_about_half_and_only_when_asked(tiny: ImageSet) -> None:
+    plan = plan_epoch(2000, 100, 0, 0, padding=0, mirror=True)
+    assert 850 < int(plan.mirror.sum()) < 1150
+    assert not plan_epoch(2000, 100, 0, 0, padding=0, mirror=False).mirror.any()
+    plan = plan_epoch(72, 72, 0, 0, padding=0, mirror=True)
+    images, _ = next(iter(plan.batches(tiny.train)))
+    source = tiny.train.images[plan.order]
+    assert torch.equal(images[plan.mirror], source[plan.mirror].flip(-1))
+    assert torch.equal(images[~plan.mirror], source[~plan.mirror])
+
+
+def test_crops_reach_every_corner() -> None:
+    corner = plan_epoch(5000, 100, 0, 0, padding=2, mirror=False).corner
+    assert {tuple(c) for c in corner.tolist()} == {(i, j) for i in range(5) for j in range(5)}
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_training_images_become_standardised(tiny: ImageSet, channels_last: bool) -> None:
+    preprocess = Preprocess(tiny, torch.device("cpu"), channels_last)
+    values = preprocess(tiny.train.images)
+    assert values.dtype == torch.float32
+    assert abs(values.mean().item()) < 1e-4
+    assert abs(values.std(correction=0).item() - 1) < 1e-4
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    colour = Preprocess(
+        ImageSet(
+            "rgb",
+            *(
+                type(tiny.train)(s.images.expand(-1, 3, -1, -1), s.labels)
+                for s in (tiny.train, tiny.test)
+            ),
+            tiny.classes,
+        ),
+        torch.device("cpu"),
+        channels_last,
+    )
+    assert colour(tiny.train.images.expand(-1, 3, -1, -1)).is_contiguous(memory_format=layout)
