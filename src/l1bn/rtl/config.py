@@ -1,0 +1,139 @@
+"""The parameters of a unit, and every width that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from l1bn.fixed_point import NormSpec, Widths, widths
+from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K
+
+
+@dataclass(frozen=True)
+class UnitConfig:
+    """One training unit: forward and backward of one channel at a time.
+
+    Attributes:
+        norm: "l1" (mean absolute deviation) or "l2" (standard deviation, the baseline).
+        width: Bits of x, y, g, dx, γ and β [bit], 4 to 16.
+        elements: Elements per channel N, a power of two from 8 to 65536.
+        multipliers: Multipliers of the element path. L2 takes 1 or 2; L1 has no use for a second.
+        sigma: "exact", or "pow2" for a power-of-two σ (L1 only).
+        passes: Passes over x for the statistics: 2, or 1. One pass is Σx, Σx² for L2; for L1 it is
+            the expansion around the previous batch's mean, repeated exactly where it is too far.
+
+    Raises:
+        ValueError: If a parameter is out of range or the combination does not exist.
+    """
+
+    norm: Literal["l1", "l2"] = "l1"
+    width: int = 8
+    elements: int = 256
+    multipliers: int = 1
+    sigma: Literal["exact", "pow2"] = "exact"
+    passes: int = 2
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("l1", "l2"):
+            raise ValueError(f"norm: expected 'l1' or 'l2', got {self.norm!r}")
+        n = self.elements
+        if not 8 <= n <= 65536 or n & (n - 1):
+            raise ValueError(
+                f"elements: expected a power of two from 8 to 65536, got {n}; "
+                "pad the channel or split the batch"
+            )
+        if self.passes not in (1, 2):
+            raise ValueError(f"passes: expected 1 or 2, got {self.passes}")
+        if self.multipliers not in (1, 2):
+            raise ValueError(f"multipliers: expected 1 or 2, got {self.multipliers}")
+        if self.norm == "l1" and self.multipliers == 2:
+            raise ValueError(
+                "multipliers: expected 1 for L1BN, got 2; no pass of L1BN multiplies twice "
+                "per element"
+            )
+        if self.norm == "l2" and self.sigma == "pow2":
+            raise ValueError("sigma: expected 'exact' for L2BN, got 'pow2'")
+        _ = self.spec  # checks the width
+
+    @property
+    def name(self) -> str:
+        """Short name, unique per configuration, such as ``l1_w8_n256_m1_p2``."""
+        sigma = "_pow2" if self.sigma == "pow2" else ""
+        return (
+            f"{self.norm}_w{self.width}_n{self.elements}_m{self.multipliers}_p{self.passes}{sigma}"
+        )
+
+    @property
+    def spec(self) -> NormSpec:
+        """The formats, shared with `l1bn.fixed_point`."""
+        return NormSpec(width=self.width, sigma=self.sigma)
+
+    @property
+    def log2_elements(self) -> int:
+        """log2 N, called L below."""
+        return self.elements.bit_length() - 1
+
+    @property
+    def need(self) -> Widths:
+        """Accumulator widths."""
+        return widths(self.spec, self.elements)
+
+    @property
+    def coefficient(self) -> int:
+        """Bits of the coefficient γ/σ."""
+        return self.spec.mantissa_bits
+
+    @property
+    def shift_bits(self) -> int:
+        """Bits of the output shift, counted from its smallest value."""
+        return (self.spec.shift_max - self.spec.shift_min).bit_length()
+
+    @property
+    def operand(self) -> int:
+        """Bits of the multiplier's element port: L2's second pass multiplies x − ⌊μ⌋."""
+        return self.width + 1 if self.norm == "l2" and self.passes == 2 else self.width
+
+    @property
+    def element(self) -> int:
+        """Bits of the element adder, accumulator of Σg·x and Σx² at once."""
+        return max(self.need.product, self.need.element)
+
+    @property
+    def quotient(self) -> int:
+        """Magnitude bits of q = Σg·(x−μ)/Σ|x−μ| in steps of g/N; of dγ for L2."""
+        return self.width + self.log2_elements
+
+    @property
+    def divisor(self) -> int:
+        """Magnitude bits of Σ|N·x − S|, or of the root for L2."""
+        return self.quotient + (self.log2_elements if self.norm == "l1" else 0)
+
+    @property
+    def scalar(self) -> int:
+        """Bits of the scalar multiplier's accumulator."""
+        w, grow, c = self.width, self.log2_elements, self.coefficient
+        constant = FRACTION_BITS + 2 + self.quotient if self.norm == "l1" else 0
+        return max(self.need.covariance + 1, c + self.quotient + 3, constant, w + grow + c + 4)
+
+    @property
+    def multiplier_bits(self) -> int:
+        """Bits of the scalar multiplier's second operand."""
+        constant = FRACTION_BITS + 2 if self.norm == "l1" else 0
+        one_hot = self.spec.shift_max + 1
+        return max(self.need.sum + 1, self.coefficient, one_hot, constant)
+
+    @property
+    def divisor_scale(self) -> int:
+        """Left shift of the divisor that makes the dividend of 1/σ an integer."""
+        if self.norm == "l2":
+            return 0
+        return max(0, FRACTION_BITS - self.spec.floor_log2 - 2 * self.log2_elements)
+
+    @property
+    def dividend(self) -> int:
+        """Dividend of 1/σ: the largest 1/σ, scaled as the divisor."""
+        floor = self.spec.floor_log2
+        if self.norm == "l2":
+            return self.elements >> -floor
+        shift = 2 * self.log2_elements + self.divisor_scale - FRACTION_BITS + floor
+        return INVERSE_K << shift
