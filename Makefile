@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint format env clean
+.PHONY: help demo test mutants lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -23,6 +23,9 @@ demo: env  ## train a small ResNet with L1BN and with BN on real images, side by
 
 test: env  ## run every test
 	$(BIN)/python -m pytest -n auto
+
+mutants: env  ## break the formulas one by one; every break must turn the tests red
+	$(BIN)/python tests/mutants.py
 
 lint: env  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -118,16 +118,16 @@ def test_small_gamma_gives_no_wrong_gradient(
     assert_judged(case, backend)
 
 
-def test_constant_and_dead_channels(backend: str) -> None:
-    case = make_case((4, 3, 6, 6), activation="relu")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_channels_below_the_floor(backend: str, activation: str | None, dtype: torch.dtype) -> None:
+    case = make_case((4, 3, 6, 6), dtype, mean=0.0, activation=activation)
     case.x[:, 0] = 5.0
-    case.x[:, 1] = 5.0 + 1e-5 * case.x[:, 1]  # below the floor, not constant
-    got, want = run(case, backend), judge(case)
-    assert error(got["y"], want["y"]) < 1e-4
-    assert error(got["dx"][:, 2], want["dx"][:, 2]) < 1e-5
-    assert torch.isfinite(got["dx"]).all()
-    torch.testing.assert_close(got["scale"][:2], torch.full((2,), 1e-5).sqrt(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(got["dx"][:, 0].double(), want["dx"][:, 0], rtol=1e-4, atol=1e-2)
+    case.x[:, 1] *= 1e-5
+    assert_judged(case, backend)
+    scale = run(case, backend)["scale"]
+    torch.testing.assert_close(scale[:2].double(), torch.full((2,), 1e-5).double().sqrt())
+    assert scale[2] > 0.1
 
 
 def test_values_equal_to_the_mean_count_as_positive(backend: str) -> None:

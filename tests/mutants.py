@@ -1,0 +1,146 @@
+"""Break the formulas one by one and expect the tests to notice: ``make mutants``.
+
+Each mutant is a textual change of one file, tested in a copy of the source tree.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake somebody could make."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = (
+        "tests/test_reference.py",
+        "tests/test_backends.py",
+        "tests/test_functional.py",
+        "tests/nn/test_batchnorm.py",
+    )
+
+
+MUTANTS = [
+    Mutant(
+        "eager: gradient without the mean of the signs",
+        "ops/formula.py",
+        "centred_sign = sign - per_channel(sign.mean(dims), centred)",
+        "centred_sign = sign",
+    ),
+    Mutant(
+        "eager: no sqrt(pi/2)",
+        "ops/formula.py",
+        "K = math.sqrt(math.pi / 2)",
+        "K = 1.0",
+    ),
+    Mutant(
+        "running variance with the biased factor",
+        "ops/running.py",
+        "mul_(count / (count - 1))",
+        "mul_(1.0)",
+    ),
+    Mutant(
+        "running statistics take what is not finite",
+        "ops/running.py",
+        "torch.where(finite, new, old)",
+        "new",
+    ),
+    Mutant(
+        "eager: sign bit of the mean itself negative",
+        "ops/eager.py",
+        "torch.where(centred >= 0, 1.0, -1.0)",
+        "torch.where(centred > 0, 1.0, -1.0)",
+    ),
+    Mutant(
+        "eager: no floor in the gradient",
+        "ops/formula.py",
+        "live = (scale > math.sqrt(eps)).to(scale.dtype)",
+        "live = torch.ones_like(scale)",
+    ),
+    Mutant(
+        "reference: gradient without the mean of the signs",
+        "reference.py",
+        "centred_sign = stats.sign - _per_channel(_mean(stats.sign), x)",
+        "centred_sign = stats.sign",
+    ),
+    Mutant(
+        "reference: no sqrt(pi/2)",
+        "reference.py",
+        "K = math.sqrt(math.pi / 2)",
+        "K = 1.0",
+    ),
+    Mutant(
+        "reference: biased running variance",
+        "reference.py",
+        "(count / (count - 1))",
+        "1.0",
+    ),
+    Mutant(
+        "layer counts a batch that raised",
+        "nn/batchnorm.py",
+        "        y = l1_batch_norm(\n",
+        "        self.num_batches_tracked.add_(tracking)\n        y = l1_batch_norm(\n",
+    ),
+    Mutant(
+        "synchronised gradient of one process only",
+        "ops/sync.py",
+        "all_dbias, all_dcentred = _all_reduce(ctx.group, dbias, dcentred)",
+        "all_dbias, all_dcentred = dbias, dcentred",
+        ("tests/nn/test_sync.py",),
+    ),
+]
+TESTS = [
+    "tests/test_reference.py",
+    "tests/test_backends.py",
+    "tests/test_functional.py",
+    "tests/nn",
+]
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether the tests pass with the mistake in place."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "l1bn"
+        shutil.copytree(ROOT / "src" / "l1bn", package)
+        source = package / mutant.file
+        text = source.read_text()
+        if text.count(mutant.old) != 1:
+            raise SystemExit(f"mutant {mutant.name!r}: its text is not once in {mutant.file}")
+        source.write_text(text.replace(mutant.old, mutant.new))
+        # -S: an editable installation would put the unbroken package first.
+        command = [sys.executable, "-S", "-m", "pytest", "-x", "-q", *mutant.tests]
+        path = os.pathsep.join([folder, sysconfig.get_path("purelib")])
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        result = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        if result.returncode not in (0, 1):
+            raise SystemExit(f"mutant {mutant.name!r}: the tests did not run\n{result.stdout}")
+        return result.returncode == 0
+
+
+def main() -> int:
+    """Run every mutant and report."""
+    survivors = 0
+    for mutant in MUTANTS:
+        alive = survives(mutant)
+        survivors += alive
+        print(f"{'SURVIVED' if alive else 'caught':9}{mutant.name}", flush=True)
+    return min(survivors, 1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
