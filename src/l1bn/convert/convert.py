@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from l1bn.convert.fuse import fuse, unfuse
-from l1bn.convert.fused import FUSION, install, is_fused
+from l1bn.convert.fused import install
 from l1bn.convert.refuse import check_model
 from l1bn.convert.replace import (
     Change,
@@ -18,6 +18,7 @@ from l1bn.convert.replace import (
     plan_to_sync,
 )
 from l1bn.convert.report import ConversionReport, Item
+from l1bn.convert.watch import FUSION, is_fused
 from l1bn.nn import L1SyncBatchNorm
 
 _SAME_OBJECTS = "parameters and buffers are the same objects: optimizers built before stay valid"

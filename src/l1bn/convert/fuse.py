@@ -9,20 +9,14 @@ from typing import Any
 from torch import nn
 
 from l1bn.convert.call import CallPattern
-from l1bn.convert.fused import (
-    Fusion,
-    Watch,
-    has_hooks,
-    install,
-    is_fusable_norm,
-    is_fused,
-    remove,
-)
+from l1bn.convert.fused import Fusion, install, remove
 from l1bn.convert.match import Findings
+from l1bn.convert.norm_act import has_hooks, is_fusable_norm
 from l1bn.convert.observe import observe, verify
 from l1bn.convert.report import Item
 from l1bn.convert.rewrite import look, rewrite_block
 from l1bn.convert.trace import NotTraceableError
+from l1bn.convert.watch import Watch, is_fused
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 
@@ -60,8 +54,7 @@ def fuse(model: nn.Module, example: Any) -> tuple[list[Item], list[Item]]:
     """
     fuser = _Fuser(model, observe(model, example))
     fuser.visit(model)
-    for block, difference in verify(model, example).items():
-        fuser.take_back(block, difference)
+    verify(model, example, fuser.take_back)
     return fuser.report()
 
 

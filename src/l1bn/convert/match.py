@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from l1bn.convert.fused import activation_of, has_hooks, is_fusable_norm
+from l1bn.convert.norm_act import activation_of, has_hooks, is_fusable_norm
 
 _RELU_FUNCTIONS: dict[Callable[..., Any], str] = {
     F.relu: "relu",
@@ -35,7 +35,6 @@ class Match:
         norm: call of the normalization layer (or of a submodule that ends in one).
         act: call of the activation.
         add: the addition between them, if any.
-        residual: what is added.
         before: calls of identity layers after ``norm``.
         after: calls of identity layers after ``add``.
     """
@@ -43,9 +42,16 @@ class Match:
     norm: fx.Node
     act: fx.Node
     add: fx.Node | None
-    residual: fx.Node | None
     before: tuple[fx.Node, ...]
     after: tuple[fx.Node, ...] = ()
+
+    @property
+    def residual(self) -> fx.Node | None:
+        """What is added, as the graph is now."""
+        if self.add is None:
+            return None
+        value = self.before[-1] if self.before else self.norm
+        return _residual(self.add, value)
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -120,17 +126,17 @@ def _match(block: nn.Module, norm: fx.Node, taken: set[fx.Node]) -> Match | None
     if user in taken:
         raise _MissError("its output is the residual of a layer that is fused")
     if _activation(block, user, last) is not None:
-        return Match(norm, user, None, None, skipped)
+        return Match(norm, user, None, skipped)
     if not _is_addition(user):
         raise _MissError(f"no ReLU or ReLU6 follows, but {_name(block, user)}")
-    residual = _residual(user, last)
+    _residual(user, last)
     _check_order(block, norm, user, skipped)
     total, more = _past_identities(block, user)
     act = _only_user(total, "the sum after it")
     if _activation(block, act, total) is None:
         what = "nothing" if act.op == "output" else _name(block, act)
         raise _MissError(f"an addition follows, and then {what} instead of ReLU or ReLU6")
-    return Match(norm, act, user, residual, skipped, more)
+    return Match(norm, act, user, skipped, more)
 
 
 def _module(block: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -188,6 +194,8 @@ def _residual(addition: fx.Node, value: fx.Node) -> fx.Node:
     residual = second if first is value else first
     if not isinstance(residual, fx.Node):
         raise _MissError("a constant is added to its output")
+    if residual is value:
+        raise _MissError("its output is added to itself")
     if addition.target in _IN_PLACE and first is not value:
         raise _MissError(
             "its output is added in place to another tensor, which changes that tensor"

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from l1bn.convert.call import CallPattern
-from l1bn.convert.fused import FUSION, ORIGINAL, Fusion, is_fused
+from l1bn.convert.fused import Fusion
+from l1bn.convert.generators import rewound
+from l1bn.convert.watch import FUSION, is_fused, original_class
 
 
 def call_with(model: nn.Module, example: Any) -> Any:
@@ -49,30 +51,26 @@ def observe(model: nn.Module, example: Any) -> dict[nn.Module, CallPattern | str
     return seen
 
 
-def verify(model: nn.Module, example: Any) -> dict[nn.Module, str]:
+def verify(model: nn.Module, example: Any, take_back: Callable[[nn.Module, str], None]) -> None:
     """Run the example and compare each fused block with its original forward, in both modes.
 
     Args:
         model: the model, left as it was.
         example: its input, see :func:`call_with`.
-
-    Returns:
-        For every block that differs, how.
+        take_back: called with a block that differs, and how, before that block runs.
     """
     seen: set[nn.Module] = set()
-    wrong: dict[nn.Module, str] = {}
 
     def compare(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_fused(block) or block in seen:
             return
         seen.add(block)
-        for training in (False, True):
-            difference = _difference(block, args, kwargs, training)
-            if difference is not None:
-                wrong[block] = difference
+        differences = (_difference(block, args, kwargs, mode) for mode in (True, False))
+        difference = next(filter(None, differences), None)
+        if difference is not None:
+            take_back(block, difference)
 
     run(model, example, compare)
-    return wrong
 
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
@@ -85,7 +83,7 @@ def run(model: nn.Module, example: Any, before_each: Hook) -> None:
         for module in model.modules()
     ]
     try:
-        with preserved(model), torch.random.fork_rng(), torch.no_grad():
+        with preserved(model), rewound(), torch.no_grad():
             model.eval()
             call_with(model, example)
     except Exception as error:
@@ -120,27 +118,30 @@ def _difference(
     function = None if fusion.functions is None else fusion.functions[training]
     if function is None:
         return None
-    original = getattr(type(block), ORIGINAL).forward
+    original = original_class(block).forward
 
     def call(fused: bool) -> Any:
         # Clones, as a forward may write into its input; the same random numbers both times.
         fresh_args, fresh_kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
-        with preserved(block), torch.random.fork_rng():
+        with preserved(block), rewound():
             block.train(training)
             if not fused:
                 return original(block, *fresh_args, **fresh_kwargs)
             return function(block, *(fusion.pattern.tensors(fresh_args, fresh_kwargs) or ()))
 
+    where = "training" if training else "evaluation"
     try:
         expected = call(fused=False)
     except ValueError:  # such as one value per channel in training
         return None
-    return _compare(expected, call(fused=True), training)
+    try:
+        return _compare(expected, call(fused=True), where)
+    except Exception as error:
+        return f"in {where} it raised {type(error).__name__}: {error}"
 
 
-def _compare(expected: Any, got: Any, training: bool) -> str | None:
+def _compare(expected: Any, got: Any, where: str) -> str | None:
     wanted, found = pytree.tree_leaves(expected), pytree.tree_leaves(got)
-    where = "training" if training else "evaluation"
     if len(wanted) != len(found):
         return f"in {where} it returns {len(found)} values instead of {len(wanted)}"
     for left, right in zip(wanted, found, strict=True):

@@ -10,8 +10,8 @@ from typing import Any
 from torch import fx, nn
 
 from l1bn.convert.call import CallPattern
-from l1bn.convert.fused import norm_act
 from l1bn.convert.match import Findings, Match, activation_name, find
+from l1bn.convert.norm_act import norm_act
 from l1bn.convert.trace import NotTraceableError, trace_block
 
 
@@ -110,6 +110,7 @@ def _replace(graph: fx.Graph, match: Match) -> str:
 def _compile(block: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
     for node in graph.nodes:
         node.meta.pop("is_wrapped", None)  # else the code would register its helpers with fx
+    graph.lint()
     code = graph.python_code("self")
     namespace = dict(code.globals)
     exec(compile(code.src, f"<fused {type(block).__name__}>", "exec"), namespace)

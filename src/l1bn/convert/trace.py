@@ -12,18 +12,17 @@ import contextlib
 import inspect
 import itertools
 import operator
-import random
 import sys
 from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.overrides import TorchFunctionMode
 
 from l1bn.convert.call import CallPattern
-from l1bn.convert.fused import ORIGINAL, own_attributes
+from l1bn.convert.generators import rewound
+from l1bn.convert.watch import original_class, own_attributes
 
 
 class NotTraceableError(Exception):
@@ -159,36 +158,17 @@ def _check_forward(parts: list[nn.Module]) -> None:
 def _unchanged(parts: list[nn.Module]) -> Iterator[None]:
     """Restore what a trace changes in modules and generators, and refuse a trace that did."""
     before = [_state(part) for part in parts]
-    generators = _generators()
-    changed = drew = False
-    try:
-        yield
-    finally:
-        for part, state in zip(parts, before, strict=True):
-            changed |= _restore(part, state)
-        drew = _rewind(generators)
+    changed = False
+    with rewound() as moved:
+        try:
+            yield
+        finally:
+            for part, state in zip(parts, before, strict=True):
+                changed |= _restore(part, state)
     if changed:
         raise NotTraceableError("it changes attributes of the module")
-    if drew:
+    if moved:
         raise NotTraceableError("it draws random numbers of its own")
-
-
-def _generators() -> tuple[Any, Tensor, Any]:
-    numpy = sys.modules.get("numpy")
-    numpy_state = None if numpy is None else numpy.random.get_state()
-    return random.getstate(), torch.random.get_rng_state(), numpy_state
-
-
-def _rewind(before: tuple[Any, Tensor, Any]) -> bool:
-    """Put the generators back. Returns whether one had moved."""
-    now = _generators()
-    moved = now[0] != before[0] or not torch.equal(now[1], before[1])
-    random.setstate(before[0])
-    torch.random.set_rng_state(before[1])
-    if before[2] is not None and now[2] is not None:
-        moved |= now[2][2:] != before[2][2:] or bool((now[2][1] != before[2][1]).any())
-        sys.modules["numpy"].random.set_state(before[2])
-    return moved
 
 
 _State = tuple[dict[str, Any], dict[str, dict[str, Any]]]
@@ -224,13 +204,12 @@ def _helpers(block: nn.Module, inlined: frozenset[str]) -> tuple[Callable[..., A
     """Functions beside a forward in its file: called as they are, whatever they do inside."""
     found: dict[int, Callable[..., Any]] = {}
     for part in (block, *(block.get_submodule(path) for path in inlined)):
-        cls = getattr(type(part), ORIGINAL, type(part))
-        forward = inspect.unwrap(cls.forward)
+        forward = inspect.unwrap(original_class(part).forward)
         for name, value in getattr(forward, "__globals__", {}).items():
-            ours = isinstance(value, FunctionType) and not value.__module__.startswith("torch.")
-            if ours and not name.startswith("_"):
+            if isinstance(value, FunctionType) and not name.startswith("_"):
                 found[id(value)] = value
-    return tuple(found.values())
+    ours = (value for value in found.values() if not str(value.__module__).startswith("torch."))
+    return tuple(ours)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,73 @@
+"""One normalization layer with the residual and the activation that a model puts after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l1bn.functional import Activation
+from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
+from l1bn.nn.batchnorm import _L1BatchNorm
+
+_PLAIN = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d)
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody watches calls of the module, so that it must really be called."""
+    state = module.__dict__
+    # Some libraries put their hooks into a forward of the instance.
+    return "forward" in state or any(state[name] for name in _HOOKS)
+
+
+def is_fusable_norm(module: nn.Module | None) -> bool:
+    """Whether an activation can move into this layer."""
+    if type(module) in _PLAIN:
+        return True
+    return type(module) is L1BatchNormAct2d and all(
+        type(part) is nn.Identity and not has_hooks(part) for part in (module.drop, module.act)
+    )
+
+
+def activation_of(act: nn.Module | str | None) -> Activation | None:
+    """Name of an activation that a layer can compute, ``None`` for any other."""
+    if isinstance(act, str):
+        return act  # type: ignore[return-value]
+    return None if act is None or has_hooks(act) else _ACTIVATIONS.get(type(act))
+
+
+def norm_act(
+    norm: _L1BatchNorm, act: nn.Module | str, x: Tensor, residual: Tensor | None = None
+) -> Tensor:
+    """Compute ``act(norm(x) + residual)``, in one call where that is the same function.
+
+    Args:
+        norm: normalization layer.
+        act: activation layer, or ``"relu"`` or ``"relu6"``.
+        x: the layer's input.
+        residual: what the model adds before the activation.
+
+    Shape:
+        - x, output: :math:`(N, C, *)`
+        - residual: anything that broadcasts with x; fused only where it is like x
+    """
+    activation = activation_of(act)
+    if (
+        activation is not None
+        and is_fusable_norm(norm)
+        and not has_hooks(norm)
+        and (residual is None or _alike(residual, x))
+    ):
+        return norm._normalize(x, activation, residual)
+    y = norm(x)
+    if residual is not None:
+        y = y + residual
+    return _FUNCTIONS[act](y) if isinstance(act, str) else act(y)
+
+
+def _alike(residual: Tensor, x: Tensor) -> bool:
+    return residual.shape == x.shape and residual.dtype == x.dtype and residual.device == x.device
