@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import l1bn
 from l1bn import reference
@@ -158,6 +159,27 @@ def test_full_graph_compilation_trains_alike(momentum: float | None) -> None:
         compiled(z).backward(grad)
         torch.testing.assert_close(z.grad, x.grad, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(dict(twin.state_dict()), dict(layer.state_dict()))
+
+
+class _NoSynchronisation(TorchDispatchMode):
+    """Fails on any operation that reads a tensor's value on the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a device synchronisation"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_training_step_never_waits_for_the_device(momentum: float | None) -> None:
+    layer = l1bn.L1BatchNorm2d(3, momentum=momentum)
+    layer.backend = "eager"
+    x = torch.randn(4, 3, 5, 5)
+    x[:, 1] = float("nan")
+    x.requires_grad_()
+    with _NoSynchronisation():
+        layer(x).sum().backward()
+    with pytest.raises(AssertionError, match="synchronisation"), _NoSynchronisation():
+        x.sum().item()
 
 
 def test_chosen_backend_is_used_and_shown() -> None:
