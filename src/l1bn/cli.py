@@ -60,13 +60,13 @@ def _run(name: str, rest: list[str]) -> int:
     module, function = COMMANDS[name][0].split(":")
     try:
         command = getattr(importlib.import_module(module), function)
+        return int(command(rest))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "l1bn":
             raise
         raise UserError(
             f'"l1bn {name}" needs {error.name}, which is not installed: pip install "l1bn[recipes]"'
         ) from error
-    return int(command(rest))
 
 
 def _help() -> str:

@@ -44,7 +44,11 @@ def doctor_command(arguments: list[str]) -> int:
 def missing_requirements(extra: str) -> list[str]:
     """Return the distributions of an extra that are not installed."""
     names = []
-    for requirement in importlib.metadata.requires("l1bn") or []:
+    try:
+        requirements = importlib.metadata.requires("l1bn") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a source tree
+        return []
+    for requirement in requirements:
         name, _, marker = requirement.partition(";")
         found = re.match(r"[\w.-]+", name)
         if found and re.search(rf"extra == ['\"]{extra}['\"]", marker):

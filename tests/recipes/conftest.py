@@ -41,7 +41,6 @@ def recipe(tmp_path: pathlib.Path) -> Callable[..., TrainConfig]:
             "log_every": 1,
             "tensorboard": False,
             "progress": False,
-            "threads": 1,
             "out": tmp_path / "run",
         }
         return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]

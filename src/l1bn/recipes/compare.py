@@ -57,10 +57,10 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> dict[s
     for number, run in enumerate(runs, 1):
         _complete(run, data, f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}", say)
     measured = _measured(config, data, runs)
-    results = _collect(config, data, runs, measured)
-    write_text(config.out / RESULTS, json.dumps(results, indent=1) + "\n")
+    text = json.dumps(_collect(config, data, runs, measured), indent=1)
+    write_text(config.out / RESULTS, text + "\n")
     write_text(config.out / CURVES, _curves(runs))
-    return results
+    return json.loads(text)
 
 
 def _check_same(run: TrainConfig) -> None:

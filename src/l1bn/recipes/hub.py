@@ -82,9 +82,9 @@ def _open(name: str) -> Any:
     """Return the splits of `name`, or say in one line why not."""
     import datasets
 
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep == "\\"
     folder = Path(name).expanduser()
-    if looks_like_path and not folder.exists():
+    is_path = folder.is_absolute() or name.startswith(".") or name.count("/") > 1
+    if is_path and not folder.exists():
         raise UserError(f'expected --data to be a folder, "digits" or a hub name; no "{name}" here')
     if folder.is_file():
         raise UserError(f'expected --data to be a folder, got the file "{name}"')

@@ -47,15 +47,13 @@ def _draw(width: float, height: float, columns: int, draw: Callable[..., None]) 
     return text.getvalue()
 
 
-def _band(axes: Axes, curves: pd.DataFrame, column: str, scale: float, dashed: bool) -> None:
+def _band(axes: Axes, curves: pd.DataFrame, column: str, scale: float = 1.0) -> None:
     """Draw mean ± standard deviation over the seeds against the epoch."""
-    split = "training" if dashed else "test"
     for norm, name in NAMES.items():
         groups = curves[curves["norm"] == norm].groupby("epoch")[column]
         mean, std = scale * groups.mean(), scale * groups.std().fillna(0.0)
-        style: dict[str, Any] = {"linestyle": "--" if dashed else "-", "color": _COLOURS[norm]}
         marker = _MARKERS[norm] if len(mean) <= 30 else None
-        axes.plot(mean.index, mean, label=f"{name}, {split}", marker=marker, markersize=4, **style)
+        axes.plot(mean.index, mean, label=name, color=_COLOURS[norm], marker=marker, markersize=4)
         axes.fill_between(
             mean.index, mean - std, mean + std, color=_COLOURS[norm], alpha=0.15, linewidth=0
         )
@@ -71,11 +69,11 @@ def plot_loss(curves: pd.DataFrame) -> str:
     """
 
     def draw(left: Axes, right: Axes) -> None:
-        for axes, column, dashed in ((left, "train_loss", True), (right, "test_loss", False)):
-            _band(axes, curves, column, 1.0, dashed)
+        for axes, split in ((left, "train"), (right, "test")):
+            _band(axes, curves, f"{split}_loss")
             axes.set_yscale("log")
-            axes.set_ylabel("cross-entropy loss")
-            axes.set_title("training loss" if dashed else "test loss")
+            axes.set_ylabel("cross-entropy [nat]")
+            axes.set_title("training images" if split == "train" else "test images")
             axes.legend()
 
     return _draw(9, 3.4, 2, draw)
@@ -85,7 +83,7 @@ def plot_accuracy(curves: pd.DataFrame, results: dict[str, Any]) -> str:
     """Return the test accuracy by epoch, and the final one of every seed."""
 
     def draw(left: Axes, right: Axes) -> None:
-        _band(left, curves, "test_accuracy", 100.0, False)
+        _band(left, curves, "test_accuracy", 100.0)
         left.set_ylabel("test accuracy [%]")
         left.set_title("mean ± standard deviation over seeds")
         left.legend(loc="lower right")

@@ -19,7 +19,7 @@ def mebibytes(count: float) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.2f}"
+    return f"{100 * share:+.2f}".replace("-", "−")
 
 
 def accuracy_sentence(results: dict[str, Any]) -> str:

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from l1bn.cli import COMMANDS, main
+
+LAUNCH = [sys.executable, "-c", "import sys; from l1bn.cli import main; sys.exit(main())"]
+SMALL = ["--width", "0.25", "--no-progress", "--no-tensorboard"]
+
+
+def test_help_names_every_command_and_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["--help"]) == main(["-h"]) == 0
+    out = capsys.readouterr().out
+    for name, (_, text) in COMMANDS.items():
+        assert f"  {name}" in out
+        assert text in out
+    code = "import sys; from l1bn.cli import main; main(['--help']); print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("False\n")
+
+
+def test_every_listed_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in COMMANDS:
+        try:
+            code = main([name, "--help"])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        assert code == 0, name
+        assert f"usage: l1bn {name}" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("l1bn 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["trian"], 'no command "trian"; did you mean "train"?'),
+        (["xyz"], 'no command "xyz"; commands: '),
+        (["train", "--model", "resnet21"], 'got "resnet21"; did you mean "resnet20"?'),
+        (["train", "--epochs", "0"], "expected --epochs to be greater than 0, got 0"),
+        (["train", "--data", "/no/such"], 'expected --data to be a folder, "digits" or a hub name'),
+        (["train", "--device", "abacus"], 'no device "abacus" here'),
+        (["train", "--resume", "/no/such"], "no checkpoint at /no/such/last.pt"),
+        (["train", "--resume"], "expected --resume FOLDER"),
+        (["compare", "--seeds", "0"], "expected --seeds to be greater than 0, got 0"),
+        (["compare", "--data", "/no/such"], "expected --data to be a folder"),
+        (["doctor", "now"], "l1bn doctor takes no arguments, got now"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_code_2(
+    arguments: list[str],
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("l1bn: ")
+    assert text in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [["train", "--nrom", "l1"], ["train", "--norm", "l3"]])
+def test_a_mistyped_option_gets_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.delitem(sys.modules, "l1bn.recipes.statistics", raising=False)
+    monkeypatch.delitem(sys.modules, "l1bn.recipes.compare", raising=False)
+    assert main(["compare"]) == 2
+    assert 'needs scipy, which is not installed: pip install "l1bn[recipes]"' in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_doctor_reports_and_never_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("l1bn", "torch", "python", "backend eager", "available", "threads", "processor"):
+        assert word in out
+
+
+def test_train_writes_into_its_folder(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--epochs", "1", "--out", str(out), *SMALL]) == 0
+    assert (out / "result.json").is_file()
+    assert "test accuracy" in capsys.readouterr().out
+    assert main(["train", "--epochs", "1", "--out", str(out), *SMALL]) == 2
+    assert f"continue it with --resume {out}" in capsys.readouterr().err
+    assert main(["train", "--resume", str(out), "--epochs", "9"]) == 2
+    assert "made with epochs 1, not 9" in capsys.readouterr().err
+    assert main(["train", "--resume", str(out), "--out", str(tmp_path / "other")]) == 2
+    assert "leave --out out" in capsys.readouterr().err
+
+
+def test_compare_shows_a_table_and_the_path_of_the_report(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--epochs", "1", "--seeds", "1", "--rounds", "2", "--out", str(out), *SMALL]
+    assert main(["compare", *options]) == 0
+    text = capsys.readouterr().out
+    assert "L1BN" in text
+    assert "test accuracy" in text
+    assert text.endswith(f"report: {out / 'report.html'}\n")
+    assert (out / "report.html").stat().st_size > 50_000
+
+
+def _start(arguments: list[str], rows: pathlib.Path) -> subprocess.Popen[str]:
+    """Start a command and wait until its training has written some rows."""
+    process = subprocess.Popen(
+        [*LAUNCH, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 100
+    while not rows.is_file() or rows.read_text().count("\n") < 4:
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"no rows: {process.communicate()}")
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_named_command_continues(tmp_path: pathlib.Path) -> None:
+    recipe = ["--epochs", "3", "--log-every", "1", "--batch-size", "64", *SMALL]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["train", *recipe, "--out", str(whole)]) == 0
+    process = _start(["train", *recipe, "--out", str(parts)], parts / "steps.csv")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    saved, command = err.strip().splitlines()[-2:]
+    assert saved.startswith("stopped at epoch ")
+    assert command == f"continue with: l1bn train --resume {parts}"
+    assert main(command.removeprefix("continue with: l1bn ").split()) == 0
+    assert (parts / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_during_a_comparison(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "out"
+    options = ["--epochs", "2", "--seeds", "1", "--rounds", "2", "--log-every", "1", *SMALL]
+    arguments = ["compare", *options, "--out", str(out)]
+    process = _start(arguments, out / "runs" / "l2-seed0" / "steps.csv")
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.strip().endswith("continue with: l1bn " + " ".join(arguments))
+    assert main(arguments) == 0
+    assert (out / "report.html").is_file()
