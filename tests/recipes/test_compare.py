@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import math
 import pathlib
@@ -13,6 +12,7 @@ from l1bn.errors import UserError
 from l1bn.recipes import compare as module
 from l1bn.recipes.compare import compare
 from l1bn.recipes.config import CompareConfig
+from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.report import write_report
 
@@ -54,7 +54,7 @@ def test_a_comparison_writes_everything_and_repeats_nothing(
         for i, (s, n) in enumerate([(0, "l1"), (0, "l2"), (1, "l1"), (1, "l2")])
     ]
     assert json.loads((out / "results.json").read_text()) == results
-    rows = list(csv.DictReader((out / "curves.csv").open()))
+    rows = read_rows(out / "curves.csv")
     assert [(r["norm"], r["seed"], r["epoch"]) for r in rows] == [
         (n, s, e) for s in "01" for n in ("l1", "l2") for e in "12"
     ]
