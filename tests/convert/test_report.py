@@ -1,0 +1,86 @@
+"""Reports are data and print well."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from l1bn import calibrate_, convert_, revert_
+from l1bn.convert.report import ConversionReport, Item, group
+from zoo import SmallResNet
+
+
+def test_a_conversion_prints_counts_and_reasons() -> None:
+    model = nn.Sequential(SmallResNet(), nn.LazyBatchNorm1d())
+    assert str(convert_(model)) == (
+        "convert_: Sequential\n"
+        "  8 converted\n"
+        "      8 × BatchNorm2d → L1BatchNorm2d\n"
+        "  1 left as they are\n"
+        "      1 × LazyBatchNorm1d: has no parameters yet: run the model once, then convert\n"
+        "          1\n"
+        "  note: parameters and buffers are the same objects: optimizers built before stay valid"
+    )
+
+
+def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
+    model = SmallResNet()
+    assert str(convert_(model, example=torch.randn(2, 3, 8, 8))) == (
+        "convert_: SmallResNet\n"
+        "  8 converted\n"
+        "      8 × BatchNorm2d → L1BatchNorm2d\n"
+        "  7 fused\n"
+        "      4 × L1BatchNorm2d → ReLU\n"
+        "      3 × L1BatchNorm2d → add → ReLU\n"
+        "  1 not fused\n"
+        "      1 × its output is the residual of a layer that is fused\n"
+        "          layer2.downsample.1\n"
+        "  note: parameters and buffers are the same objects: optimizers built before stay valid"
+    )
+    assert str(revert_(model)) == (
+        "revert_: SmallResNet\n"
+        "  8 converted\n"
+        "      8 × L1BatchNorm2d → BatchNorm2d\n"
+        "  7 un-fused\n"
+        "      4 × L1BatchNorm2d → ReLU\n"
+        "      3 × L1BatchNorm2d → add → ReLU"
+    )
+
+
+def test_a_model_without_layers_says_so() -> None:
+    assert str(convert_(nn.Linear(2, 2))) == "convert_: Linear\n  0 converted"
+
+
+def test_many_paths_are_shortened() -> None:
+    items = [Item(f"layer{i}", "why") for i in range(5)]
+    assert group(items, with_paths=True) == [
+        "      5 × why",
+        "          layer0, layer1, layer2 and 2 more",
+    ]
+
+
+def test_the_commonest_comes_first() -> None:
+    report = ConversionReport("convert_", "Net")
+    report.left = [Item("a", "rare"), Item("b", "common"), Item("", "common")]
+    assert str(report).splitlines()[2:] == [
+        "  3 left as they are",
+        "      2 × common",
+        "          b, (the model itself)",
+        "      1 × rare",
+        "          a",
+    ]
+
+
+def test_a_calibration_prints_a_table() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2, affine=False))
+    convert_(model)
+    x = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 2, 3, 3)
+    assert str(calibrate_(model, [x, x])) == (
+        "calibrate_: Sequential\n"
+        "  1 calibrated on 2 batches\n"
+        "      factor on γ  smallest  median  largest\n"
+        "      0               1.253   1.253    1.253\n"
+        "  1 left as they are\n"
+        "      1 × has no γ to rescale (affine=False)\n"
+        "          1"
+    )
