@@ -29,7 +29,7 @@ class AxiNormUnit(wiring.Component):
     Ports:
         s_axis_*, m_axis_*, s_axis_cmd_*: The streams.
         phase: `Phase`: what the unit expects on s_axis.
-        context, restore, dgamma, dbeta: As `NormUnit`.
+        snapshot, restore, dgamma, dbeta: As `NormUnit`.
         framing_error: An s_axis TLAST came early or was missing; cleared by reset.
     """
 
@@ -54,7 +54,7 @@ class AxiNormUnit(wiring.Component):
                 "s_axis_cmd_tvalid": In(1),
                 "s_axis_cmd_tready": Out(1),
                 "phase": Out(Phase),
-                "context": Out(context),
+                "snapshot": Out(context),
                 "restore": In(context),
                 "dgamma": Out(signed(config.quotient + 1)),
                 "dbeta": Out(signed(config.need.sum)),
@@ -83,7 +83,7 @@ class AxiNormUnit(wiring.Component):
             self.m_axis_tlast.eq(unit.result.payload.last),
             unit.result.ready.eq(self.m_axis_tready),
             self.phase.eq(unit.phase),
-            self.context.eq(unit.context),
+            self.snapshot.eq(unit.snapshot),
             unit.restore.eq(self.restore),
             self.dgamma.eq(unit.dgamma),
             self.dbeta.eq(unit.dbeta),

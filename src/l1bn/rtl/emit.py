@@ -102,7 +102,7 @@ def _layouts(config: UnitConfig) -> dict[str, list[dict[str, Any]]]:
         "command": command_layout(config),
         "element": element_layout(config),
         "result": output_layout(config),
-        "context": context_layout(config),
+        "snapshot": context_layout(config),
     }
     return {
         name: [

@@ -146,10 +146,10 @@ class _Bench:
 
     async def _forward(self, ctx: Any, index: int) -> Any:
         await self._command(ctx, Operation.FORWARD, index)
-        want, got = self.expected[index], ctx.get(self.unit.context)
+        want, got = self.expected[index], ctx.get(self.unit.snapshot)
         for name in ("total", "spread", "live"):
             self._same(name, int(getattr(got, name)), int(getattr(want, name)))
-        values = {name: getattr(got, name) for name, _ in self.unit.context.shape()}
+        values = {name: getattr(got, name) for name, _ in self.unit.snapshot.shape()}
         await self._retire(ctx)
         self._same("second_pass", int(self.repeat), int(want.second_pass))
         self.run.second_passes += self.repeat

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,6 +24,7 @@ class Statistic(wiring.Component):
         add_high: high += x and above += 1 where x ≥ level (L1).
         count_high: above += 1 where x ≥ level, without the sum (L1).
         add_gradient: high += g.
+        backward: Stable through a pass: ``high`` accumulates g, not x.
         load, load_total, load_above: Restore ``total`` and ``above`` of an earlier channel.
         total: S = Σx [N steps].
         high: Sum of the elements at or above the level, or Σg.
@@ -51,6 +52,7 @@ class Statistic(wiring.Component):
             ports |= {
                 "level": In(signed(w)),
                 "add_high": In(1),
+                "backward": In(1),
                 "count_high": In(1),
                 "clear_above": In(1),
                 "load_above": In(count),
@@ -82,9 +84,7 @@ class Statistic(wiring.Component):
         above = Signal.like(self.above, reset_less=True)
         m.d.comb += [self.above.eq(above), self.is_above.eq(self.x >= self.level)]
         addend = Signal(signed(self.config.width))
-        m.d.comb += addend.eq(self.x)
-        with m.If(self.add_gradient):
-            m.d.comb += addend.eq(self.g)
+        m.d.comb += addend.eq(Mux(self.backward, self.g, self.x))
         with m.If(self.clear | self.clear_high):
             m.d.sync += high.eq(0)
         with m.Elif(self.add_gradient | (self.add_high & self.is_above)):

@@ -95,7 +95,7 @@ class NormUnit(wiring.Component):
         element: Stream of `element_layout`.
         result: Stream of `output_layout`: y after NORMALIZE, dx after GRADIENT.
         phase: `Phase`.
-        context: `context_layout` of the current channel, valid when FORWARD is taken.
+        snapshot: `context_layout` of the current channel, valid when FORWARD is taken.
         restore: `context_layout` to load with RESTORE, before a BACKWARD of an earlier channel.
         dgamma: Σg·x̂ in steps of g, valid when BACKWARD is taken.
         dbeta: Σg in steps of g, valid when BACKWARD is taken.
@@ -109,7 +109,7 @@ class NormUnit(wiring.Component):
                 "element": In(stream.Signature(element_layout(config))),
                 "result": Out(stream.Signature(output_layout(config))),
                 "phase": Out(Phase),
-                "context": Out(context_layout(config)),
+                "snapshot": Out(context_layout(config)),
                 "restore": In(context_layout(config)),
                 "dgamma": Out(signed(config.quotient + 1)),
                 "dbeta": Out(signed(config.need.sum)),
@@ -139,7 +139,10 @@ class NormUnit(wiring.Component):
     def _connect(self, m: Module, parts: Parts) -> None:
         config, statistic, path, r = self.config, parts.statistic, parts.path, parts.registers
         grow = config.log2_elements
+        # The command is stable while it runs: a select that is settled long before it matters.
+        self._backward = Signal()
         m.d.comb += [
+            self._backward.eq(self.command.payload.operation == Operation.BACKWARD),
             statistic.x.eq(self.element.payload.x),
             statistic.g.eq(self.element.payload.g),
             path.offset_low.eq(r.offset_low),
@@ -148,15 +151,13 @@ class NormUnit(wiring.Component):
             self.result.valid.eq(path.valid),
             self.result.payload.value.eq(path.value),
             self.result.payload.last.eq(path.last_out),
-            self.context.total.eq(statistic.total),
-            self.context.spread.eq(r.spread),
-            self.context.live.eq(r.live),
-            self.context.coefficient.eq(r.coefficient),
-            self.context.shift.eq(r.shift),
+            self.snapshot.total.eq(statistic.total),
+            self.snapshot.spread.eq(r.spread),
+            self.snapshot.live.eq(r.live),
+            self.snapshot.coefficient.eq(r.coefficient),
+            self.snapshot.shift.eq(r.shift),
             self.dbeta.eq(statistic.high),
         ]
-        if config.multipliers == 2:
-            m.d.comb += path.b2.eq(r.slope)
         if config.norm == "l2" or config.sigma == "pow2":
             m.d.comb += self.dgamma.eq(r.dgamma)
         else:
@@ -166,15 +167,42 @@ class NormUnit(wiring.Component):
             m.d.comb += [
                 parts.ceiling.eq((statistic.total >> grow) + statistic.total[:grow].any()),
                 statistic.level.eq(r.threshold),
+                statistic.backward.eq(self._backward),
                 path.offset_high.eq(r.offset_high),
                 self.result.payload.above.eq(path.select_out),
-                self.context.above.eq(statistic.above),
-                self.context.threshold.eq(r.threshold),
+                self.snapshot.above.eq(statistic.above),
+                self.snapshot.threshold.eq(r.threshold),
                 statistic.load_above.eq(self.restore.above),
             ]
         if config.norm == "l1" and config.passes == 1:
             parts.guess = self.command.payload.guess
         m.d.comb += statistic.load_total.eq(self.restore.total)
+        self._operands(m, parts)
+
+    def _operands(self, m: Module, parts: Parts) -> None:
+        """Operands of the element path; ``a`` is x forward and g backward."""
+        config, path, r = self.config, parts.path, parts.registers
+        x, g = self.element.payload.x, self.element.payload.g
+        self._squares = Signal()  # L2: x (less the mean) times itself
+        self._half = Signal()  # L2 on one multiplier: the second half of a gradient
+        self._reducing = Signal()
+        centre = 0
+        if config.operand > config.width:
+            mean = parts.statistic.total >> config.log2_elements
+            centre = Mux(self._squares, mean, 0)
+        a = Signal(signed(config.operand))
+        m.d.comb += [a.eq(Mux(self._backward & ~self._half, g, x) - centre), path.a.eq(a)]
+        m.d.comb += path.b.eq(r.coefficient)
+        with m.If(self._reducing):
+            m.d.comb += path.b.eq(x)
+        if config.norm == "l2":
+            with m.Elif(self._squares):
+                m.d.comb += path.b.eq(a)
+        if config.norm == "l2" and config.multipliers == 1:
+            with m.Elif(self._half):
+                m.d.comb += path.b.eq(r.slope)
+        if config.multipliers == 2:
+            m.d.comb += [path.a2.eq(x), path.b2.eq(r.slope)]
 
     def _control(self, m: Module, parts: Parts) -> None:
         config, r = self.config, parts.registers
@@ -251,30 +279,28 @@ class NormUnit(wiring.Component):
     def _l2_statistics(self, m: Module, parts: Parts) -> None:
         """Σx, then Σ(x − ⌊μ⌋)²; or both sums, the second of x², in one pass."""
         config, statistic, path = self.config, parts.statistic, parts.path
-        x = self.element.payload.x
         with m.State("STATISTICS"):
             m.d.comb += [self.phase.eq(Phase.STATISTICS), self.element.ready.eq(path.go)]
             m.d.comb += statistic.add_total.eq(self._taken)
             if config.passes == 1:
-                self._square(m, parts, x)
+                self._square(m, parts)
             with m.If(self._final):
                 m.next = "DRAIN_SQUARES" if config.passes == 1 else "DEVIATION"
         if config.passes == 2:
             with m.State("DEVIATION"):
                 m.d.comb += [self.phase.eq(Phase.DEVIATION), self.element.ready.eq(path.go)]
-                self._square(m, parts, x - (statistic.total >> config.log2_elements))
+                self._square(m, parts)
                 with m.If(self._final):
                     m.next = "DRAIN_SQUARES"
         with m.State("DRAIN_SQUARES"), m.If(path.empty):
             m.next = "SPREAD"
 
-    def _square(self, m: Module, parts: Parts, operand: Any) -> None:
+    def _square(self, m: Module, parts: Parts) -> None:
         path = parts.path
         m.d.comb += [
+            self._squares.eq(1),
             path.enter.eq(self._taken),
             path.load_b.eq(self._taken),
-            path.a.eq(operand),
-            path.b.eq(operand),
             path.use_sum.eq(1),
         ]
 
@@ -287,7 +313,6 @@ class NormUnit(wiring.Component):
                 self.phase.eq(Phase.NORMALIZE),
                 self.element.ready.eq(path.go),
                 path.enter.eq(self._taken),
-                path.a.eq(self.element.payload.x),
                 path.emit.eq(1),
             ]
             if config.norm == "l1":
@@ -299,7 +324,7 @@ class NormUnit(wiring.Component):
 
     def _load_coefficient(self, m: Module, parts: Parts, state: str, goes_to: str) -> None:
         with m.State(state):
-            m.d.comb += [parts.path.load_b.eq(1), parts.path.b.eq(parts.registers.coefficient)]
+            m.d.comb += parts.path.load_b.eq(1)
             if self.config.norm == "l1" and self.config.passes == 1 and goes_to == "NORMALIZE":
                 # The bit of the backward pass is about the mean, not about the guess.
                 m.d.comb += parts.statistic.clear_above.eq(1)
@@ -314,8 +339,7 @@ class NormUnit(wiring.Component):
                 statistic.add_gradient.eq(self._taken),
                 path.enter.eq(self._taken),
                 path.load_b.eq(self._taken),
-                path.a.eq(self.element.payload.g),
-                path.b.eq(self.element.payload.x),
+                self._reducing.eq(1),
                 path.use_sum.eq(1),
             ]
             with m.If(self._final):
@@ -335,20 +359,18 @@ class NormUnit(wiring.Component):
                 self.phase.eq(Phase.GRADIENT),
                 self.element.ready.eq(path.go),
                 path.enter.eq(self._taken),
-                path.a.eq(payload.g),
                 path.emit.eq(1),
             ]
             if config.norm == "l1":
                 m.d.comb += path.select.eq(payload.above)
             else:
-                m.d.comb += [path.second.eq(1), path.a2.eq(payload.x)]
+                m.d.comb += path.second.eq(1)
             with m.If(self._final):
                 m.next = "FINISH"
 
     def _gradient_in_two(self, m: Module, parts: Parts) -> None:
         """L2 on one multiplier: g · coefficient, then x · slope, two clocks per element."""
-        path, r, payload = parts.path, parts.registers, self.element.payload
-        half = Signal()
+        path, half = parts.path, self._half
         enter = Signal()
         with m.State("BEGIN_GRADIENT"):
             m.next = "GRADIENT"
@@ -359,8 +381,6 @@ class NormUnit(wiring.Component):
                 enter.eq(self.element.valid & path.go),
                 path.enter.eq(enter),
                 path.load_b.eq(enter),
-                path.a.eq(Mux(half, payload.x, payload.g)),
-                path.b.eq(Mux(half, r.slope, r.coefficient)),
                 path.use_sum.eq(half),
                 path.emit.eq(half),
             ]

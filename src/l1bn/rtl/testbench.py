@@ -1,0 +1,327 @@
+"""Icarus Verilog: run emitted Verilog or a gate-level netlist on channels, judged bit by bit."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from l1bn.rtl import tools
+from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.stimulus import Channels, Expected, expected
+from l1bn.rtl.top import (
+    Operation,
+    command_layout,
+    element_layout,
+    output_layout,
+)
+
+_BENCH = """\
+`timescale 1ns/1ps
+module bench;
+  localparam real PERIOD = {period};
+  localparam integer ELEMENTS = {elements}, COMMANDS = {commands}, RESULTS = {results};
+  localparam integer STALL = {stall};  // of 256
+  reg clk = 0, rst = 1;
+  always #(PERIOD / 2) clk = ~clk;
+
+  reg [{element_bits}-1:0] element_memory [0:ELEMENTS-1];
+  reg [{command_bits}-1:0] command_memory [0:COMMANDS-1];
+  reg [{result_bits}-1:0] result_memory [0:RESULTS-1];
+  reg [{scalar_bits}-1:0] scalar_memory [0:COMMANDS-1];
+  reg [{element_bits}-1:0] element_payload;
+  reg [{command_bits}-1:0] command_payload;
+  reg element_valid = 0, command_valid = 0, result_ready = 0;
+  wire [{result_bits}-1:0] result_payload;
+  wire [{dgamma_bits}-1:0] dgamma;
+  wire [{dbeta_bits}-1:0] dbeta;
+  wire [{context_bits}-1:0] snapshot;
+  wire [2:0] phase;
+  wire element_ready, command_ready, result_valid;
+
+  {top} dut (
+    .clk(clk), .rst(rst),
+    .element__payload(element_payload), .element__valid(element_valid),
+    .element__ready(element_ready),
+    .command__payload(command_payload), .command__valid(command_valid),
+    .command__ready(command_ready),
+    .result__payload(result_payload), .result__valid(result_valid),
+    .result__ready(result_ready),
+    .phase(phase), .snapshot(snapshot), .restore({context_bits}'b0),
+    .dgamma(dgamma), .dbeta(dbeta)
+  );
+
+  integer element_index = 0, command_index = 0, result_index = 0, clocks = 0, errors = 0;
+  integer seed = {seed};
+  reg started = 0;
+
+  initial begin
+    $readmemh("elements.hex", element_memory);
+    $readmemh("commands.hex", command_memory);
+    $readmemh("results.hex", result_memory);
+    $readmemh("scalars.hex", scalar_memory);
+    element_payload = element_memory[0];
+    command_payload = command_memory[0];
+{annotate}
+    repeat (4) @(posedge clk);
+    #(PERIOD * {skew}) rst = 0;
+    element_valid = 1; command_valid = 1; result_ready = 1;
+    started = 1;
+{dump}
+  end
+
+  // Everything is sampled at the edge and changed a little after it.
+  always @(posedge clk) if (started) begin : judge
+    reg took_element, took_command, took_result;
+    took_element = element_valid & element_ready;
+    took_command = command_valid & command_ready;
+    took_result = result_valid & result_ready;
+    clocks = clocks + 1;
+    if (took_result) begin
+      if (result_index >= RESULTS || result_payload !== result_memory[result_index]) begin
+        errors = errors + 1;
+        if (errors < 5) $display("MISMATCH result %0d: expected %h, got %h", result_index,
+                                 result_memory[result_index], result_payload);
+      end
+      result_index = result_index + 1;
+    end
+    if (took_command && scalar_memory[command_index][0]
+        && {{dbeta, dgamma}} !== scalar_memory[command_index][{scalar_bits}-1:1]) begin
+      errors = errors + 1;
+      $display("MISMATCH scalars %0d: expected %h, got %h", command_index,
+               scalar_memory[command_index][{scalar_bits}-1:1], {{dbeta, dgamma}});
+    end
+    if (took_command) command_index = command_index + 1;
+    if (took_element) element_index = element_index + 1;
+    if (command_index == COMMANDS || clocks > {limit} || errors > 20) begin
+      $display("RESULT clocks %0d elements %0d results %0d commands %0d errors %0d",
+               clocks, element_index, result_index, command_index, errors);
+      $finish;
+    end
+    #(PERIOD * {skew});
+    if (took_command) command_payload = command_memory[command_index];
+    if (took_element) element_payload = element_memory[element_index];
+    if (took_element || !element_valid) element_valid = ($random(seed) & 255) >= STALL;
+    result_ready = ($random(seed) & 255) >= STALL;
+  end
+endmodule
+"""
+
+
+class SimulationError(RuntimeError):
+    """A simulation that failed or disagrees with the integer model."""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a simulation did.
+
+    Attributes:
+        clocks: Clocks from the first command to the end of the last.
+        rises, falls: Transitions of each net of the unit; empty unless asked for.
+        high: Nothing is kept but counts: glitches are in them.
+    """
+
+    clocks: int
+    rises: dict[str, int]
+    falls: dict[str, int]
+
+
+def pack(layout: Any, values: dict[str, int]) -> int:
+    """Pack field values into the bits of a layout."""
+    word = 0
+    for name, _ in layout:
+        field = layout[name]
+        word |= (int(values[name]) & ((1 << field.width) - 1)) << field.offset
+    return word
+
+
+def memories(
+    config: UnitConfig, channels: Channels, judged: list[Expected]
+) -> dict[str, tuple[int, list[int]]]:
+    """Width and words of each memory of the bench: elements, commands, results, scalars."""
+    element, command, result = (
+        element_layout(config), command_layout(config), output_layout(config),
+    )  # fmt: skip
+    dgamma, dbeta = config.quotient + 1, config.need.sum
+    elements: list[int] = []
+    commands: list[int] = []
+    results: list[int] = []
+    scalars: list[int] = []
+    one_pass = config.passes == 1
+    for i, want in enumerate(judged):
+        xs, gs = channels.x[i].tolist(), channels.g[i].tolist()
+
+        def word(
+            x: int, g: int, bit: int, layout: Any = element
+        ) -> int:
+            fields = {"x": x, "g": g}
+            return pack(layout, {**fields, "above": bit} if config.norm == "l1" else fields)
+
+        passes = 2 + (not one_pass) + (one_pass and want.second_pass)
+        # What a pass does not use stays as it was: a feeder has no reason to move it.
+        hold_g = gs[-1]
+        elements += [word(x, hold_g, 0) for _ in range(passes) for x in xs]
+        elements += [word(x, g, 0) for x, g in zip(xs, gs, strict=True)]
+        hold = xs[-1]
+        elements += [
+            word(hold if config.norm == "l1" else x, g, b)
+            for x, g, b in zip(xs, gs, want.bits, strict=True)
+        ]
+        base = {"gamma": int(channels.gamma[i]), "beta": int(channels.beta[i])}
+        if config.norm == "l1" and one_pass:
+            base["guess"] = int(channels.guess[i])
+        for operation in (Operation.FORWARD, Operation.BACKWARD):
+            commands.append(pack(command, {**base, "operation": operation.value}))
+        last = [0] * (config.elements - 1) + [1]
+        for values, bits in ((want.y, want.bits), (want.dx, want.bits)):
+            for v, b, end in zip(values, bits, last, strict=True):
+                fields = {"value": v, "last": end}
+                if config.norm == "l1":
+                    fields["above"] = b
+                results.append(pack(result, fields))
+        pair = (want.dbeta & ((1 << dbeta) - 1)) << dgamma | want.dgamma & ((1 << dgamma) - 1)
+        scalars += [0, pair << 1 | 1]
+    return {
+        "elements": (element.size, elements),
+        "commands": (command.size, commands),
+        "results": (result.size, results),
+        "scalars": (dgamma + dbeta + 1, scalars),
+    }
+
+
+def run(
+    config: UnitConfig,
+    sources: Iterable[str],
+    channels: Channels,
+    *,
+    period: float = 10.0,
+    top: str | None = None,
+    delays: str | None = None,
+    activity: bool = False,
+    stall: float = 0.0,
+    seed: int = 1,
+) -> Activity:
+    """Compile, simulate, judge, and count transitions.
+
+    Args:
+        config: The unit.
+        sources: Verilog texts: the unit, and cell models if it is a netlist.
+        channels: What to feed.
+        period: Clock period [ns].
+        top: Module name; None takes the unit's.
+        delays: SDF text to annotate.
+        activity: Count the transitions of every net of the top module.
+        stall: Probability that the bench holds an element or a result back.
+        seed: Of the stalls.
+
+    Raises:
+        SimulationError: If a bit differs from the integer model, or the unit hangs.
+        ToolError: If Icarus Verilog is missing or fails.
+    """
+    tools.find("iverilog")
+    judged = list(expected(config, channels))
+    words = memories(config, channels, judged)
+    # An address beyond the end is read when the last element was taken.
+    counts = {name: len(w) for name, (_, w) in words.items()}
+    with tempfile.TemporaryDirectory(prefix="l1bn-") as name:
+        folder = Path(name)
+        for memory, (bits, content) in words.items():
+            digits = -(-bits // 4)
+            text = "".join(f"{w:0{digits}x}\n" for w in content)
+            (folder / f"{memory}.hex").write_text(text)
+        (folder / "bench.v").write_text(
+            _bench(config, words, counts, top, period, delays, activity, stall, seed)
+        )
+        for number, source in enumerate(sources):
+            (folder / f"source{number}.v").write_text(source)
+        if delays is not None:
+            (folder / "delays.sdf").write_text(delays)
+        files = sorted(p.name for p in folder.glob("*.v"))
+        specify = ["-gspecify"] if delays is not None else []
+        tools.run(
+            ["iverilog", "-g2005-sv", *specify, "-Ttyp", "-s", "bench", "-o", "bench", *files],
+            folder,
+        )
+        output, _ = tools.run(["vvp", "-n", "bench"], folder)
+        clocks = _judge(output, counts)
+        rises, falls = count_transitions(folder / "bench.vcd") if activity else ({}, {})
+    return Activity(clocks, rises, falls)
+
+
+def _bench(
+    config: UnitConfig,
+    words: dict[str, tuple[int, list[int]]],
+    counts: dict[str, int],
+    top: str | None,
+    period: float,
+    delays: str | None,
+    activity: bool,
+    stall: float,
+    seed: int,
+) -> str:
+    from l1bn.rtl.top import context_layout
+
+    dump = '    $dumpfile("bench.vcd"); $dumpvars(1, bench.dut);' if activity else ""
+    annotate = '    $sdf_annotate("delays.sdf", dut);' if delays is not None else ""
+    return _BENCH.format(
+        period=period,
+        elements=counts["elements"],
+        commands=counts["commands"],
+        results=counts["results"],
+        element_bits=words["elements"][0],
+        command_bits=words["commands"][0],
+        result_bits=words["results"][0],
+        scalar_bits=words["scalars"][0],
+        dgamma_bits=config.quotient + 1,
+        dbeta_bits=config.need.sum,
+        context_bits=context_layout(config).size,
+        top=top or config.name,
+        stall=round(stall * 256),
+        seed=seed,
+        skew=0.02,
+        limit=40 * counts["elements"] + 10_000,
+        annotate=annotate,
+        dump=dump,
+    )
+
+
+def _judge(output: str, counts: dict[str, int]) -> int:
+    match = re.search(
+        r"RESULT clocks (\d+) elements (\d+) results (\d+) commands (\d+) errors (\d+)", output
+    )
+    if match is None:
+        raise SimulationError(f"the simulation ended without a verdict:\n{output[-2000:]}")
+    clocks, elements, results, commands, errors = (int(v) for v in match.groups())
+    done = (elements, results, commands)
+    want = (counts["elements"], counts["results"], counts["commands"])
+    if errors or done != want:
+        lines = [line for line in output.splitlines() if "MISMATCH" in line][:5]
+        raise SimulationError(
+            f"expected (elements, results, commands) = {want} without errors, got {done} and "
+            f"{errors} errors\n" + "\n".join(lines)
+        )
+    return clocks
+
+
+def count_transitions(path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Rising and falling transitions of each one-bit net in a VCD, glitches included."""
+    names: dict[bytes, str] = {}
+    body = path.read_bytes()
+    head, _, rest = body.partition(b"$enddefinitions $end")
+    for line in head.splitlines():
+        part = line.split()
+        if len(part) >= 6 and part[0] == b"$var" and part[2] == b"1":
+            names[part[3]] = part[4].decode()
+    # The initial values are no transitions.
+    initial, _, rest = rest.partition(b"$end")
+    if b"$dumpvars" not in initial:
+        initial, _, rest = (initial + b"$end" + rest).partition(b"$end")
+    tokens = Counter(rest.split())
+    rises = {name: tokens.get(b"1" + key, 0) for key, name in names.items()}
+    falls = {name: tokens.get(b"0" + key, 0) for key, name in names.items()}
+    return rises, falls
