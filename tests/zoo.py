@@ -1,6 +1,9 @@
-"""Models that the conversion tests share: written as PyTorch users write them."""
+"""What the conversion tests share: models as PyTorch users write them, and their comparison."""
 
 from __future__ import annotations
+
+import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,3 +76,30 @@ def warm(model: nn.Module, *shape: int) -> nn.Module:
         for _ in range(3):
             model(torch.randn(shape))
     return model.eval()
+
+
+def outcome(model: nn.Module, *inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Outputs and gradients in both modes, and the state after."""
+    model = copy.deepcopy(model)
+    results: list[Tensor] = []
+    for mode in (True, False):
+        model.train(mode)
+        fresh = [copy.deepcopy(i) for i in inputs]
+        leaves = [leaf.requires_grad_() for leaf in torch.utils._pytree.tree_leaves(fresh)]
+        outputs = torch.utils._pytree.tree_leaves(model(*[_clones(i) for i in fresh]))
+        weights = [torch.linspace(-1, 1, out.numel()).view_as(out) for out in outputs]
+        sum((out * w).sum() for out, w in zip(outputs, weights, strict=True)).backward()
+        results += [out.detach() for out in outputs]
+        results += [p.grad for p in (*model.parameters(), *leaves) if p.grad is not None]
+        model.zero_grad()
+    return results, list(model.state_dict().values())
+
+
+def _clones(value: Any) -> Any:
+    # A forward may write into its input, and a leaf that requires grad cannot be written to.
+    return torch.utils._pytree.tree_map_only(Tensor, lambda t: t * 1, value)
+
+
+def assert_same(model: nn.Module, fused: nn.Module, *inputs: Any) -> None:
+    wanted, got = outcome(model.double(), *inputs), outcome(fused.double(), *inputs)
+    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)

@@ -13,53 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l1bn import L1BatchNorm2d, L1SyncBatchNorm, convert_, revert_
-from l1bn.nn.batchnorm import _L1BatchNorm
-from zoo import Block, SmallResNet, warm
+from zoo import Block, SmallResNet, assert_same, warm
 
 Calls = list[tuple[Any, bool]]
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Every call of a layer's kernel: its activation, and whether it had a residual."""
-    made: Calls = []
-    original = _L1BatchNorm._normalize
-
-    def spy(self: Any, x: Tensor, activation: Any = None, residual: Any = None) -> Tensor:
-        made.append((activation, residual is not None))
-        return original(self, x, activation, residual)
-
-    monkeypatch.setattr(_L1BatchNorm, "_normalize", spy)
-    return made
-
-
-def outcome(model: nn.Module, *inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Outputs and gradients in both modes, and the state after."""
-    model = copy.deepcopy(model)
-    results: list[Tensor] = []
-    for mode in (True, False):
-        model.train(mode)
-        fresh = [copy.deepcopy(i) for i in inputs]
-        leaves = [leaf.requires_grad_() for leaf in torch.utils._pytree.tree_leaves(fresh)]
-        outputs = torch.utils._pytree.tree_leaves(model(*[_clones(i) for i in fresh]))
-        weights = [torch.linspace(-1, 1, out.numel()).view_as(out) for out in outputs]
-        sum((out * w).sum() for out, w in zip(outputs, weights, strict=True)).backward()
-        results += [out.detach() for out in outputs]
-        results += [p.grad for p in (*model.parameters(), *leaves) if p.grad is not None]
-        model.zero_grad()
-    return results, list(model.state_dict().values())
-
-
-def _clones(value: Any) -> Any:
-    # A forward may write into its input, and a leaf that requires grad cannot be written to.
-    return torch.utils._pytree.tree_map_only(Tensor, lambda t: t * 1, value)
-
-
-def assert_same(model: nn.Module, fused: nn.Module, *inputs: Any) -> None:
-    wanted, got = outcome(model.double(), *inputs), outcome(fused.double(), *inputs)
-    torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
-
-
 X = torch.randn(4, 4, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
@@ -479,7 +435,9 @@ class TestNotFused:
             def forward(self, xs: set[Tensor]) -> Tensor:
                 return self.act(self.bn(next(iter(xs))))
 
-        report = convert_(OnSets().double(), example=({X},))
+        model = OnSets().double()
+        model.forward = model.forward  # so that its source cannot be used either
+        report = convert_(nn.Sequential(model), example=({X},))
         assert [item.text for item in report.not_fused] == [
             "OnSets.forward cannot be traced: it is called with an argument of type set"
         ]

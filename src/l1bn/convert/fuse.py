@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from l1bn.convert.call import CallPattern
-from l1bn.convert.fused import Fusion, install, remove
+from l1bn.convert.fused import install, remove
+from l1bn.convert.fusion import Fusion, SourceFusion, TracedFusion
 from l1bn.convert.match import Findings
 from l1bn.convert.norm_act import has_hooks, is_fusable_norm
 from l1bn.convert.observe import observe, verify
 from l1bn.convert.report import Item
 from l1bn.convert.rewrite import look, rewrite_block
+from l1bn.convert.source import NoSourceError, rewrite_source
 from l1bn.convert.trace import NotTraceableError
 from l1bn.convert.watch import Watch, is_fused
 from l1bn.nn import L1BatchNormAct2d
@@ -101,13 +104,14 @@ class _Fuser:
         except NotTraceableError as error:
             for tail in candidates.values():
                 self._miss(tail.norm, f"{name}.forward cannot be traced: {error}")
+            self._from_source(block)
             return
         for path, reason in findings.misses.items():
             self._miss(self._norm_at(block, path), reason)
         for path in findings.ends:
             self._end(block, path, candidates)
         if findings.matches:
-            self._install(block, pattern, inlined)
+            self._traced(block, pattern, inlined)
 
     def _findings(
         self, block: nn.Module, pattern: CallPattern, candidates: dict[str, Tail]
@@ -145,13 +149,25 @@ class _Fuser:
     def _miss(self, norm: nn.Module, reason: str) -> None:
         self._reasons[norm] = reason
 
-    def _install(self, block: nn.Module, pattern: CallPattern, inlined: frozenset[str]) -> None:
+    def _traced(self, block: nn.Module, pattern: CallPattern, inlined: frozenset[str]) -> None:
         rewrite = rewrite_block(block, pattern, inlined)
         watched = [*sorted(inlined), *sorted(rewrite.skipped)]
         watches = [Watch(block), *(Watch(block.get_submodule(path)) for path in watched)]
-        install(block, Fusion(block, pattern, inlined, watches, rewrite.texts, rewrite.functions))
+        self._install(
+            TracedFusion(block, rewrite.texts, pattern, inlined, watches, rewrite.functions)
+        )
+
+    def _from_source(self, block: nn.Module) -> None:
+        with contextlib.suppress(NoSourceError):
+            function, texts = rewrite_source(block)
+            if texts:
+                self._install(SourceFusion(block, texts, function))
+
+    def _install(self, fusion: Fusion) -> None:
+        block = fusion.block
+        install(block, fusion)
         self._fused[block] = {
-            block.get_submodule(path): text for path, text in rewrite.texts.items()
+            block.get_submodule(path): text for path, text in fusion.texts.items()
         }
 
     def take_back(self, block: nn.Module, reason: str) -> None:

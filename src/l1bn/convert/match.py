@@ -14,7 +14,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from l1bn.convert.norm_act import activation_of, has_hooks, is_fusable_norm
 
-_RELU_FUNCTIONS: dict[Callable[..., Any], str] = {
+#: Functions that are an activation, by the name that a layer knows it under.
+RELU_FUNCTIONS: dict[Callable[..., Any], str] = {
     F.relu: "relu",
     F.relu_: "relu",
     torch.relu: "relu",
@@ -169,7 +170,7 @@ def _activation(block: nn.Module, node: fx.Node, value: fx.Node) -> str | None:
         plain = len(node.args) == 1 and not node.kwargs
         return activation_of(_module(block, node)) if plain else None
     if node.op == "call_function":
-        return _RELU_FUNCTIONS.get(node.target)  # type: ignore[arg-type]
+        return RELU_FUNCTIONS.get(node.target)  # type: ignore[arg-type]
     if node.op == "call_method":
         return _RELU_METHODS.get(str(node.target))
     return None
@@ -177,7 +178,7 @@ def _activation(block: nn.Module, node: fx.Node, value: fx.Node) -> str | None:
 
 def activation_name(node: fx.Node) -> str:
     """Name of the activation of a node that calls a function or a method."""
-    table: dict[Any, str] = {**_RELU_FUNCTIONS, **_RELU_METHODS}
+    table: dict[Any, str] = {**RELU_FUNCTIONS, **_RELU_METHODS}
     return table[node.target]
 
 

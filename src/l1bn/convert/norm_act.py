@@ -37,7 +37,8 @@ def activation_of(act: nn.Module | str | None) -> Activation | None:
     """Name of an activation that a layer can compute, ``None`` for any other."""
     if isinstance(act, str):
         return act  # type: ignore[return-value]
-    return None if act is None or has_hooks(act) else _ACTIVATIONS.get(type(act))
+    kind = _ACTIVATIONS.get(type(act))  # type: ignore[arg-type]
+    return None if kind is None or has_hooks(act) else kind  # type: ignore[arg-type]
 
 
 def norm_act(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from l1bn.convert.call import CallPattern
-from l1bn.convert.fused import Fusion
+from l1bn.convert.fusion import Fusion
 from l1bn.convert.generators import rewound
 from l1bn.convert.watch import FUSION, is_fused, original_class
 
@@ -47,7 +47,7 @@ def observe(model: nn.Module, example: Any) -> dict[nn.Module, CallPattern | str
             except ValueError as error:
                 seen[module] = str(error)
 
-    run(model, example, note)
+    _run(model, example, note, model.modules())
     return seen
 
 
@@ -62,7 +62,7 @@ def verify(model: nn.Module, example: Any, take_back: Callable[[nn.Module, str],
     seen: set[nn.Module] = set()
 
     def compare(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not is_fused(block) or block in seen:
+        if block in seen:
             return
         seen.add(block)
         differences = (_difference(block, args, kwargs, mode) for mode in (True, False))
@@ -70,18 +70,16 @@ def verify(model: nn.Module, example: Any, take_back: Callable[[nn.Module, str],
         if difference is not None:
             take_back(block, difference)
 
-    run(model, example, compare)
+    # Hooks on anything else would switch its fusion off.
+    _run(model, example, compare, filter(is_fused, model.modules()))
 
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
-def run(model: nn.Module, example: Any, before_each: Hook) -> None:
+def _run(model: nn.Module, example: Any, before: Hook, modules: Iterable[nn.Module]) -> None:
     """Run the example without gradients, in evaluation mode, and leave no trace of it."""
-    handles = [
-        module.register_forward_pre_hook(before_each, with_kwargs=True)
-        for module in model.modules()
-    ]
+    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in modules]
     try:
         with preserved(model), rewound(), torch.no_grad():
             model.eval()
@@ -115,27 +113,25 @@ def _difference(
     block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool
 ) -> str | None:
     fusion: Fusion = block.__dict__[FUSION]
-    function = None if fusion.functions is None else fusion.functions[training]
-    if function is None:
+    forward = fusion.forced(training)
+    if forward is None:
         return None
     original = original_class(block).forward
 
-    def call(fused: bool) -> Any:
+    def call(function: Callable[..., Any]) -> Any:
         # Clones, as a forward may write into its input; the same random numbers both times.
         fresh_args, fresh_kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
         with preserved(block), rewound():
             block.train(training)
-            if not fused:
-                return original(block, *fresh_args, **fresh_kwargs)
-            return function(block, *(fusion.pattern.tensors(fresh_args, fresh_kwargs) or ()))
+            return function(block, *fresh_args, **fresh_kwargs)
 
     where = "training" if training else "evaluation"
     try:
-        expected = call(fused=False)
+        expected = call(original)
     except ValueError:  # such as one value per channel in training
         return None
     try:
-        return _compare(expected, call(fused=True), where)
+        return _compare(expected, call(forward), where)
     except Exception as error:
         return f"in {where} it raised {type(error).__name__}: {error}"
 

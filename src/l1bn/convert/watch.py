@@ -10,6 +10,8 @@ from torch import nn
 FUSION = "_l1bn_fusion"
 #: Attribute of a fused block's class: the class that the block had before.
 ORIGINAL = "_l1bn_original_class"
+#: Name in a fused block's class of :func:`l1bn.convert.norm_act.norm_act`.
+NORM_ACT = "_l1bn_norm_act"
 
 _NOTHING = object()
 
