@@ -18,9 +18,9 @@ SMALL = ["--width", "0.25", "--no-progress", "--no-tensorboard"]
 def test_help_names_every_command_and_is_quick(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == main(["--help"]) == main(["-h"]) == 0
     out = capsys.readouterr().out
-    for name, (_, text) in COMMANDS.items():
+    for name, command in COMMANDS.items():
         assert f"  {name}" in out
-        assert text in out
+        assert command.text in out
     code = "import sys; from l1bn.cli import main; main(['--help']); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.endswith("False\n")

@@ -9,18 +9,42 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from l1bn.errors import UserError
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "Command", "main"]
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("l1bn.recipes.commands:train_command", "train a network with L1BN or BatchNorm"),
-    "compare": ("l1bn.recipes.commands:compare_command", "L1BN against BatchNorm, with a report"),
-    "doctor": ("l1bn.doctor:doctor_command", "what can run here, and why something cannot"),
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the program.
+
+    Attributes:
+        target: Where it is, as ``module:function``; the function takes the remaining arguments and
+            returns the exit code.
+        text: What it does, in a few words.
+        extra: The extra of the distribution that brings what it needs.
+    """
+
+    target: str
+    text: str
+    extra: str
+
+
+COMMANDS = {
+    "train": Command(
+        "l1bn.recipes.commands:train_command", "train a network with L1BN or BatchNorm", "recipes"
+    ),
+    "compare": Command(
+        "l1bn.recipes.commands:compare_command", "L1BN against BatchNorm, with a report", "recipes"
+    ),
+    "doctor": Command(
+        "l1bn.doctor:doctor_command", "what can run here, and why something cannot", "recipes"
+    ),
 }
-"""Where each command is, as ``module:function``, and what it does."""
+"""The commands by name."""
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
@@ -57,7 +81,7 @@ def _run(name: str, rest: list[str]) -> int:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"commands: {', '.join(COMMANDS)}"
         raise UserError(f'no command "{name}"; {hint}')
-    module, function = COMMANDS[name][0].split(":")
+    module, function = COMMANDS[name].target.split(":")
     try:
         command = getattr(importlib.import_module(module), function)
         return int(command(rest))
@@ -65,13 +89,14 @@ def _run(name: str, rest: list[str]) -> int:
         if error.name is None or error.name.partition(".")[0] == "l1bn":
             raise
         raise UserError(
-            f'"l1bn {name}" needs {error.name}, which is not installed: pip install "l1bn[recipes]"'
+            f'"l1bn {name}" needs {error.name}, which is not installed: '
+            f'pip install "l1bn[{COMMANDS[name].extra}]"'
         ) from error
 
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.text}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: l1bn COMMAND [OPTIONS]",
