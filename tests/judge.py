@@ -95,12 +95,20 @@ def lay_out(v: Tensor, layout: str) -> Tensor:
 
 
 def off_the_kinks(case: Case) -> Case:
-    """Zero the gradient where the output, rounded, cannot tell the activation's two sides apart."""
+    """Zero the gradient where rounding decides on which side of a kink an element lies."""
     if case.activation is None:
         return case
-    z = judge(replace(case, activation=None))["y"]
-    width = 4 * torch.finfo(case.x.dtype).eps
-    near = z.abs() < width if case.activation == "relu" else (z - 6).abs() < 6 * width
+    plain = judge(replace(case, activation=None))
+    view = (1, -1, *[1] * (case.x.dim() - 2))
+    factor = (1 if case.weight is None else case.weight.double().abs()) / plain["scale"]
+    # z is uncertain by its own rounding, and by that of x carried through γ/σ.
+    width = 4 * torch.finfo(case.x.dtype).eps * (1 + plain["y"].abs())
+    if case.x.dtype in (torch.float32, torch.float64):
+        width = width + 4 * torch.finfo(case.x.dtype).eps * case.x.double().abs() * factor.view(
+            view
+        )
+    kink = 0 if case.activation == "relu" else 6
+    near = (plain["y"] - kink).abs() < width
     grad = torch.where(near, 0.0, case.grad.double()).to(case.grad.dtype)
     return replace(case, grad=grad if near.any() else case.grad)
 
@@ -162,10 +170,17 @@ def error(got: Tensor, want: Tensor, size: float = 0.0) -> float:
 
 
 def _sizes(case: Case, want: Result) -> dict[str, float]:
-    """Norms of the terms that a result is a difference of; their rounding cannot vanish with it."""
+    """Norms of the terms that a result is a sum of; their rounding cannot vanish with it."""
     view = (1, -1, *[1] * (case.x.dim() - 2))
-    factor = (1 if case.weight is None else case.weight.double()) / want["scale"]
-    return {"dx": float((factor.view(view) * case.grad.double()).norm())}
+    grad = case.grad.double()
+    weight = torch.ones_like(want["scale"]) if case.weight is None else case.weight.double()
+    sizes = {"dx": float((grad * (weight / want["scale"]).view(view)).norm())}
+    if case.activation is not None:
+        # x̂ may be recovered from y as (y - residual - β)/γ, but not where γ is small against y.
+        limit = 4.0 if case.x.dtype in (torch.float16, torch.bfloat16) else 16.0
+        terms = grad * (want["y"] / weight.view(view)).clamp(-limit, limit)
+        sizes["dweight"] = float(terms.norm())
+    return sizes
 
 
 def _rounding(name: str, dtype: torch.dtype) -> float:
@@ -179,7 +194,7 @@ def _rounding(name: str, dtype: torch.dtype) -> float:
         return 4 * torch.finfo(dtype).eps
     if name in ("mean", "scale", "dbias"):
         return 4 * torch.finfo(torch.float32).eps
-    return (2 if name == "dweight" else 1) * torch.finfo(dtype).eps / 2
+    return torch.finfo(dtype).eps / 2
 
 
 def assert_judged(case: Case, backend: str) -> None:
