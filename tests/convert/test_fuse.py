@@ -442,6 +442,12 @@ class TestNotFused:
             "OnSets.forward cannot be traced: it is called with an argument of type set"
         ]
 
+    def test_the_comparison_runs_the_fused_layer_in_both_modes(self, calls: Calls) -> None:
+        convert_(nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()).double(), example=X)
+        # The example unfused and fused, and before that both versions in both modes.
+        assert [activation for activation, _ in calls].count("relu") == 3
+        assert [activation for activation, _ in calls].count(None) == 3
+
     def test_a_trace_that_is_wrong_all_the_same_is_taken_back(self) -> None:
         # type() cannot be intercepted: only running both versions shows the difference.
         model = Module(
