@@ -67,7 +67,7 @@ def compare_command(arguments: list[str]) -> int:
     from l1bn.recipes.interrupt import Interrupted
     from l1bn.recipes.report import results_table, verdict, write_report
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     try:
         results = compare(config, say=console.print)
     except Interrupted as stop:
