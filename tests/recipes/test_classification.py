@@ -215,6 +215,13 @@ def test_augmentation_of_the_recipe_reaches_the_plan(recipe: Recipe, tiny: Image
     assert plan("none", mirrored) == (0, False)
 
 
+def test_divergence_is_said(recipe: Recipe, tiny: ImageSet) -> None:
+    with pytest.raises(
+        UserError, match=r"the loss is nan at epoch 1, step \d.* lower --lr than 1e"
+    ):
+        train(recipe(lr=1e30, schedule="cosine", norm="l2"), tiny)
+
+
 def test_an_unknown_device_is_a_user_error() -> None:
     assert pick_device("cpu").type == "cpu"
     with pytest.raises(UserError, match='no device "abacus" here'):

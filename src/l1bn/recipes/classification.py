@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -284,6 +285,11 @@ class Trainer:
                     group["lr"] = rate
                 loss_tensor, logits = self.step(images, labels)
                 loss = loss_tensor.item()
+                if not math.isfinite(loss):
+                    raise UserError(
+                        f"the loss is {loss} at epoch {state.epoch + 1}, step {state.batch + 1}: "
+                        f"training diverged; try a lower --lr than {config.lr}"
+                    )
                 state.batch += 1
                 state.loss_sum += loss * len(labels)
                 state.correct += int((logits.argmax(1).cpu() == labels).sum())
