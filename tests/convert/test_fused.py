@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -50,10 +51,15 @@ class Block(nn.Module):
         self.act = nn.ReLU()
         self.scale = 1.0
         self.extra = None
+        self.config = types.SimpleNamespace(power=1)
+        self.powers = [1]
+        self.table = {"power": 1}
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self.layer(x) + (x if residual is None else residual)
         y = self.act(y) * self.scale
+        if self.config.power * self.powers[0] * self.table["power"] != 1:
+            y = y**3
         return y if self.extra is None else self.extra(y)
 
 
@@ -76,6 +82,9 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "gelu": lambda b: setattr(b, "act", nn.GELU()),
     "wrapped-relu": lambda b: setattr(b, "act", nn.Sequential(nn.ReLU())),
     "attribute": lambda b: setattr(b, "scale", 3.0),
+    "config": lambda b: setattr(b.config, "power", 2),
+    "list": lambda b: b.powers.__setitem__(0, 2),
+    "dictionary": lambda b: b.table.update(power=2),
     "new-part": lambda b: setattr(b, "extra", nn.Sigmoid()),
     "append": lambda b: b.layer.append(nn.Tanh()),
     "insert": lambda b: b.layer.insert(0, nn.Tanh()),
@@ -195,6 +204,24 @@ class TestCopies:
         torch.testing.assert_close(twin(x), original(twin, x))
         revert_(twin)
         assert len(revert_(model).fused) == 7
+
+    @pytest.mark.parametrize(
+        "copied",
+        [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))],
+        ids=["deepcopy", "pickle"],
+    )
+    def test_attributes_of_a_copy_are_its_own(
+        self, copied: Any, block: nn.Module, activations: Spy
+    ) -> None:
+        block.scale, block.config.power = 1.5, 1.0
+        block.eval()
+        convert_(block, example=X)
+        twin = copied(block)
+        assert activations(twin, X) == ["relu"]
+        block.scale = 2.0
+        assert activations(twin, X) == ["relu"]
+        twin.config.power = 3.0
+        assert activations(twin, X) == [None]
 
     def test_whole_models_are_saved_and_loaded(self, tmp_path: Any) -> None:
         model, x = warm(SmallResNet(), 4, 3, 8, 8), torch.randn(2, 3, 8, 8)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from l1bn import convert_, convert_sync_, revert_
+from l1bn import calibrate_, convert_, convert_sync_, revert_
 from zoo import SmallResNet
 
 VERBS: list[Callable[[Any], Any]] = [convert_, revert_, convert_sync_]
@@ -87,3 +87,19 @@ def test_fully_sharded(process_group: None) -> None:
     model = SmallResNet()
     fully_shard(model, mesh=dist.init_device_mesh("cpu", (1,)))
     refused(convert_, model, "expected a plain module, got FSDPModule")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: convert_(model, example=torch.zeros(2, 3, 4, 4)),
+        lambda model: calibrate_(model, [torch.zeros(2, 3, 4, 4)]),
+    ],
+    ids=["convert_", "calibrate_"],
+)
+def test_lazy_layers_are_not_run(call: Any) -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 1), nn.BatchNorm2d(4))
+    text = "expected a model whose parameters exist, got a lazy one at '0.weight': run the model"
+    with pytest.raises(ValueError, match=text):
+        call(model)
+    assert [type(module) for module in model] == [nn.LazyConv2d, nn.BatchNorm2d]

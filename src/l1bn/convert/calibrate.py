@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from l1bn.convert.observe import preserved
-from l1bn.convert.refuse import check_model
+from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import bare_type
 from l1bn.convert.report import Calibration, CalibrationReport, Item
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d, L1SyncBatchNorm
@@ -94,6 +94,7 @@ def calibrate_(
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769, for the statistic.
     """
     check_model(model, "calibrate_")
+    check_ready(model, "calibrate_")
     every, layers, left = _plan(model)
     run = forward or _default_forward
     count = 0

@@ -8,7 +8,7 @@ from torch import nn
 
 from l1bn.convert.fuse import fuse, unfuse
 from l1bn.convert.fused import install
-from l1bn.convert.refuse import check_model
+from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import (
     Change,
     become,
@@ -52,7 +52,7 @@ def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
     Raises:
         TypeError: not a module.
         ValueError: a compiled, scripted or distributed-wrapped model, or an example that the
-            model cannot run. The model is as it was.
+            model cannot run, or with lazy layers. The model is as it was.
 
     Examples:
         >>> import torch
@@ -69,6 +69,8 @@ def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
     check_model(model, "convert_")
+    if example is not None:
+        check_ready(model, "convert_")
     changes, left = plan_to_l1(model)
     report = _report("convert_", model, changes, left)
     before = [(module, type(module)) for _, module, _ in changes]

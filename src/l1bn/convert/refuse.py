@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 # Classes by module and name: looked up where they are loaded, never imported.
 _WRAPPERS = (
@@ -54,3 +56,22 @@ def check_model(model: Any, verb: str) -> None:
 def _is(module: nn.Module, home: str, name: str) -> bool:
     cls = getattr(sys.modules.get(home), name, None)
     return isinstance(cls, type) and isinstance(module, cls)
+
+
+def check_ready(model: nn.Module, verb: str) -> None:
+    """Raise where running the model would create parameters, and so change it.
+
+    Args:
+        model: the model.
+        verb: name of the function, for the message.
+
+    Raises:
+        ValueError: the model has lazy layers that never ran.
+    """
+    tensors = itertools.chain(model.named_parameters(), model.named_buffers())
+    for name, tensor in tensors:
+        if is_lazy(tensor):
+            raise ValueError(
+                f"{verb}: expected a model whose parameters exist, got a lazy one at {name!r}: "
+                "run the model once first"
+            )
