@@ -40,6 +40,9 @@ COMMANDS = {
     "compare": Command(
         "l1bn.recipes.commands:compare_command", "L1BN against BatchNorm, with a report", "recipes"
     ),
+    "rtl": Command(
+        "l1bn.rtl.cli:rtl_command", "generate, verify and weigh an L1BN training unit", "rtl"
+    ),
     "doctor": Command(
         "l1bn.doctor:doctor_command", "what can run here, and why something cannot", "recipes"
     ),

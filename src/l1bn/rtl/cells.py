@@ -25,63 +25,63 @@ def verilog_function(text: str) -> str:
     tokens = [t for t in _TOKEN.findall(text) if t != " "]
     if "".join(tokens) != text.replace(" ", ""):
         raise FunctionError(f"cell function: cannot read {text!r}")
-    position = 0
+    reader = _Reader(text, tokens)
+    result = reader.expression()
+    if reader.tokens:
+        raise FunctionError(f"cell function: unexpected {reader.tokens[0]!r} in {text!r}")
+    return result
 
-    def peek() -> str:
-        return tokens[position] if position < len(tokens) else ""
 
-    def take() -> str:
-        nonlocal position
-        position += 1
-        return tokens[position - 1]
+class _Reader:
+    """Recursive descent over the tokens of an expression: or, exclusive or, and, not."""
 
-    def factor() -> str:
-        token = take() if position < len(tokens) else ""
+    def __init__(self, text: str, tokens: list[str]) -> None:
+        self.text, self.tokens = text, tokens
+
+    def _next_in(self, choices: str) -> bool:
+        return bool(self.tokens) and self.tokens[0] in choices
+
+    def expression(self) -> str:
+        value = self._exclusive()
+        while self._next_in("+|"):
+            self.tokens.pop(0)
+            value += f" | {self._exclusive()}"
+        return value
+
+    def _exclusive(self) -> str:
+        value = self._product()
+        while self._next_in("^"):
+            self.tokens.pop(0)
+            value = f"({value}) ^ ({self._product()})"
+        return value
+
+    def _product(self) -> str:
+        value = self._factor()
+        while self.tokens and not self._next_in(")+|^"):
+            if self._next_in("*&"):
+                self.tokens.pop(0)
+            value += f" & {self._factor()}"
+        return value
+
+    def _factor(self) -> str:
+        token = self.tokens.pop(0) if self.tokens else ""
         if token == "!":
-            return f"~{factor()}"
+            return f"~{self._factor()}"
         if token == "(":
-            inner = expression()
-            if peek() != ")":
-                raise FunctionError(f"cell function: expected ) in {text!r}")
-            take()
-            value = f"({inner})"
+            value = f"({self.expression()})"
+            if not self._next_in(")"):
+                raise FunctionError(f"cell function: expected ) in {self.text!r}")
+            self.tokens.pop(0)
         elif re.match(r"[A-Za-z_]", token):
             value = token
         elif token in ("0", "1"):
             value = f"1'b{token}"
         else:
-            raise FunctionError(f"cell function: unexpected {token!r} in {text!r}")
-        while peek() == "'":
-            take()
+            raise FunctionError(f"cell function: unexpected {token!r} in {self.text!r}")
+        while self._next_in("'"):
+            self.tokens.pop(0)
             value = f"(~{value})"
         return value
-
-    def product() -> str:
-        value = factor()
-        while peek() and peek() not in ")+|^":
-            if peek() in "*&":
-                take()
-            value += f" & {factor()}"
-        return value
-
-    def exclusive() -> str:
-        value = product()
-        while peek() == "^":
-            take()
-            value = f"({value}) ^ ({product()})"
-        return value
-
-    def expression() -> str:
-        value = exclusive()
-        while peek() and peek() in "+|":
-            take()
-            value += f" | {exclusive()}"
-        return value
-
-    result = expression()
-    if position != len(tokens):
-        raise FunctionError(f"cell function: unexpected {peek()!r} in {text!r}")
-    return result
 
 
 def model(cell: Cell) -> str:

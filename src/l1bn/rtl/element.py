@@ -12,7 +12,7 @@ while its taker is not ready.
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -119,17 +119,17 @@ class ElementPath(wiring.Component):
         stages: list[dict[str, Signal]] = []
         for index in range(3):
             entering = self.enter if index == 0 else stages[-1]["present"]
-            stage = {"present": Signal(name=f"present_{index}")}
+            present = Signal(name=f"present_{index}")
             with m.If(go):
-                m.d.sync += stage["present"].eq(entering)
-            for name, first in tags:
-                if index == 2 and name in ("use_sum", "second"):
-                    continue
-                source = first if index == 0 else stages[-1][name]
-                stage[name] = Signal(name=f"{name}_{index}", reset_less=True)
-                with m.If(go & entering):
-                    m.d.sync += stage[name].eq(source)
-            stages.append(stage)
+                m.d.sync += present.eq(entering)
+            kept = [(n, v) for n, v in tags if index < 2 or n not in ("use_sum", "second")]
+            # One word per stage, so that one clock gate serves it.
+            word = Signal(len(kept), name=f"tags_{index}", reset_less=True)
+            sources = [v if index == 0 else stages[-1][n] for n, v in kept]
+            with m.If(go & entering):
+                m.d.sync += word.eq(Cat(*sources))
+            stage = {name: word[i] for i, (name, _) in enumerate(kept)}
+            stages.append({"present": present, **stage})
         return stages
 
     def _second_product(self, m: Module, stages: list[dict[str, Signal]], go: Signal) -> Signal:

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from l1bn.errors import UserError
+
 _TOKEN = re.compile(r'"[^"]*"|[A-Za-z0-9_.+\-*!&|^\'\[\]]+|[{}();:,=]', re.S)
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 
-class LibertyError(ValueError):
+class LibertyError(UserError):
     """A library that cannot be read."""
 
 
@@ -204,10 +206,10 @@ def read_text(path: Path) -> str:
     """Liberty text of a .lib or .lib.gz file.
 
     Raises:
-        FileNotFoundError: With what to install or pass.
+        LibertyError: If the file is missing, with what to install or pass.
     """
     if not path.exists():
-        raise FileNotFoundError(
+        raise LibertyError(
             f"no library at {path}; pass --liberty PATH, or install the default one: "
             "apt-get install qflow-tech-osu018"
         )
@@ -300,9 +302,7 @@ def _table(
     )
 
 
-def _constraint(
-    group: Group | None, templates: dict[str, Group], units: _Units
-) -> Table | None:
+def _constraint(group: Group | None, templates: dict[str, Group], units: _Units) -> Table | None:
     """A setup table with the data's slew along rows."""
     table = _table(group, templates, units.time, units.time, units.time)
     if table is None or group is None or not group.arguments:
@@ -358,8 +358,8 @@ def _pin(name: str, group: Group, units: _Units, templates: dict[str, Group]) ->
         for edge in ("rise_power", "fall_power"):
             source = power.first(edge) or power.first("power")
             tables.append(_table(source, templates, units.energy, units.time, units.capacitance))
-        for related in power.attributes.get("related_pin", "").split() or [""]:
-            energies.append(Energy(related, tables[0], tables[1]))
+        sources = power.attributes.get("related_pin", "").split() or [""]
+        energies += [Energy(related, tables[0], tables[1]) for related in sources]
     return Pin(
         name=name,
         direction=a.get("direction", "input"),

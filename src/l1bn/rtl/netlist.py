@@ -70,8 +70,8 @@ class Netlist:
         return sum(library.cells[i.kind].area for i in self.instances)
 
     def verilog(self) -> str:
-        """Structural Verilog; nets are n1, n2, … and instances c1, c2, …"""
-        ports = ["clk" if name == "clk" else name for name in (*self.inputs, *self.outputs)]
+        """Structural Verilog with nets n1, n2, … and instances c1, c2, … in it."""
+        ports = [*self.inputs, *self.outputs]
         lines = [f"module {self.name} ({', '.join(_escape(p) for p in ports)});"]
         for word, group in (("input", self.inputs), ("output", self.outputs)):
             for name, bits in group.items():
@@ -117,7 +117,8 @@ def from_yosys(text: str, top: str) -> Netlist:
     def net(bit: Any) -> str:
         return CONSTANTS[bit] if isinstance(bit, str) else f"n{bit}"
 
-    inputs, outputs = {}, {}
+    inputs: dict[str, list[str]] = {}
+    outputs: dict[str, list[str]] = {}
     for name, port in module["ports"].items():
         group = inputs if port["direction"] == "input" else outputs
         group[name] = [net(b) for b in port["bits"]]

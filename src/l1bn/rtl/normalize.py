@@ -35,11 +35,16 @@ def forward_states(
 def _deviation(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
     """Σ|N·x − S| = 2·(N·P − n·S), not below its floor."""
     config, statistic, r = parts.config, parts.statistic, parts.registers
-    grow = config.log2_elements
+    grow, one_pass = config.log2_elements, config.passes == 1
+    distance = Signal(config.width + 1)
+    if one_pass:
+        guess, true = parts.guess, parts.ceiling
+        m.d.comb += distance.eq(Mux(guess > true, guess - true, true - guess))
     multiply(
         m, parts, entry, "FLOOR",
         a=statistic.total, b=statistic.above, bits=grow + 2,
         addend=statistic.high << grow, subtract=True,
+        then=[r.distance.eq(distance)] if one_pass else [],
     )  # fmt: skip
     floor = config.spec.deviation_floor(config.elements)
     deviation = Signal(signed(len(parts.scalar.result) + 1))
@@ -50,22 +55,24 @@ def _deviation(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
             above_floor.eq(deviation > floor),
         ]
         m.d.sync += [r.spread.eq(Mux(above_floor, deviation, floor)), r.live.eq(above_floor)]
-        m.next = goes_to
-        if config.passes == 1:
-            _guard(m, parts, deviation)
+        if one_pass:
+            # 4 · distance · N² > deviation: the guess is off by more than a quarter deviation.
+            m.d.sync += r.far.eq(r.distance > (deviation >> (2 * grow + 2)))
+        m.next = "GUARD" if one_pass else goes_to
+    if one_pass:
+        _guard(m, parts, goes_to)
 
 
-def _guard(m: Module, parts: Parts, deviation: Signal) -> None:
+def _guard(m: Module, parts: Parts, goes_to: str) -> None:
     """Repeat the pass with the true threshold where the guess was too far."""
-    config, r = parts.config, parts.registers
-    distance = Signal(config.width + 1)
-    guess, true = parts.guess, parts.ceiling
-    m.d.comb += distance.eq(Mux(guess > true, guess - true, true - guess))
-    m.d.sync += r.threshold.eq(true)
-    with m.If(~r.repeated & ((distance << (2 * config.log2_elements + 2)) > deviation)):
-        m.d.comb += [parts.statistic.clear_high.eq(1), parts.statistic.clear_above.eq(1)]
-        m.d.sync += r.repeated.eq(1)
-        m.next = "DEVIATION"
+    r, statistic = parts.registers, parts.statistic
+    with m.State("GUARD"):
+        m.d.sync += r.threshold.eq(parts.ceiling)
+        m.next = goes_to
+        with m.If(r.far & ~r.repeated):
+            m.d.comb += [statistic.clear_high.eq(1), statistic.clear_above.eq(1)]
+            m.d.sync += r.repeated.eq(1)
+            m.next = "DEVIATION"
 
 
 def _root(m: Module, parts: Parts, entry: str, goes_to: str) -> None:

@@ -39,6 +39,8 @@ class Registers:
         self.dgamma = Signal(signed(config.quotient + 1), reset_less=True)
         self.negative = Signal(reset_less=True)
         self.repeated = Signal()
+        self.far = Signal(reset_less=True)
+        self.distance = Signal(config.width + 1, reset_less=True)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -80,6 +81,41 @@ def from_data(
     source = x if before is None else before
     guess = -((-source.sum(1)) // source.shape[1])
     return Channels(x, g, gamma, beta, guess)
+
+
+def named(name: str, config: UnitConfig, channels: int) -> Channels:
+    """Stimulus by name: "gaussian", or "activations" of a trained network.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if name == "gaussian":
+        return gaussian(config, channels, seed=1)
+    if name == "activations":
+        return activations(config, channels)
+    raise ValueError(f"stimulus: expected 'gaussian' or 'activations', got {name!r}")
+
+
+def activations(config: UnitConfig, channels: int) -> Channels:
+    """Inputs and output gradients of normalization layers in a network that is being trained.
+
+    Recorded by benchmarks/rtl/record_activations.py at 16 bits and rounded to the unit's width;
+    each channel has its values of the previous batch, for one-pass statistics. Rows are repeated or
+    cut to the unit's element count.
+    """
+    with np.load(Path(__file__).parent / "activations.npz") as stored:
+        rows = {name: stored[name].astype(np.int64) for name in ("x", "g", "before")}
+    spec, drop = config.spec, 16 - config.width
+
+    def fit(values: IntArray) -> IntArray:
+        index = np.arange(channels) % len(values)
+        wide = np.resize(values[index], (channels, values.shape[1]))
+        tiles = -(-config.elements // wide.shape[1])
+        wide = np.tile(wide, (1, tiles))[:, : config.elements]
+        return spec.data.saturate((wide + (1 << drop >> 1)) >> drop)
+
+    x, g, before = (fit(rows[name]) for name in ("x", "g", "before"))
+    return from_data(config, x, g, before=before)
 
 
 def extremes(config: UnitConfig, seed: int = 0) -> Channels:

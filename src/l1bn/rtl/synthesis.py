@@ -49,8 +49,7 @@ peepopt
 opt_clean
 alumacc
 opt
-fsm -encoding one-hot
-opt_dff -nosdff
+opt_dff
 opt -nosdff
 {gating}
 opt -fast -full -nosdff
@@ -88,6 +87,28 @@ module gate_dffe (CLK, EN, D, Q);
 {gate}
   \\$dff #(.WIDTH(WIDTH), .CLK_POLARITY(1'b1)) ff (.CLK(gated), .D(D), .Q(Q));
 endmodule
+
+(* techmap_celltype = "$sdffe $sdffce" *)
+module gate_sdffe (CLK, EN, SRST, D, Q);
+  parameter _TECHMAP_CELLTYPE_ = "";
+  parameter WIDTH = 1;
+  parameter CLK_POLARITY = 1'b1;
+  parameter EN_POLARITY = 1'b1;
+  parameter SRST_POLARITY = 1'b1;
+  parameter SRST_VALUE = 0;
+  input CLK, EN, SRST;
+  input [WIDTH-1:0] D;
+  output [WIDTH-1:0] Q;
+  wire _TECHMAP_FAIL_ = WIDTH < {width} || !CLK_POLARITY;
+  wire on = EN_POLARITY ? EN : ~EN;
+  wire zero = SRST_POLARITY ? SRST : ~SRST;
+  // In the first the reset acts without the enable, in the second only with it.
+  wire enable = _TECHMAP_CELLTYPE_ == "$sdffe" ? on | zero : on;
+  wire [WIDTH-1:0] next = zero ? SRST_VALUE : D;
+  wire gated;
+{gate}
+  \\$dff #(.WIDTH(WIDTH), .CLK_POLARITY(1'b1)) ff (.CLK(gated), .D(next), .Q(Q));
+endmodule
 """
 
 
@@ -112,8 +133,7 @@ def prepare(path: Path) -> Technology:
     """Read a library and choose its clock gate.
 
     Raises:
-        FileNotFoundError: If the file is missing.
-        LibertyError: If it is no usable library.
+        LibertyError: If the file is missing or no usable library.
     """
     text = liberty.read_text(path)
     library = liberty.load(text)
@@ -161,8 +181,7 @@ def _gate(library: liberty.Library) -> str:
     )  # fmt: skip
     if latch is None or latch.sequential is None:
         raise liberty.LibertyError(
-            f"{library.name}: expected a clock gate or a latch, found neither; "
-            "run with gating off"
+            f"{library.name}: expected a clock gate or a latch, found neither; run with gating off"
         )
     data, opens = latch.sequential.data, latch.sequential.clock
     return (
@@ -201,9 +220,7 @@ def synthesize(
     tools.find("yosys")
     inputs = [source, top, technology.text, f"{period:.4f}", str(gating), _SCRIPT, ABC,
               _GATING_MAP, technology.gate, tools.version("yosys")]  # fmt: skip
-    return cache.text(
-        "synthesis", inputs, lambda: _run(source, top, technology, period, gating)
-    )
+    return cache.text("synthesis", inputs, lambda: _run(source, top, technology, period, gating))
 
 
 def _run(source: str, top: str, technology: Technology, period: float, gating: bool) -> str:
@@ -233,15 +250,13 @@ def _run(source: str, top: str, technology: Technology, period: float, gating: b
             n: {"type": c["type"], "connections": c["connections"]}
             for n, c in module["cells"].items()
         },
-        "netnames": {
-            n: {"bits": w["bits"]} for n, w in module["netnames"].items() if n[0] != "$"
-        },
+        "netnames": {n: {"bits": w["bits"]} for n, w in module["netnames"].items() if n[0] != "$"},
     }
     return json.dumps({"modules": {top: slim}})
 
 
 def _constraints(library: liberty.Library) -> str:
-    """abc's driving cell and output load."""
+    """Driving cell and output load for abc."""
     inverters = [
         c.name for c in library.cells.values()
         if len(c.pins) >= 2 and len(c.inputs) == 1 and len(c.outputs) == 1

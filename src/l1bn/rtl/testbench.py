@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from l1bn.errors import UserError
 from l1bn.rtl import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.stimulus import Channels, Expected, expected
 from l1bn.rtl.top import (
     Operation,
+    Phase,
     command_layout,
+    context_layout,
     element_layout,
     output_layout,
 )
@@ -112,8 +115,16 @@ endmodule
 """
 
 
-class SimulationError(RuntimeError):
+class SimulationError(UserError):
     """A simulation that failed or disagrees with the integer model."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Rising and falling transitions of each net."""
+
+    rises: dict[str, int]
+    falls: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -122,13 +133,12 @@ class Activity:
 
     Attributes:
         clocks: Clocks from the first command to the end of the last.
-        rises, falls: Transitions of each net of the unit; empty unless asked for.
-        high: Nothing is kept but counts: glitches are in them.
+        phases: Transitions of the nets of the unit by phase, glitches included; empty unless asked
+            for.
     """
 
     clocks: int
-    rises: dict[str, int]
-    falls: dict[str, int]
+    phases: dict[str, Transitions]
 
 
 def pack(layout: Any, values: dict[str, int]) -> int:
@@ -156,9 +166,7 @@ def memories(
     for i, want in enumerate(judged):
         xs, gs = channels.x[i].tolist(), channels.g[i].tolist()
 
-        def word(
-            x: int, g: int, bit: int, layout: Any = element
-        ) -> int:
+        def word(x: int, g: int, bit: int, layout: Any = element) -> int:
             fields = {"x": x, "g": g}
             return pack(layout, {**fields, "above": bit} if config.norm == "l1" else fields)
 
@@ -175,8 +183,10 @@ def memories(
         base = {"gamma": int(channels.gamma[i]), "beta": int(channels.beta[i])}
         if config.norm == "l1" and one_pass:
             base["guess"] = int(channels.guess[i])
-        for operation in (Operation.FORWARD, Operation.BACKWARD):
-            commands.append(pack(command, {**base, "operation": operation.value}))
+        commands += [
+            pack(command, {**base, "operation": operation.value})
+            for operation in (Operation.FORWARD, Operation.BACKWARD)
+        ]
         last = [0] * (config.elements - 1) + [1]
         for values, bits in ((want.y, want.bits), (want.dx, want.bits)):
             for v, b, end in zip(values, bits, last, strict=True):
@@ -203,6 +213,7 @@ def run(
     top: str | None = None,
     delays: str | None = None,
     activity: bool = False,
+    phase_nets: tuple[str, ...] = (),
     stall: float = 0.0,
     seed: int = 1,
 ) -> Activity:
@@ -216,6 +227,7 @@ def run(
         top: Module name; None takes the unit's.
         delays: SDF text to annotate.
         activity: Count the transitions of every net of the top module.
+        phase_nets: Nets of the port ``phase``, bit 0 first, to split the transitions by.
         stall: Probability that the bench holds an element or a result back.
         seed: Of the stalls.
 
@@ -249,8 +261,8 @@ def run(
         )
         output, _ = tools.run(["vvp", "-n", "bench"], folder)
         clocks = _judge(output, counts)
-        rises, falls = count_transitions(folder / "bench.vcd") if activity else ({}, {})
-    return Activity(clocks, rises, falls)
+        phases = count_transitions(folder / "bench.vcd", phase_nets) if activity else {}
+    return Activity(clocks, phases)
 
 
 def _bench(
@@ -264,8 +276,6 @@ def _bench(
     stall: float,
     seed: int,
 ) -> str:
-    from l1bn.rtl.top import context_layout
-
     dump = '    $dumpfile("bench.vcd"); $dumpvars(1, bench.dut);' if activity else ""
     annotate = '    $sdf_annotate("delays.sdf", dut);' if delays is not None else ""
     return _BENCH.format(
@@ -308,20 +318,41 @@ def _judge(output: str, counts: dict[str, int]) -> int:
     return clocks
 
 
-def count_transitions(path: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """Rising and falling transitions of each one-bit net in a VCD, glitches included."""
+def count_transitions(path: Path, phase_nets: tuple[str, ...] = ()) -> dict[str, Transitions]:
+    """Transitions of each one-bit net in a VCD, by the phase that the unit shows.
+
+    Args:
+        path: The VCD.
+        phase_nets: Nets that hold the phase; without them everything is ``SCALARS``.
+    """
     names: dict[bytes, str] = {}
-    body = path.read_bytes()
-    head, _, rest = body.partition(b"$enddefinitions $end")
+    head, _, rest = path.read_bytes().partition(b"$enddefinitions $end")
     for line in head.splitlines():
         part = line.split()
         if len(part) >= 6 and part[0] == b"$var" and part[2] == b"1":
             names[part[3]] = part[4].decode()
-    # The initial values are no transitions.
-    initial, _, rest = rest.partition(b"$end")
-    if b"$dumpvars" not in initial:
-        initial, _, rest = (initial + b"$end" + rest).partition(b"$end")
-    tokens = Counter(rest.split())
-    rises = {name: tokens.get(b"1" + key, 0) for key, name in names.items()}
-    falls = {name: tokens.get(b"0" + key, 0) for key, name in names.items()}
-    return rises, falls
+    keys = {name: key for key, name in names.items()}
+    # The initial values are no transitions, but they set the phase.
+    initial, _, rest = rest.partition(b"$dumpvars")[2].partition(b"$end")
+    bits = [keys[n] for n in phase_nets]
+    state = [int(b"1" + key in initial.split()) for key in bits]
+    counts: dict[int, Counter[bytes]] = {}
+    tokens = rest.split()
+    start = 0
+    marks = {b"%d" % v + key: (i, v) for i, key in enumerate(bits) for v in (0, 1)}
+    for position in [i for i, t in enumerate(tokens) if t in marks] if marks else []:
+        counts.setdefault(_number(state), Counter()).update(tokens[start:position])
+        bit, value = marks[tokens[position]]
+        state[bit], start = value, position
+    counts.setdefault(_number(state), Counter()).update(tokens[start:])
+    return {
+        Phase(phase).name if phase in set(Phase) else Phase.SCALARS.name: Transitions(
+            {name: found.get(b"1" + key, 0) for key, name in names.items()},
+            {name: found.get(b"0" + key, 0) for key, name in names.items()},
+        )
+        for phase, found in sorted(counts.items(), reverse=True)
+    }
+
+
+def _number(bits: list[int]) -> int:
+    return sum(b << i for i, b in enumerate(bits))

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from l1bn.rtl.liberty import Arc, Cell, Library, Pin
-from l1bn.rtl.netlist import Instance, Netlist
+from l1bn.rtl.netlist import Instance, Netlist, NetlistError
 
 RISE, FALL = 0, 1
 #: Slew of the clock and of primary inputs [ns], and load of each primary output [pF].
@@ -77,7 +77,7 @@ def analyse(netlist: Netlist, library: Library, clock: str = "clk") -> Timing:
         # Never a transition: arrives long before anything else, so it never decides a path.
         state.arrival[constant], state.slew[constant] = [-1e9, -1e9], [0.0, 0.0]
     delays: dict[str, dict[tuple[str, str], tuple[float, float]]] = {}
-    for instance in _order(netlist, library, clocks):
+    for instance in order(netlist, library):
         delays[instance.name] = _propagate(instance, library.cells[instance.kind], state, load)
     period, net, edge, endpoint = _worst(netlist, library, state, clocks)
     slews = {n: (s[0], s[1]) for n, s in state.slew.items()}
@@ -103,8 +103,7 @@ def loads(netlist: Netlist, library: Library) -> dict[str, float]:
 
 
 def clock_nets(netlist: Netlist, library: Library, clock: str) -> set[str]:
-    """The clock and everything derived from it: outputs of clock gates, and inverters and latches
-    and gates that make one where the library has none.
+    """The clock and every net derived from it.
 
     A net belongs to the clock network when it is driven by a clock gate cell, or by a
     combinational cell with an input on the clock network.
@@ -130,26 +129,29 @@ def _is_edge_triggered(cell: Cell) -> bool:
     return cell.sequential is not None or cell.clock_gate
 
 
-def _order(netlist: Netlist, library: Library, clocks: set[str]) -> list[Instance]:
-    """Instances in topological order: sequential cells first, then by their inputs."""
-    driver = {}
+def order(netlist: Netlist, library: Library) -> list[Instance]:
+    """Instances in topological order: sequential cells first, then by their inputs.
+
+    Raises:
+        NetlistError: If combinational cells form a loop.
+    """
+    is_first = {i.name: _is_edge_triggered(library.cells[i.kind]) for i in netlist.instances}
+    first = [i for i in netlist.instances if is_first[i.name]]
+    rest = [i for i in netlist.instances if not is_first[i.name]]
+    driver = {
+        i.pins[out.name]: i
+        for i in rest
+        for out in library.cells[i.kind].outputs
+        if out.name in i.pins
+    }
     waiting: dict[str, int] = {}
-    first, rest = [], []
-    for instance in netlist.instances:
-        cell = library.cells[instance.kind]
-        (first if _is_edge_triggered(cell) else rest).append(instance)
-        for out in cell.outputs:
-            if out.name in instance.pins:
-                driver[instance.pins[out.name]] = instance
-    combinational = {i.name for i in rest}
     followers: dict[str, list[Instance]] = defaultdict(list)
     for instance in rest:
-        waiting[instance.name] = 0
-        for pin in library.cells[instance.kind].inputs:
-            source = driver.get(instance.pins.get(pin.name, ""))
-            if source is not None and source.name in combinational:
-                waiting[instance.name] += 1
-                followers[source.name].append(instance)
+        nets = [instance.pins.get(p.name, "") for p in library.cells[instance.kind].inputs]
+        sources = [driver[net] for net in nets if net in driver]
+        waiting[instance.name] = len(sources)
+        for source in sources:
+            followers[source.name].append(instance)
     ordered = [i for i in rest if waiting[i.name] == 0]
     for instance in ordered:
         for follower in followers[instance.name]:
@@ -157,8 +159,7 @@ def _order(netlist: Netlist, library: Library, clocks: set[str]) -> list[Instanc
             if waiting[follower.name] == 0:
                 ordered.append(follower)
     if len(ordered) != len(rest):
-        raise ValueError(f"{netlist.name}: expected no combinational loop, found one")
-    del clocks
+        raise NetlistError(f"{netlist.name}: expected no combinational loop, found one")
     return first + ordered
 
 
@@ -195,9 +196,7 @@ def _propagate(
                     delay = delay_table(state.slew[source][start], load[net])
                     pair = delays.setdefault((arc.related, out.name), [0.0, 0.0])
                     pair[edge] = max(pair[edge], delay)
-                    slew[edge] = max(
-                        slew[edge], slew_table(state.slew[source][start], load[net])
-                    )
+                    slew[edge] = max(slew[edge], slew_table(state.slew[source][start], load[net]))
                     reached = state.arrival[source][start] + delay
                     if reached > arrival[edge]:
                         arrival[edge] = reached
@@ -221,26 +220,30 @@ def _worst(
     netlist: Netlist, library: Library, state: _State, clocks: set[str]
 ) -> tuple[float, str, int, str]:
     """Smallest period, and the net, edge and name of the endpoint that sets it."""
-    worst = (0.0, "", RISE, "")
+    ends = []
     for instance in netlist.instances:
         cell = library.cells[instance.kind]
-        if not _is_edge_triggered(cell):
-            continue
-        for pin in cell.inputs:
-            net = instance.pins.get(pin.name, "")
-            if net in clocks or net not in state.arrival:
-                continue
-            for edge in (RISE, FALL):
-                setup = _setup(pin, edge, state.slew[net][edge])
-                if setup is not None:
-                    need = state.arrival[net][edge] + setup
-                    worst = max(worst, (need, net, edge, f"{instance.name}.{pin.name}"))
+        if _is_edge_triggered(cell):
+            for pin in cell.inputs:
+                net = instance.pins.get(pin.name, "")
+                if net not in clocks and net in state.arrival:
+                    ends += _register_ends(f"{instance.name}.{pin.name}", pin, net, state)
     for name, bits in netlist.outputs.items():
         for net in bits:
-            for edge in (RISE, FALL):
-                if net in state.arrival:
-                    worst = max(worst, (state.arrival[net][edge], net, edge, name))
-    return worst
+            if net in state.arrival:
+                ends += [(state.arrival[net][edge], net, edge, name) for edge in (RISE, FALL)]
+    return max(ends, default=(0.0, "", RISE, ""))
+
+
+def _register_ends(
+    name: str, pin: Pin, net: str, state: _State
+) -> list[tuple[float, str, int, str]]:
+    ends = []
+    for edge in (RISE, FALL):
+        setup = _setup(pin, edge, state.slew[net][edge])
+        if setup is not None:
+            ends.append((state.arrival[net][edge] + setup, net, edge, name))
+    return ends
 
 
 def _trace(state: _State, net: str, edge: int) -> list[Hop]:

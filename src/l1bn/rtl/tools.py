@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from l1bn.errors import UserError
+
 #: Debian package of each program.
 PACKAGES = {
     "yosys": "yosys",
@@ -19,7 +21,7 @@ PACKAGES = {
 DEFAULT_LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 
 
-class ToolError(RuntimeError):
+class ToolError(UserError):
     """A program is missing or failed."""
 
 

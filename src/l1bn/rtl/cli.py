@@ -1,0 +1,193 @@
+"""``l1bn rtl generate`` and ``l1bn rtl report``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from l1bn.errors import UserError
+from l1bn.rtl import tools
+
+_USAGE = """\
+usage: l1bn rtl {generate,report} [OPTIONS]
+
+  generate  write the Verilog of a verified unit, and its manifest
+  report    synthesize, time, simulate and weigh units; JSON, Markdown, HTML
+
+l1bn rtl COMMAND --help lists the options of a command."""
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Write the Verilog of a training unit, and a manifest of its ports and formats.
+
+    Attributes:
+        out: Folder to write to.
+        norm: L1BN, or L2BN for comparison.
+        width: Bits of x, y, g, dx, γ and β, 4 to 16.
+        elements: Elements per channel, a power of two.
+        multipliers: Multipliers of the element path; L2 takes 1 or 2.
+        sigma: Divide by σ, or by the nearest power of two (L1 only).
+        passes: Statistics passes over x.
+        axi: Wrap the unit in AXI4-Stream channels.
+        check: First simulate it bit by bit against the integer model.
+    """
+
+    out: Path = Path("rtl")
+    norm: Literal["l1", "l2"] = "l1"
+    width: int = 8
+    elements: int = 256
+    multipliers: int = 1
+    sigma: Literal["exact", "pow2"] = "exact"
+    passes: int = 2
+    axi: bool = False
+    check: bool = True
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Synthesize units, time them, simulate their netlists with delays, and weigh them.
+
+    Attributes:
+        out: Folder for results.json, report.md, report.html and the plots.
+        liberty: Cell libraries (.lib or .lib.gz); the OSU 0.18 µm library by default.
+        width: Bits of the data.
+        variants: all, main, or names such as l1, l1-one-pass, l2, l2-one-pass-two-mult.
+        elements: Elements per channel, a power of two.
+        channels: Channels to simulate per stimulus.
+        stimuli: Gaussian data, or activations and gradients of a trained network.
+        targets: Synthesis targets, as parts of a guess; the fastest netlist counts.
+        gating: Clock gates, in every unit alike.
+        cache: Folder of finished steps; an interrupted report goes on from there.
+    """
+
+    out: Path = Path("rtl-report")
+    liberty: tuple[Path, ...] = (tools.DEFAULT_LIBERTY,)
+    width: tuple[int, ...] = (8,)
+    variants: tuple[str, ...] = ("main",)
+    elements: int = 256
+    channels: int = 2
+    stimuli: tuple[Literal["gaussian", "activations"], ...] = ("gaussian", "activations")
+    targets: tuple[float, ...] = (0.6,)
+    gating: bool = True
+    cache: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(user cache)")] = None
+
+
+def rtl_command(arguments: list[str]) -> int:
+    """Run ``l1bn rtl``; return the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0
+    name, *rest = arguments
+    if name == "generate":
+        return generate(tyro.cli(GenerateConfig, prog="l1bn rtl generate", args=rest))
+    if name == "report":
+        return report(tyro.cli(ReportConfig, prog="l1bn rtl report", args=rest))
+    raise UserError(f'no command "rtl {name}"; commands: rtl generate, rtl report')
+
+
+def generate(config: GenerateConfig) -> int:
+    """Write Verilog and manifest."""
+    from l1bn.rtl import emit
+    from l1bn.rtl.config import UnitConfig
+    from l1bn.rtl.simulate import simulate
+    from l1bn.rtl.stimulus import extremes, gaussian
+
+    try:
+        unit = UnitConfig(
+            norm=config.norm, width=config.width, elements=config.elements,
+            multipliers=config.multipliers, sigma=config.sigma, passes=config.passes,
+        )  # fmt: skip
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if config.check:
+        small = UnitConfig(
+            norm=unit.norm, width=unit.width, elements=16, multipliers=unit.multipliers,
+            sigma=unit.sigma, passes=unit.passes,
+        )  # fmt: skip
+        channels = 0
+        for stimulus in (gaussian(small, 2), extremes(small)):
+            channels += len(stimulus)
+            simulate(small, stimulus, stall=0.2)
+        print(f"bit-exact against the integer model: {channels} channels of 16 elements, stalls")
+    source, manifest = emit.write(unit, config.out, axi=config.axi)
+    print(f"{emit.describe(unit)}")
+    for path in (source, manifest):
+        print(f"  {path}")
+    return 0
+
+
+def report(config: ReportConfig) -> int:
+    """Measure the units and write the report."""
+    absent = tools.missing("yosys", "iverilog", "vvp")
+    if absent:
+        raise UserError(f"the report needs programs that are missing: {absent}")
+    from l1bn.rtl import flow, stimulus, synthesis
+    from l1bn.rtl import report as writer
+    from l1bn.rtl.cache import Cache, default_folder
+    from l1bn.rtl.variants import select
+
+    chosen = select(config.variants)
+    units = [
+        (path, width, variant)
+        for path in config.liberty
+        for width in config.width
+        for variant in chosen
+    ]
+    cache = Cache(config.cache or default_folder())
+    effort = flow.Effort(config.targets, config.gating)
+    say = _progress(len(units))
+    records = []
+    technologies: dict[Path, synthesis.Technology] = {}
+    for number, (path, width, variant) in enumerate(units, 1):
+        if path not in technologies:
+            technologies[path] = synthesis.prepare(path)
+        try:
+            unit = variant.config(width, config.elements)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        channels = {name: stimulus.named(name, unit, config.channels) for name in config.stimuli}
+        record = flow.measure(
+            unit, technologies[path], channels, effort=effort, cache=cache,
+            say=partial(say, number),
+        )  # fmt: skip
+        records.append({"variant": variant.key, **record})
+        # Written after every unit: what is finished can be read while the rest runs.
+        paths = writer.write(records, config.out)
+    for line in _verdict(config.out):
+        print(line)
+    for path in paths:
+        print(f"  {path}")
+    return 0
+
+
+def _progress(total: int) -> Callable[[int, str], None]:
+    start = time.monotonic()
+
+    def say(number: int, line: str) -> None:
+        minutes, seconds = divmod(int(time.monotonic() - start), 60)
+        print(f"[{minutes:02d}:{seconds:02d}] {number}/{total} {line}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _verdict(folder: Path) -> list[str]:
+    """One line per comparison."""
+    content = json.loads((folder / "results.json").read_text())
+    lines = []
+    for name, rows in content["comparisons"].items():
+        for row in rows:
+            mark = {None: "", True: "  goal reached", False: "  goal not reached"}[row["reached"]]
+            lines.append(
+                f"{row['library']}, {row['width']} bit, {name}: {row['question']}: "
+                f"{row['speed']:.2f}x speed, {row['energy_saved']:.1%} energy saved{mark}"
+            )
+    return lines

@@ -1,0 +1,103 @@
+"""Plots of a report: time against energy, and energy by pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from l1bn.rtl.variants import VARIANTS
+
+Record = dict[str, Any]
+
+_COLOURS = {"l1": "#1f77b4", "l2": "#d95f02"}
+_MARKS = ("o", "s", "^", "D", "o", "s", "^", "D")
+_PASSES = (
+    ("STATISTICS", "sums", "#4c78a8"),
+    ("DEVIATION", "deviation", "#72b7b2"),
+    ("NORMALIZE", "normalize", "#54a24b"),
+    ("REDUCE", "reduce", "#eeca3b"),
+    ("GRADIENT", "gradient", "#e45756"),
+    ("SCALARS", "scalars", "#b0b0b0"),
+)
+
+
+def write(records: Sequence[Record], stimulus: str, folder: Path) -> list[Path]:
+    """Draw both plots as SVG; return their paths."""
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["library"], record["config"]["width"]), []).append(record)
+    with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "l1bn", "font.size": 10}):
+        return [
+            _frontier(groups, stimulus, folder / "frontier.svg"),
+            _bars(groups, stimulus, folder / "passes.svg"),
+        ]
+
+
+def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.6 * columns, height * rows), squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    flat = list(axes.flat)
+    for axis in flat[count:]:
+        axis.set_axis_off()
+    return figure, flat
+
+
+def _title(library: str, width: int) -> str:
+    return f"{library.split('__')[0]}, {width} bit"
+
+
+def _frontier(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: Path) -> Path:
+    figure, axes = _panels(len(groups), 3.6)
+    marks = {v.key: m for v, m in zip(VARIANTS, _MARKS, strict=True)}
+    labels = {v.key: v.label for v in VARIANTS}
+    for axis, ((library, width), rows) in zip(axes, groups.items(), strict=False):
+        for row in rows:
+            now = row["stimuli"][stimulus]
+            axis.scatter(
+                now["time_per_element"], now["energy_per_element"], s=55, zorder=3,
+                color=_COLOURS[row["config"]["norm"]], marker=marks[row["variant"]],
+                label=labels[row["variant"]],
+            )  # fmt: skip
+        axis.set_title(_title(library, width), fontsize=10)
+        axis.set_xlabel("time per element [ns]")
+        axis.set_ylabel("energy per element [pJ]")
+        axis.set_xlim(left=0)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7.5, loc="lower left")
+    figure.suptitle("Forward and backward of one element: left and down is better")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path
+
+
+def _bars(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: Path) -> Path:
+    figure, axes = _panels(len(groups), 3.4)
+    labels = {v.key: v.label for v in VARIANTS}
+    for axis, ((library, width), rows) in zip(axes, groups.items(), strict=False):
+        names = [labels[r["variant"]] for r in rows]
+        left = [0.0] * len(rows)
+        for phase, label, colour in _PASSES:
+            values = [r["stimuli"][stimulus]["by_phase"].get(phase, 0.0) for r in rows]
+            axis.barh(names, values, left=left, color=colour, label=label)
+            left = [a + b for a, b in zip(left, values, strict=True)]
+        axis.invert_yaxis()
+        axis.set_title(_title(library, width), fontsize=10)
+        axis.set_xlabel("energy per element [pJ]")
+        axis.tick_params(axis="y", labelsize=8)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=8)
+    figure.suptitle("Where the energy goes, by pass over the data")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path

@@ -1,0 +1,150 @@
+"""What the units cost: measurements as JSON, and as tables in Markdown and HTML."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from l1bn.rtl import plots, tools
+from l1bn.rtl.timing import CLOCK_SLEW, INPUT_SLEW, OUTPUT_LOAD
+from l1bn.rtl.variants import COMPARISONS, VARIANTS
+
+Record = dict[str, Any]
+
+#: Names of the passes, in the order of a channel.
+PHASES = {
+    "STATISTICS": "sums",
+    "DEVIATION": "deviation",
+    "NORMALIZE": "normalize",
+    "REDUCE": "reduce",
+    "GRADIENT": "gradient",
+    "SCALARS": "scalars",
+}
+
+LEFT_OUT = (
+    "Wires: there is no placement, so nets carry pin capacitance only.",
+    "The clock tree: ideal, without delay; clock pins, clock gates and their loads are counted.",
+    "Memory: the traffic of x, g, y, dx and the stored context is outside. Per element the "
+    "gradient pass of L1 reads g and one bit, that of L2 reads g and x.",
+    "Process corners: the typical corner of each library.",
+)
+
+
+def environment() -> dict[str, str]:
+    """Programs that the figures depend on."""
+    import amaranth
+
+    return {
+        "yosys": tools.version("yosys"),
+        "iverilog": tools.version("iverilog"),
+        "amaranth": amaranth.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def compare(records: Sequence[Record], stimulus: str) -> list[Record]:
+    """The comparisons that the records allow, one per library and width."""
+    found = {(r["library"], r["config"]["width"], r["variant"]): r for r in records}
+    result = []
+    for library, width in dict.fromkeys((r["library"], r["config"]["width"]) for r in records):
+        for question, one, two, speed, saving in COMPARISONS:
+            a, b = found.get((library, width, one)), found.get((library, width, two))
+            if a is None or b is None:
+                continue
+            l1, l2 = a["stimuli"][stimulus], b["stimuli"][stimulus]
+            got_speed = l2["time_per_element"] / l1["time_per_element"]
+            got_saving = 1 - l1["energy_per_element"] / l2["energy_per_element"]
+            result.append(
+                {
+                    "question": question,
+                    "library": library,
+                    "width": width,
+                    "l1": one,
+                    "l2": two,
+                    "speed": got_speed,
+                    "clock_ratio": b["period"] / a["period"],
+                    "energy_saved": got_saving,
+                    "area_saved": 1 - a["area"] / b["area"],
+                    "goal": None if speed is None else {"speed": speed, "energy_saved": saving},
+                    "reached": None
+                    if speed is None or saving is None
+                    else got_speed >= speed and got_saving >= saving,
+                }
+            )
+    return result
+
+
+def write(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write results.json, report.md, report.html and the plots; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(dict.fromkeys(n for r in records for n in r["stimuli"]))
+    comparisons = {name: compare(records, name) for name in names}
+    content = {
+        "environment": environment(),
+        "conditions": {
+            "clock_slew_ns": CLOCK_SLEW,
+            "input_slew_ns": INPUT_SLEW,
+            "output_load_pF": OUTPUT_LOAD,
+            "left_out": LEFT_OUT,
+        },
+        "records": list(records),
+        "comparisons": comparisons,
+    }
+    json_path = folder / "results.json"
+    json_path.write_text(json.dumps(content, indent=1) + "\n")
+    pictures = plots.write(records, names[0], folder)
+    markdown, html = folder / "report.md", folder / "report.html"
+    markdown.write_text(_render("report.md.jinja", records, names, comparisons, pictures))
+    html.write_text(_render("report.html.jinja", records, names, comparisons, pictures))
+    return [json_path, markdown, html, *pictures]
+
+
+def _render(
+    template: str,
+    records: Sequence[Record],
+    names: Sequence[str],
+    comparisons: dict[str, list[Record]],
+    pictures: Iterable[Path],
+) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment_ = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        autoescape=template.endswith("html.jinja"), keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment_.get_template(template).render(
+        groups=_groups(records, names[0]),
+        comparisons=comparisons,
+        names=names,
+        pictures=[p.name for p in pictures],
+        inline={p.name: p.read_text() for p in pictures if p.suffix == ".svg"},
+        labels={v.key: v.label for v in VARIANTS},
+        phases=PHASES,
+        left_out=LEFT_OUT,
+        environment=environment(),
+        conditions={"clock": CLOCK_SLEW, "input": INPUT_SLEW, "load": OUTPUT_LOAD},
+    )
+
+
+def _groups(records: Sequence[Record], stimulus: str) -> list[dict[str, Any]]:
+    """Records by library and width, with the like-for-like baseline of each."""
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["library"], record["config"]["width"]), []).append(record)
+    result = []
+    for (library, width), rows in groups.items():
+        base = next((r for r in rows if r["variant"] == "l2"), rows[0])
+        result.append(
+            {
+                "library": library,
+                "width": width,
+                "rows": [{**r, "now": r["stimuli"][stimulus]} for r in rows],
+                "base": base["stimuli"][stimulus],
+                "blocks": sorted({b for r in rows for b in r["area_by_block"]}),
+            }
+        )
+    return result
