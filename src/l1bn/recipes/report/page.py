@@ -45,7 +45,8 @@ def write_report(folder: Path) -> Path:
         verdict=verdict(results),
         rows=results_rows(results),
         plots=_plots(curves, results),
-        used=_used_environment(results),
+        recipe=_pairs(results["config"]),
+        environment=_pairs(results["environment"]),
     )
     path = folder / REPORT
     write_text(path, html)
@@ -67,10 +68,14 @@ def _address(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _used_environment(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the environment as rows of text."""
-    rows = []
-    for key, value in results["environment"].items():
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        rows.append((key.replace("_", " "), "none" if value is None else text))
-    return rows
+def _pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values as text for readers."""
+    return [(key.replace("_", " "), _text(value)) for key, value in values.items()]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "–" if value is None else str(value)

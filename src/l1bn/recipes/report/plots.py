@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from l1bn.recipes.report.verdict import NAMES
 
@@ -72,6 +72,9 @@ def plot_loss(curves: pd.DataFrame) -> str:
         for axes, split in ((left, "train"), (right, "test")):
             _band(axes, curves, f"{split}_loss")
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.set_ylabel("cross-entropy [nat]")
             axes.set_title("training images" if split == "train" else "test images")
             axes.legend()
@@ -155,8 +158,8 @@ def plot_ratios(results: dict[str, Any]) -> str:
         handles = [
             Patch(color=_COLOURS[n], alpha=0.7, label=f"trained with {NAMES[n]}") for n in NAMES
         ]
-        axes.legend(handles=handles, loc="upper left", ncols=2)
-        axes.margins(y=0.15)
+        axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        axes.margins(y=0.05)
 
     return _draw(9, 4.0, 1, draw)
 
