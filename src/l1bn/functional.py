@@ -7,7 +7,6 @@ from typing import Literal
 from torch import Tensor
 
 from l1bn.ops.registry import registry
-from l1bn.ops.running import update_running_statistics
 
 #: Activations that can be computed together with the normalization.
 ACTIVATIONS = (None, "relu", "relu6")
@@ -83,7 +82,7 @@ def l1_batch_norm(
     y, mean, scale = chosen.train(input, weight, bias, residual, activation, eps)
     if running_mean is not None and running_var is not None:
         count = input.numel() // input.shape[1]
-        update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+        chosen.update_running(running_mean, running_var, mean, scale, count, momentum, eps)
     return y
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l1bn.ops import formula
+from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
 
@@ -109,6 +110,19 @@ class Eager:
         return formula.evaluate(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
+
+    def update_running(
+        self,
+        running_mean: Tensor,
+        running_var: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        count: int,
+        momentum: float | Tensor,
+        eps: float,
+    ) -> None:
+        """Move running statistics in place, see :class:`l1bn.ops.registry.Backend`."""
+        update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
 
 
 BACKEND = Eager()

@@ -68,6 +68,21 @@ class Backend(Protocol):
     ) -> Tensor:
         """Normalize with running statistics, exactly as ``F.batch_norm`` does."""
 
+    def update_running(
+        self,
+        running_mean: Tensor,
+        running_var: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        count: int,
+        momentum: float | Tensor,
+        eps: float,
+    ) -> None:
+        """Move running statistics in place as :mod:`l1bn.ops.running` does.
+
+        ``mean`` and ``scale`` are those that :meth:`train` returned.
+        """
+
 
 class Registry:
     """Backends by name, in order of preference."""
@@ -91,8 +106,8 @@ class Registry:
         """
         if not isinstance(backend, Backend):
             raise TypeError(
-                "expected a backend with name, unavailable, unsupported, train and evaluate, "
-                f"got {type(backend).__name__}: see l1bn.ops.registry.Backend"
+                "expected a backend with name, unavailable, unsupported, train, evaluate and "
+                f"update_running, got {type(backend).__name__}: see l1bn.ops.registry.Backend"
             )
         if backend.name in self.names():
             raise ValueError(
@@ -178,4 +193,4 @@ class Registry:
         return self.get("eager")
 
 
-registry = Registry({"eager": "l1bn.ops.eager"})
+registry = Registry({"cpu": "l1bn.ops.cpu", "eager": "l1bn.ops.eager"})

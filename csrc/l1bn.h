@@ -1,0 +1,103 @@
+// C interface of the native L1BN kernels: raw pointers, no torch and no Python headers.
+//
+// A call takes one block of arguments in which every field is 8 bytes wide, so that a caller can
+// pack it without knowing the compiler's padding rules. Tensors are dense, in one of two layouts:
+//
+//   planes  (outer, channels, inner)  NCHW and its 3-d and 5-d relatives, inner > 1
+//   rows    (outer, channels)         channels_last and (N, C): inner == 1
+//
+// Statistics are float, or double for double tensors. `mean` has two parts of `channels` numbers
+// each, whose sum is the mean. `bits` holds one bit per element, set where
+// x >= mean, in units of 16 bits: per plane in layout `planes`, per group of 16 channels in `rows`.
+// Its size is l1bn_bits_bytes().
+//
+// Source of the method: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define L1BN_API __attribute__((visibility("default")))
+
+enum l1bn_dtype { L1BN_F32 = 0, L1BN_BF16 = 1, L1BN_F16 = 2, L1BN_F64 = 3 };
+enum l1bn_activation { L1BN_NONE = 0, L1BN_RELU = 1, L1BN_RELU6 = 2 };
+
+typedef struct {
+  int64_t outer, channels, inner;
+  int64_t dtype;        // of x, residual, y
+  int64_t param_dtype;  // of weight and bias
+  int64_t activation;
+  int64_t threads;
+  double eps;  // variance floor: scale >= sqrt(eps)
+} l1bn_problem;
+
+typedef struct {
+  l1bn_problem problem;
+  const void *x, *residual, *weight, *bias;  // all but x may be null
+  void *y, *mean, *scale;
+  void* bits;          // may be null
+  double recoverable;  // largest (|bias| + max|residual|) / |weight| from which x is recovered
+} l1bn_forward_args;
+
+// Training forward. Returns the number of channels whose normalized input cannot be recovered from
+// y well enough (see `recoverable`; counted only where bits are written), or a negative error.
+L1BN_API int64_t l1bn_forward(const l1bn_forward_args* args);
+
+typedef struct {
+  l1bn_problem problem;
+  const void* grad;
+  const void* y;         // output, where there is an activation or no x
+  const void* x;         // input, or null: recovered from y, residual and bits
+  const void* residual;  // read only where x is null
+  const void* bits;      // read only where x is null
+  const void *weight, *bias, *mean, *scale;
+  void *dx, *dresidual;      // may be null
+  void *dweight, *dbias;     // statistics' dtype, may be null
+  int64_t frozen;            // mean and scale are constants: no gradient through them
+} l1bn_backward_args;
+
+L1BN_API int64_t l1bn_backward(const l1bn_backward_args* args);
+
+typedef struct {
+  l1bn_problem problem;
+  const void *x, *residual, *weight, *bias;
+  const void *running_mean, *running_var;
+  int64_t running_dtype;
+  void* y;
+  void *mean, *scale;  // out: what backward needs
+  double recoverable;  // as in l1bn_forward_args
+} l1bn_evaluate_args;
+
+// Evaluation: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).
+L1BN_API int64_t l1bn_evaluate(const l1bn_evaluate_args* args);
+
+typedef struct {
+  void *running_mean, *running_var;
+  int64_t running_dtype;
+  const void *mean, *scale;  // the first part of the mean is enough
+  int64_t dtype;  // of mean and scale
+  int64_t channels;
+  double count;  // elements per channel
+  double momentum, eps;
+} l1bn_update_args;
+
+// Move running statistics towards a batch's, as BatchNorm does: the variance is
+// (scale^2 - eps) * count / (count - 1). A channel whose batch is not finite keeps its own.
+L1BN_API int64_t l1bn_update(const l1bn_update_args* args);
+
+L1BN_API int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner);
+L1BN_API int64_t l1bn_abi(void);
+
+// Instruction sets compiled in and runnable here, best first, separated by blanks.
+L1BN_API const char* l1bn_isas(void);
+// The one in use. l1bn_select() changes it and returns 0, or -1 where `isa` cannot run.
+L1BN_API const char* l1bn_isa(void);
+L1BN_API int64_t l1bn_select(const char* isa);
+// 1 where an OpenMP runtime of the process serves the threads, 0 where calls run on one thread.
+L1BN_API int64_t l1bn_threaded(void);
+
+#ifdef __cplusplus
+}
+#endif
