@@ -170,6 +170,7 @@ class TestFused:
         fused(example)
         assert sum(activation is not None for activation, _ in calls) == fusions
         assert list(fused.state_dict()) == list(model.state_dict())
+        assert revert_(fused).fused == report.fused
 
     def test_lists_and_keywords(self, calls: Calls) -> None:
         model = OnLists().double().eval()
@@ -412,6 +413,17 @@ class TestNotFused:
         seen.clear()
         model(X)
         assert len(seen) == 1
+
+    @pytest.mark.parametrize("part", ["branch", "branch.3"])
+    def test_hooks_on_modules_around_the_layer(self, part: str) -> None:
+        model = Nested().double()
+        model.get_submodule(part).register_forward_hook(lambda *a: a[2] * 2)
+        convert_(model)
+        unfused = copy.deepcopy(model)
+        report = convert_(model, example=X)
+        assert [item.path for item in report.fused] == ["branch.1"]
+        assert "branch.3.1: a hook watches its output" in map(str, report.not_fused)
+        assert_same(unfused, model, X)
 
     def test_a_replaced_forward(self) -> None:
         model = nn.Sequential(Module(lambda self, x: self.act(self.bn(x)))).double()

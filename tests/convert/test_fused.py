@@ -239,6 +239,8 @@ class TestCopies:
         expected = F.relu(layer(X) + X)
         torch.testing.assert_close(replica(X), expected)
         assert not torch.allclose(block(X), expected)
+        replica._modules["layer"] = nn.Sequential(*layer, nn.Tanh())
+        torch.testing.assert_close(replica(X), F.relu(torch.tanh(layer(X)) + X))
 
 
 class TestTools:

@@ -13,7 +13,7 @@ from l1bn.convert.call import CallPattern
 from l1bn.convert.fused import install, remove
 from l1bn.convert.fusion import Fusion, SourceFusion, TracedFusion
 from l1bn.convert.match import Findings
-from l1bn.convert.norm_act import has_hooks, is_fusable_norm
+from l1bn.convert.norm_act import is_fusable_norm
 from l1bn.convert.observe import observe, verify
 from l1bn.convert.report import Item
 from l1bn.convert.rewrite import look, rewrite_block
@@ -120,17 +120,10 @@ class _Fuser:
         tails = frozenset(path for path, tail in candidates.items() if tail.path)
         findings = look(block, pattern, frozenset(), tails)
         wanted = {str(match.norm.target) for match in findings.matches} & tails
-        inlined: frozenset[str] = frozenset()
-        for path in wanted:
-            paths = candidates[path].inlined(path)
-            if not any(has_hooks(block.get_submodule(part)) for part in paths):
-                inlined |= paths
-        if not wanted:
-            return findings, inlined
-        if not inlined:
-            # Every one of them is watched by a hook: leave them closed.
-            return look(block, pattern, frozenset(), frozenset()), inlined
-        return look(block, pattern, inlined, tails - inlined), inlined
+        inlined = frozenset(part for path in wanted for part in candidates[path].inlined(path))
+        if wanted:
+            findings = look(block, pattern, inlined, tails - inlined)
+        return findings, inlined
 
     def _norm_at(self, block: nn.Module, path: str) -> nn.Module:
         module = block.get_submodule(path)
@@ -205,12 +198,15 @@ class _Fuser:
 
 def unfuse(model: nn.Module) -> list[Item]:
     """Give every fused block of a model its own forward back. Returns what was fused."""
-    items = []
+    items: dict[nn.Module | str, Item] = {}
     for path, block in list(model.named_modules()):
         if is_fused(block):
+            parts = dict(block.named_modules())
             for inner, text in remove(block).items():
-                items.append(Item(f"{path}.{inner}" if path else inner, _types(block, text)))
-    return items
+                at = f"{path}.{inner}" if path else inner
+                # Once for a layer that was fused by its block and by one around that.
+                items[parts.get(inner, at)] = Item(at, _types(block, text))
+    return list(items.values())
 
 
 def _types(block: nn.Module, text: str) -> str:
