@@ -334,6 +334,7 @@ class Trainer:
             "train_loss": float(rows[-1]["train_loss"]),
             "seconds": round(seconds, 3),
             "images_per_second": round(images / seconds, 1),
+            "threads": torch.get_num_threads(),
         }
         write_text(self.config.out / RESULT, json.dumps(result, indent=2) + "\n")
 

@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,7 @@ def load_hub(
     Raises:
         UserError: If there is no such set, or it is no set of labelled images.
     """
-    splits = _open(name)
+    splits = _open(name, progress)
     train_name = "train" if "train" in splits else next(iter(splits))
     features = splits[train_name].features
     image = _column(name, features, "Image", image_column, "--image-column")
@@ -78,7 +81,7 @@ def load_hub(
     return train, test, tuple(features[label].names)
 
 
-def _open(name: str) -> Any:
+def _open(name: str, progress: bool) -> Any:
     """Return the splits of `name`, or say in one line why not."""
     import datasets
 
@@ -88,17 +91,38 @@ def _open(name: str) -> Any:
         raise UserError(f'expected --data to be a folder, "digits" or a hub name; no "{name}" here')
     if folder.is_file():
         raise UserError(f'expected --data to be a folder, got the file "{name}"')
+    if not folder.is_dir() and progress and sys.stderr.isatty():
+        print(f'looking for "{name}" on the Hugging Face hub', file=sys.stderr)
+    with _quiet(bars=progress and not folder.is_dir()):
+        try:
+            return datasets.load_dataset(str(folder) if folder.is_dir() else name)
+        except Exception as error:
+            text = str(error).strip() or type(error).__name__
+            raise UserError(
+                f'cannot read "{name}" with datasets.load_dataset: {text.splitlines()[0]}'
+            ) from error
+
+
+@contextmanager
+def _quiet(bars: bool) -> Iterator[None]:
+    """Keep the libraries from reporting retries and missing cards: one line says what failed."""
+    import datasets
+    import huggingface_hub
+
+    loggers = (datasets.utils.logging, huggingface_hub.utils.logging)
+    levels = [logger.get_verbosity() for logger in loggers]
     bars_were_on = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.set_verbosity_error()
+    if not bars:
+        datasets.disable_progress_bars()
     try:
-        splits = datasets.load_dataset(str(folder) if folder.is_dir() else name)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f'cannot read "{name}" with datasets.load_dataset: {reason}') from error
+        yield
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.set_verbosity(level)
         if bars_were_on:
             datasets.enable_progress_bars()
-    return splits
 
 
 def _column(name: str, features: Any, kind: str, wanted: str | None, option: str) -> str:
