@@ -9,16 +9,25 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-env: $(VENV)/.installed  ## create .venv with the library and everything its tests need
+env: $(VENV)/.dev  ## create .venv with the library and everything its tests need
 
 # Editable: a change of Python code needs no new installation, a change of csrc/ does.
-$(VENV)/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
+
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Python 3.10 or newer is needed: make PYTHON=python3.11"'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.dev: $(SOURCES) | $(BIN)/python
+	$(INSTALL) -e '.[dev]'
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.demo: $(SOURCES) | $(BIN)/python
+	$(INSTALL) -e '.[recipes]'
 	touch $@
 
-demo: env  ## train a small ResNet with L1BN and with BN on real images, side by side
+demo: $(VENV)/.demo  ## train a small ResNet with L1BN and with BN on real images, side by side
 	$(BIN)/l1bn compare
 
 test: env  ## run every test
