@@ -111,7 +111,8 @@ def model(cell: Cell) -> str:
 def _state(cell: Cell) -> list[str]:
     s = cell.sequential
     assert s is not None
-    lines = ["  reg state;"]
+    # Power-up state is random, not unknown: silicon has no X, and gates would never clear one.
+    lines = ["  reg state = $random;"]
     clock, data = verilog_function(s.clock), verilog_function(s.data)
     clear = verilog_function(s.clear) if s.clear else "1'b0"
     preset = verilog_function(s.preset) if s.preset else "1'b0"
@@ -137,7 +138,7 @@ def _clock_gate(cell: Cell) -> list[str]:
     enables = " | ".join(n for n in names if n != clock)
     out = cell.outputs[0].name
     return [
-        "  reg enable;",
+        "  reg enable = 0;",
         f"  always @* if (~{clock}) enable = {enables};",
         f"  assign {out} = {clock} & enable;",
     ]

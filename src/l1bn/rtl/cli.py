@@ -64,7 +64,7 @@ class ReportConfig:
         elements: Elements per channel, a power of two.
         channels: Channels to simulate per stimulus.
         stimuli: Gaussian data, or activations and gradients of a trained network.
-        targets: Synthesis targets, as parts of a guess; the fastest netlist counts.
+        recipes: Scripts for abc; each unit keeps its fastest netlist.
         gating: Clock gates, in every unit alike.
         cache: Folder of finished steps; an interrupted report goes on from there.
     """
@@ -76,7 +76,7 @@ class ReportConfig:
     elements: int = 256
     channels: int = 2
     stimuli: tuple[Literal["gaussian", "activations"], ...] = ("gaussian", "activations")
-    targets: tuple[float, ...] = (0.6,)
+    recipes: tuple[Literal["twice", "thrice", "depth"], ...] = ("twice", "thrice", "depth")
     gating: bool = True
     cache: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(user cache)")] = None
 
@@ -143,7 +143,7 @@ def report(config: ReportConfig) -> int:
         for variant in chosen
     ]
     cache = Cache(config.cache or default_folder())
-    effort = flow.Effort(config.targets, config.gating)
+    effort = flow.Effort(config.recipes, config.gating)
     say = _progress(len(units))
     records = []
     technologies: dict[Path, synthesis.Technology] = {}
@@ -154,14 +154,13 @@ def report(config: ReportConfig) -> int:
             unit = variant.config(width, config.elements)
         except ValueError as error:
             raise UserError(str(error)) from error
-        channels = {name: stimulus.named(name, unit, config.channels) for name in config.stimuli}
+        channels = {str(n): stimulus.named(n, unit, config.channels) for n in config.stimuli}
         record = flow.measure(
             unit, technologies[path], channels, effort=effort, cache=cache,
             say=partial(say, number),
         )  # fmt: skip
         records.append({"variant": variant.key, **record})
-        # Written after every unit: what is finished can be read while the rest runs.
-        paths = writer.write(records, config.out)
+    paths = writer.write(records, config.out)
     for line in _verdict(config.out):
         print(line)
     for path in paths:
