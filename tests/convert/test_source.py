@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import linecache
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,17 +184,27 @@ class Chained(Block):
         return x + y if x.mean() < 100 else x
 
 
+class Dropped(Block):
+    """The layer's output is overwritten by that of something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(x)
+        y = self.act(x)
+        return y if x.mean() < 100 else x
+
+
 class Inner(Block):
     def forward(self, x: Tensor) -> Tensor:
         run = lambda self: F.silu(self)  # noqa: E731
         return run(self.bn(x)) if x.mean() < 100 else x
 
 
-@pytest.mark.parametrize("make", [Twice, Between, Called, Chained, Inner])
+@pytest.mark.parametrize("make", [Twice, Between, Called, Chained, Dropped, Inner])
 def test_what_the_source_does_not_show_is_left(make: Any) -> None:
     model = make().double()
     convert_(model)
     unfused = copy.deepcopy(model)
+    assert not rewrite_source(model)[1]
     report = convert_(model, example=X)
     assert not report.fused
     assert type(model) is make
@@ -246,6 +259,25 @@ def test_sources_that_cannot_be_used(make: Any, reason: str) -> None:
     assert not convert_(model, example=X).fused
     assert torch.equal(model(X), before)
     assert expected.shape == before.shape
+
+
+def test_a_file_changed_since_it_was_imported_is_not_used(tmp_path: Path) -> None:
+    text = (
+        "from zoo import Block\n"
+        "class Edited(Block):\n"
+        "    def forward(self, x):\n"
+        "        return self.act(self.bn(x)) if x.mean() < 100 else x\n"
+    )
+    path = tmp_path / "edited.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location("edited", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path.write_text(text.replace("self.bn(x)", "self.bn(-x)"))
+    linecache.checkcache()
+    model = module.Edited().double()
+    with pytest.raises(NoSourceError, match="its source is not what runs"):
+        rewrite_source(model)
 
 
 class TestAfterwards:

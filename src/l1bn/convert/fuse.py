@@ -198,14 +198,13 @@ class _Fuser:
 
 def unfuse(model: nn.Module) -> list[Item]:
     """Give every fused block of a model its own forward back. Returns what was fused."""
-    items: dict[nn.Module | str, Item] = {}
+    items: dict[str, Item] = {}
     for path, block in list(model.named_modules()):
         if is_fused(block):
-            parts = dict(block.named_modules())
             for inner, text in remove(block).items():
-                at = f"{path}.{inner}" if path else inner
                 # Once for a layer that was fused by its block and by one around that.
-                items[parts.get(inner, at)] = Item(at, _types(block, text))
+                at = f"{path}.{inner}" if path else inner
+                items[at] = Item(at, _types(block, text))
     return list(items.values())
 
 

@@ -52,9 +52,7 @@ class Watch:
     def holds(self, training: bool) -> bool:
         """Whether all of it is still so."""
         module, state = self.module, self.module.__dict__
-        if state["training"] is not training or "forward" in state:
-            return False
-        if list(module._modules.values()) != self.children:
+        if state["training"] is not training or list(module._modules.values()) != self.children:
             return False
         for name, value in self.attributes.items():
             now = state.get(name, _NOTHING)
