@@ -28,10 +28,10 @@ digraph unit {
   rankdir=LR; nodesep=0.35; ranksep=0.55; bgcolor="white";
   node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11, fillcolor="#eef3fa"];
   edge [fontname="Helvetica", fontsize=9, color="#555555"];
-  element [label="element stream\\nx, g, bit", shape=cds, fillcolor="#ffffff"];
-  command [label="command stream\\nγ, β, operation", shape=cds, fillcolor="#ffffff"];
-  result [label="result stream\\ny or dx, bit x ≥ μ, last", shape=cds, fillcolor="#ffffff"];
-  scalars [label="snapshot, dγ, dβ", shape=cds, fillcolor="#ffffff"];
+  element [label="element stream\\nx, g, bit", shape=cds, margin="0.2,0.08"];
+  command [label="command stream\\nγ, β, operation", shape=cds, margin="0.2,0.08"];
+  result [label="result stream\\ny or dx, bit x ≥ μ, last", shape=cds, margin="0.2,0.08"];
+  scalars [label="snapshot, dγ, dβ", shape=cds, margin="0.2,0.08"];
   subgraph cluster_path { label="element path: one element per clock"; fontname="Helvetica";
     fontsize=11; style=rounded; color="#9db7d5";
     operands [label="operand\\nregisters a, b"]; product [label="product\\na · b"];
@@ -57,13 +57,12 @@ SIGNALS = (
     ("phase", "phase", "word"),
     ("element__valid", "element.valid", "bit"),
     ("element__ready", "element.ready", "bit"),
-    ("x", "element.x", "word"),
+    (r"\element__payload.x", "element.x", "word"),
     ("result__valid", "result.valid", "bit"),
     ("result__ready", "result.ready", "bit"),
-    ("value", "result.value", "word"),
-    ("last", "result.last", "bit"),
+    (r"\result__payload.value", "result.value", "word"),
+    (r"\result__payload.last", "result.last", "bit"),
 )
-PHASES = ("scalars", "sums", "deviation", "normalize", "reduce", "gradient")
 
 
 def read_vcd(path: Path) -> dict[str, list[tuple[int, str]]]:
@@ -100,13 +99,17 @@ def waveform() -> None:
         trace = Path(name) / "trace.vcd"
         simulate(config, gaussian(config, 1, seed=5), stall=0.25, seed=3, trace=trace)
         changes = read_vcd(trace)
-    period = 2 * changes["clk"][2][0] - 2 * changes["clk"][1][0]
+    rises = sorted({t for t, v in changes["clk"] if v == "1"})
+    period = rises[1] - rises[0]
     valid = [t for t, v in changes["result__valid"] if v == "1"]
     start, end = valid[0] - 9 * period, valid[0] + 15 * period
     figure, axis = plt.subplots(figsize=(12, 4.6), layout="constrained")
     for row, (key, label, kind) in enumerate(SIGNALS):
         base = -1.6 * row
-        points = [(t, v) for t, v in changes[key] if t <= end]
+        # Of several changes at one time the last counts; equal neighbours are one segment.
+        latest = dict(changes[key])
+        points = [(t, v) for t, v in sorted(latest.items()) if t <= end]
+        points = [p for i, p in enumerate(points) if i == 0 or points[i - 1][1] != p[1]]
         segments = list(zip(points, [*[t for t, _ in points[1:]], end], strict=True))
         axis.text(start - 0.3 * period, base + 0.4, label, ha="right", va="center", fontsize=9)
         for (left, value), right in segments:
@@ -119,9 +122,14 @@ def waveform() -> None:
                 if right < end:
                     axis.plot([right, right], [base, base + 0.9], color="#1f4e79", lw=1.2)
             else:
-                text = PHASES[int(value, 2)] if key == "phase" else number(value)
+                text = value.lower() if key == "phase" else number(value)
                 axis.fill_between(
-                    [left, right], base, base + 0.9, facecolor="#eef3fa", edgecolor="#1f4e79", lw=0.8
+                    [left, right],
+                    base,
+                    base + 0.9,
+                    facecolor="#eef3fa",
+                    edgecolor="#1f4e79",
+                    lw=0.8,
                 )
                 if right - left > 0.8 * period:
                     axis.text((left + right) / 2, base + 0.42, text, ha="center", va="center",
