@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test mutants lint format env clean
+.PHONY: help demo test mutants bench-cpu lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,10 @@ test: env  ## run every test
 
 mutants: env  ## break the formulas one by one; every break must turn the tests red
 	$(BIN)/python tests/mutants.py
+
+bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks: 10 minutes, quiet
+	$(BIN)/python benchmarks/cpu_ops.py
+	$(BIN)/python benchmarks/cpu_networks.py
 
 lint: env  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ int64_t forward_as(const l1bn_forward_args& a, bool frozen) {
   expect_large(a.y, p.outer * p.channels * p.inner * (int64_t)sizeof(T));
   if (is_small(p)) return SmallForward<T>(a, frozen).run();
   if (p.inner == 1)
-    return RowsForward<T>(a, plan_rows(p.outer, p.channels, sizeof(T), 1, p.threads), frozen).run();
+    return RowsForward<T>(a, plan_rows(p.outer, p.channels, sizeof(T), p.threads), frozen).run();
   return PlanesForward<T>(a, plan_planes(p.outer, p.channels, p.inner, sizeof(T), 1, p.threads),
                           frozen)
       .run();
@@ -33,7 +33,7 @@ int64_t backward_as(const l1bn_backward_args& a) {
   if (is_small(p)) return SmallBackward<T>(a).run();
   const int touched = 1 + (a.x != nullptr) + (p.activation != L1BN_NONE);
   if (p.inner == 1)
-    return RowsBackward<T>(a, plan_rows(p.outer, p.channels, sizeof(T), touched, p.threads)).run();
+    return RowsBackward<T>(a, plan_rows(p.outer, p.channels, sizeof(T), p.threads)).run();
   return PlanesBackward<T>(
              a, plan_planes(p.outer, p.channels, p.inner, sizeof(T), touched, p.threads))
       .run();

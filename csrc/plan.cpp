@@ -54,17 +54,14 @@ Plan plan_planes(int64_t outer, int64_t channels, int64_t inner, int64_t element
   return plan;
 }
 
-Plan plan_rows(int64_t rows, int64_t channels, int64_t element, int touched, int64_t threads) {
+Plan plan_rows(int64_t rows, int64_t channels, int64_t element, int64_t threads) {
   Plan plan;
   plan.threads = useful_threads(rows * channels, threads);
   plan.streaming = rows * channels * element > caches().last / 2;
   plan.split = true;
+  // Whole rows: blocks of channels that would fit the last-level cache read memory in short pieces,
+  // which costs more than reading it again in its order (docs/notes.md).
   plan.batch = channels;
-  const int64_t budget = caches().last / 2;
-  if (rows * channels * element * touched > budget) {
-    const int64_t fits = budget / (rows * element * touched) / 16 * 16;
-    if (fits * element >= 128) plan.batch = std::min(channels, fits);
-  }
   return plan;
 }
 

@@ -20,7 +20,7 @@ struct Plan {
 // `touched` tensors of the element size are read more than once per channel.
 Plan plan_planes(int64_t outer, int64_t channels, int64_t inner, int64_t element, int touched,
                  int64_t threads);
-Plan plan_rows(int64_t rows, int64_t channels, int64_t element, int touched, int64_t threads);
+Plan plan_rows(int64_t rows, int64_t channels, int64_t element, int64_t threads);
 
 // Ask for large pages behind a large fresh output: the page faults of a new mapping cost more than
 // the arithmetic.

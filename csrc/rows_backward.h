@@ -28,6 +28,7 @@ struct RowsBackward {
   const int64_t width;
   Buffer<P> constants;  // per group of a block: centre, slope, above, below, rest of the mean
   Buffer<Wide> sums;    // per member and group: g, g·q, positive
+  Buffer<P> running;    // the same, not yet flushed
 
   RowsBackward(const l1bn_backward_args& a, const Plan& p)
       : args(a),
@@ -48,7 +49,8 @@ struct RowsBackward {
                   (uintptr_t)a.dresidual % 64 == 0),
         width((p.batch + kLanes - 1) / kLanes),
         constants(5 * width),
-        sums((size_t)p.threads * 3 * width) {}
+        sums((size_t)p.threads * 3 * width),
+        running((size_t)p.threads * 3 * width) {}
 
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, args.problem.param_dtype, c, missing);
@@ -63,46 +65,57 @@ struct RowsBackward {
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
-    for_tiles(first, last, begin, end, false,
-              [&](auto k, int64_t group, int64_t row, int64_t count) __attribute__((always_inline)) {
-      constexpr int K = decltype(k)::value;
-      P g_sum[K], q_sum[K], positive[K], centre[K], rest[K];
-      int64_t from[K];
-      const uint16_t* b[K];
-      L1BN_UNROLL for (int i = 0; i < K; ++i) {
-        g_sum[i] = q_sum[i] = positive[i] = P::all(0);
-        centre[i] = constants.get()[5 * (group + i - begin)];
-        rest[i] = constants.get()[5 * (group + i - begin) + 4];
-        from[i] = row * channels + groups.start(group + i);
-        b[i] = bits ? bits + (group + i) * rows + row : nullptr;
-      }
-      const P one = P::all(1), zero = P::all(0);
-      for (int64_t r = 0; r < count; ++r)
-        L1BN_UNROLL for (int i = 0; i < K; ++i) {
-          const int64_t at = from[i] + r * channels;
-          P g = load(grad + at), q = zero;
-          if constexpr (kActive) {
-            const P out_value = load(y + at);
-            g = between(out_value, low, high, g);
-            if constexpr (!kInput) q = out_value - centre[i];
-            if constexpr (kResidual) q = q - load(residual + at);
+    const int64_t count = end - begin;
+    P* sum = running.get() + (int64_t)team.index * 3 * width;
+    for (int64_t i = 0; i < 3 * count; ++i) sum[i] = P::all(0);
+    const P one = P::all(1), zero = P::all(0);
+    const T* const g_from = grad;
+    const T* const y_from = y;
+    const T* const x_from = x;
+    const T* const r_from = residual;
+    const uint16_t* const units_from = bits;
+    const int64_t stride = channels, height = rows;
+    const P* const of_group = constants.get() - 5 * begin;
+    for_tiles(
+        first, last, begin, end, false,
+        [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
+          constexpr int R = decltype(r)::value;
+          const int64_t from = row * stride + Groups{stride}.start(group);
+          const P centre = of_group[5 * group];
+          const P rest = of_group[5 * group + 4];
+          P g_sum = zero, q_sum = zero, above = zero;
+          uint16_t units[R] = {};
+          if (units_from) memcpy(units, units_from + group * height + row, sizeof units);
+          L1BN_UNROLL for (int i = 0; i < R; ++i) {
+            const int64_t at = from + i * stride;
+            P g = load(g_from + at), q = zero;
+            if constexpr (kActive) {
+              const P out_value = load(y_from + at);
+              g = between(out_value, low, high, g);
+              if constexpr (!kInput) q = out_value - centre;
+              if constexpr (kResidual) q = q - load(r_from + at);
+            }
+            unsigned bit = units[i];
+            if constexpr (kInput) {
+              q = load(x_from + at) - centre;
+              bit = at_least_bits(q, rest);
+            }
+            above += choose(bit, one, zero);
+            g_sum += g;
+            q_sum += g * q;
           }
-          if constexpr (kInput) {
-            q = load(x + at) - centre[i];
-            positive[i] += choose(at_least_bits(q, rest[i]), one, zero);
-          } else if (b[i]) {
-            positive[i] += choose(b[i][r], one, zero);
-          }
-          g_sum[i] += g;
-          q_sum[i] += g * q;
-        }
-      L1BN_UNROLL for (int i = 0; i < K; ++i) {
-        const int64_t g = group + i - begin;
-        out[g].add(g_sum[i]);
-        out[width + g].add(q_sum[i]);
-        out[2 * width + g].add(positive[i]);
-      }
-    });
+          P* to = sum + 3 * (group - begin);
+          to[0] += g_sum;
+          to[1] += q_sum;
+          to[2] += above;
+        },
+        [&]() __attribute__((always_inline)) {
+          for (int64_t i = 0; i < count; ++i)
+            for (int kind = 0; kind < 3; ++kind) {
+              out[kind * width + i].add(sum[3 * i + kind]);
+              sum[3 * i + kind] = zero;
+            }
+        });
   }
 
   template <bool kInput, bool kActive, bool kStream>
@@ -110,37 +123,34 @@ struct RowsBackward {
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
-    for_tiles(first, last, begin, end, true,
-              [&](auto k, int64_t group, int64_t row, int64_t count) __attribute__((always_inline)) {
-      constexpr int K = decltype(k)::value;
-      P centre[K], slope[K], above[K], below[K], rest[K];
-      int64_t from[K];
-      const uint16_t* b[K];
-      L1BN_UNROLL for (int i = 0; i < K; ++i) {
-        const P* c = constants.get() + 5 * (group + i - begin);
-        centre[i] = c[0];
-        slope[i] = c[1];
-        above[i] = c[2];
-        below[i] = c[3];
-        rest[i] = constants.get()[5 * (group + i - begin) + 4];
-        from[i] = row * channels + groups.start(group + i);
-        b[i] = bits ? bits + (group + i) * rows + row : nullptr;
-      }
-      for (int64_t r = 0; r < count; ++r)
-        L1BN_UNROLL for (int i = 0; i < K; ++i) {
-          const int64_t at = from[i] + r * channels;
-          P g = load(grad + at);
-          if constexpr (kActive) g = between(load(y + at), low, high, g);
-          if (dresidual) put<kStream>(dresidual + at, g);
-          if (!dx) continue;
-          unsigned bit;
-          if constexpr (kInput)
-            bit = at_least_bits(load(x + at) - centre[i], rest[i]);
-          else
-            bit = b[i] ? b[i][r] : 0;
-          put<kStream>(dx + at, g * slope[i] + choose(bit, above[i], below[i]));
-        }
-    });
+    const T* const g_from = grad;
+    const T* const y_from = y;
+    const T* const x_from = x;
+    T* const to = dx;
+    T* const to_r = dresidual;
+    const uint16_t* const units_from = bits;
+    const int64_t stride = channels, height = rows;
+    const P* const of_group = constants.get() - 5 * begin;
+    for_tiles(
+        first, last, begin, end, true,
+        [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
+          constexpr int R = decltype(r)::value;
+          const P* c = of_group + 5 * group;
+          const P slope = c[1], above = c[2], below = c[3];
+          const int64_t from = row * stride + Groups{stride}.start(group);
+          uint16_t units[R] = {};
+          if (units_from) memcpy(units, units_from + group * height + row, sizeof units);
+          L1BN_UNROLL for (int i = 0; i < R; ++i) {
+            const int64_t at = from + i * stride;
+            P g = load(g_from + at);
+            if constexpr (kActive) g = between(load(y_from + at), low, high, g);
+            if (to_r) put<kStream>(to_r + at, g);
+            unsigned bit = units[i];
+            if constexpr (kInput) bit = at_least_bits(load(x_from + at) - c[0], c[4]);
+            if (to) put<kStream>(to + at, g * slope + choose(bit, above, below));
+          }
+        },
+        [] {});
     if (kStream) stream_fence();
   }
 
@@ -244,7 +254,7 @@ struct RowsBackward {
   }
 
   int64_t run() const {
-    if (!constants.get() || !sums.get()) return -2;
+    if (!constants.get() || !sums.get() || !running.get()) return -2;
     auto body = [&](Team team) {
       for (int64_t g = 0; g < groups.count(); g += width) {
         const int64_t end = g + width < groups.count() ? g + width : groups.count();

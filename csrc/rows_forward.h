@@ -32,6 +32,7 @@ struct RowsForward {
   Buffer<P> constants;
   Buffer<Wide> sums;
   Buffer<P> maxima;
+  Buffer<P> running;
 
   RowsForward(const l1bn_forward_args& a, const Plan& p, bool is_frozen)
       : args(a),
@@ -51,28 +52,39 @@ struct RowsForward {
         width((p.batch + kLanes - 1) / kLanes),
         constants(4 * width),
         sums((size_t)p.threads * 2 * width),
-        maxima((size_t)p.threads * 2 * width) {}
+        maxima((size_t)p.threads * 2 * width),
+        running((size_t)p.threads * width) {}
 
   // Sums of `term(x - centre)` over this member's rows, flushed to double tile by tile.
   template <class Term>
-  void accumulate(int64_t first, int64_t last, int64_t begin, int64_t end, bool backwards,
-                  const P* centre, const P* low, Wide* out, Term&& term) const {
-    for (int64_t g = begin; g < end; ++g) out[g - begin].clear();
-    for_tiles(first, last, begin, end, backwards,
-              [&](auto k, int64_t group, int64_t row, int64_t count) __attribute__((always_inline)) {
-      constexpr int K = decltype(k)::value;
-      P sum[K], middle[K], rest[K];
-      const T* from[K];
-      L1BN_UNROLL for (int i = 0; i < K; ++i) {
-        sum[i] = P::all(0);
-        middle[i] = centre[group + i - begin];
-        rest[i] = low[group + i - begin];
-        from[i] = x + row * channels + groups.start(group + i);
-      }
-      for (int64_t r = 0; r < count; ++r)
-        L1BN_UNROLL for (int i = 0; i < K; ++i) sum[i] += term(load(from[i] + r * channels) - middle[i], rest[i]);
-      L1BN_UNROLL for (int i = 0; i < K; ++i) out[group + i - begin].add(sum[i]);
-    });
+  void accumulate(const Team& team, int64_t first, int64_t last, int64_t begin, int64_t end,
+                  bool backwards, const P* centre, const P* low, Wide* out, Term&& term) const {
+    const int64_t count = end - begin;
+    P* sum = running.get() + (int64_t)team.index * width;
+    for (int64_t g = 0; g < count; ++g) {
+      out[g].clear();
+      sum[g] = P::all(0);
+    }
+    const T* const x_from = x;
+    const int64_t stride = channels;
+    for_tiles(
+        first, last, begin, end, backwards,
+        [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
+          constexpr int R = decltype(r)::value;
+          const int64_t g = group - begin;
+          const T* from = x_from + row * stride + Groups{stride}.start(group);
+          const P middle = centre[g], rest = low[g];
+          P total = term(load(from) - middle, rest);
+          L1BN_UNROLL for (int i = 1; i < R; ++i) total +=
+              term(load(from + i * stride) - middle, rest);
+          sum[g] += total;
+        },
+        [&]() __attribute__((always_inline)) {
+          for (int64_t g = 0; g < count; ++g) {
+            out[g].add(sum[g]);
+            sum[g] = P::all(0);
+          }
+        });
   }
 
   // The sum over all members, in every lane's own channel.
@@ -93,7 +105,7 @@ struct RowsForward {
       centre[g - begin] = load(x + groups.start(g));
       low[g - begin] = P::all(0);
     }
-    accumulate(first, last, begin, end, false, centre, low, mine,
+    accumulate(team, first, last, begin, end, false, centre, low, mine,
                [](const P& d, const P&) __attribute__((always_inline)) { return d; });
     team.wait();
     for (int64_t g = begin; g < end; ++g) {
@@ -105,7 +117,7 @@ struct RowsForward {
       centre[g - begin] = P::load(middle);
       low[g - begin] = P::load(rest);
     }
-    accumulate(first, last, begin, end, true, centre, low, mine + width,
+    accumulate(team, first, last, begin, end, true, centre, low, mine + width,
                [](const P& d, const P& rest) __attribute__((always_inline)) {
                  return absolute(d - rest);
                });
@@ -154,42 +166,39 @@ struct RowsForward {
     const P low = P::all(low_value), high = P::all(high_value);
     P* most = maxima.get() + (int64_t)team.index * 2 * width;
     for (int64_t g = begin; g < end; ++g) most[g - begin] = P::all(0);
-    for_tiles(first, last, begin, end, false,
-              [&](auto k, int64_t group, int64_t row, int64_t count) __attribute__((always_inline)) {
-      constexpr int K = decltype(k)::value;
-      P centre[K], slope[K], shift[K], rest[K], top[K];
-      int64_t from[K];
-      uint16_t* b[K];
-      L1BN_UNROLL for (int i = 0; i < K; ++i) {
-        const P* c = constants.get() + 4 * (group + i - begin);
-        centre[i] = c[0];
-        slope[i] = c[1];
-        shift[i] = c[2];
-        rest[i] = c[3];
-        top[i] = P::all(0);
-        from[i] = row * channels + groups.start(group + i);
-        b[i] = bits ? bits + (group + i) * rows + row : nullptr;
-      }
-      for (int64_t r = 0; r < count; ++r)
-        L1BN_UNROLL for (int i = 0; i < K; ++i) {
-          const int64_t at = from[i] + r * channels;
-          const P d = load(x + at) - centre[i];
-          P z = d * slope[i] + shift[i];
-          if constexpr (kResidual) {
-            const P added = load(residual + at);
-            z += added;
-            top[i] = maximum(top[i], absolute(added));
+    // Locals: a store through y must not make them be read again.
+    const T* const x_from = x;
+    const T* const r_from = residual;
+    T* const to = y;
+    uint16_t* const units_to = bits;
+    const int64_t stride = channels, height = rows;
+    const P* const of_group = constants.get() - 4 * begin;
+    for_tiles(
+        first, last, begin, end, false,
+        [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
+          constexpr int R = decltype(r)::value;
+          const P* c = of_group + 4 * group;
+          const P centre = c[0], slope = c[1], shift = c[2], rest = c[3];
+          const int64_t from = row * stride + Groups{stride}.start(group);
+          uint16_t units[R];
+          L1BN_UNROLL for (int i = 0; i < R; ++i) {
+            const int64_t at = from + i * stride;
+            const P d = load(x_from + at) - centre;
+            P z = d * slope + shift;
+            if constexpr (kResidual) {
+              const P added = load(r_from + at);
+              z += added;
+              most[group - begin] = maximum(most[group - begin], absolute(added));
+            }
+            if constexpr (kStream)
+              put_streaming(to + at, clamp(z, low, high));
+            else
+              store(to + at, clamp(z, low, high));
+            units[i] = (uint16_t)at_least_bits(d, rest);
           }
-          if constexpr (kStream)
-            put_streaming(y + at, clamp(z, low, high));
-          else
-            store(y + at, clamp(z, low, high));
-          if (bits) b[i][r] = (uint16_t)at_least_bits(d, rest[i]);
-        }
-      if constexpr (kResidual)
-        L1BN_UNROLL for (int i = 0; i < K; ++i)
-          most[group + i - begin] = maximum(most[group + i - begin], top[i]);
-    });
+          if (units_to) memcpy(units_to + group * height + row, units, sizeof units);
+        },
+        [] {});
     if (kStream) stream_fence();
   }
 
@@ -237,7 +246,8 @@ struct RowsForward {
   }
 
   int64_t run() const {
-    if (!constants.get() || !sums.get() || !maxima.get()) return -2;
+    if (!constants.get() || !sums.get() || !maxima.get() || !running.get())
+      return -2;
     int64_t bad = 0;
     auto body = [&](Team team) {
       int64_t mine = 0;

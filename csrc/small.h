@@ -33,7 +33,7 @@ class Small {
 
   Small(const l1bn_problem& p, int kinds)
       : problem_(p),
-        threads_(plan_rows(p.outer * p.inner, p.channels, sizeof(T), 1, p.threads).threads),
+        threads_(plan_rows(p.outer * p.inner, p.channels, sizeof(T), p.threads).threads),
         kinds_(kinds),
         sums_((size_t)threads_ * kinds * p.channels) {}
 

@@ -1,0 +1,222 @@
+"""L1BN + ReLU against nn.BatchNorm + ReLU on the CPU, forward and backward, shape by shape.
+
+    python benchmarks/cpu_ops.py [--quick]
+
+Writes ``results/cpu_ops.csv``, its environment and ``results/cpu_ops.png``, and prints a summary.
+The floor is the time that the fewest bytes need at the speed of a copy into existing memory of the
+same size: forward reads x and writes y, backward reads y and the gradient and writes dx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness import geometric_mean, interleave, quartiles, refuse_on_red, seconds, write
+from l1bn.functional import l1_batch_norm
+
+SHAPES = [
+    (32, 64, 56, 56),
+    (32, 256, 56, 56),
+    (32, 128, 28, 28),
+    (32, 512, 28, 28),
+    (32, 1024, 14, 14),
+    (128, 16, 32, 32),
+    (128, 64, 32, 32),
+    (128, 128, 16, 16),
+    (128, 256, 8, 8),
+    (256, 1024),
+    (4, 32, 16, 56, 56),
+]
+COMPILED = {(32, 128, 28, 28), (128, 64, 32, 32), (32, 64, 56, 56)}
+WITH_RESIDUAL = {(32, 256, 56, 56), (32, 512, 28, 28), (128, 64, 32, 32)}
+LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+NORMS = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+
+
+@dataclass(frozen=True)
+class Config:
+    """One thing to time."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    layout: str
+    residual: bool
+    threads: int
+
+    def tensor(self) -> Tensor:
+        """Draw values in the shape, dtype and layout."""
+        x = torch.randn(self.shape).to(self.dtype)
+        return x.contiguous(memory_format=LAST[x.dim()]) if self.layout == "channels_last" else x
+
+
+def configs(quick: bool) -> Iterator[Config]:
+    everyone = torch.get_num_threads()
+    counts = [everyone] if quick else sorted({1, 2, everyone}, reverse=True)
+    for threads, dtype, layout in product(
+        counts, [torch.float32, torch.bfloat16], ["contiguous", "channels_last"]
+    ):
+        for shape in SHAPES:
+            if layout == "channels_last" and len(shape) == 2:
+                continue
+            yield Config(shape, dtype, layout, False, threads)
+            if shape in WITH_RESIDUAL and threads == everyone:
+                yield Config(shape, dtype, layout, True, threads)
+
+
+def variants(config: Config) -> dict[str, Callable[[], tuple[float, float]]]:
+    channels = config.shape[1]
+    norm = NORMS[len(config.shape)](channels)
+    x = config.tensor().requires_grad_()
+    residual = config.tensor().requires_grad_() if config.residual else None
+    grad = config.tensor()
+
+    def batch_norm() -> Tensor:
+        y = norm(x)
+        return F.relu(y if residual is None else y + residual)
+
+    def ours(backend: str) -> Tensor:
+        return l1_batch_norm(
+            x,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            True,
+            activation="relu",
+            residual=residual,
+            backend=backend,
+        )
+
+    def step(forward: Callable[[], Tensor]) -> tuple[float, float]:
+        out: list[Tensor] = []
+        ahead = seconds(lambda: out.append(forward()))
+        back = seconds(lambda: out.pop().backward(grad))
+        for leaf in (x, residual, norm.weight, norm.bias):
+            if leaf is not None:
+                leaf.grad = None
+        return ahead, back
+
+    chosen: dict[str, Callable[[], Any]] = {
+        "batch_norm": batch_norm,
+        "l1bn": lambda: ours("cpu"),
+        "l1bn eager": lambda: ours("eager"),
+    }
+    if config.shape in COMPILED and config.dtype == torch.float32 and config.threads > 1:
+        torch._dynamo.reset()
+        chosen["batch_norm compiled"] = torch.compile(batch_norm)
+    return {name: lambda f=f: step(f) for name, f in chosen.items()}
+
+
+def floor(config: Config, rounds: int) -> tuple[float, float]:
+    """Least seconds of a forward and of a backward pass."""
+    x = config.tensor()
+    target = torch.empty_like(x)
+    copies = sorted(seconds(lambda: target.copy_(x)) for _ in range(rounds))
+    per_byte = copies[len(copies) // 2] / (2 * x.nbytes)
+    extra = x.nbytes if config.residual else 0
+    return per_byte * (2 * x.nbytes + extra), per_byte * (3 * x.nbytes + 2 * extra)
+
+
+def measure(config: Config, rounds: int) -> list[dict[str, Any]]:
+    torch.set_num_threads(config.threads)
+    floors = floor(config, rounds)
+    times = interleave(variants(config), rounds)
+    rows = []
+    for name, samples in times.items():
+        row: dict[str, Any] = {
+            "shape": "x".join(map(str, config.shape)),
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "layout": config.layout,
+            "residual": config.residual,
+            "threads": config.threads,
+            "variant": name,
+        }
+        parts = [[s[0] for s in samples], [s[1] for s in samples], [sum(s) for s in samples]]
+        for part, values in zip(("forward", "backward", "both"), parts, strict=True):
+            low, middle, high = quartiles(values)
+            row |= {f"{part}_ms": middle * 1e3, f"{part}_q1": low * 1e3, f"{part}_q3": high * 1e3}
+        row |= {"floor_forward_ms": floors[0] * 1e3, "floor_backward_ms": floors[1] * 1e3}
+        rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+    return rows
+
+
+def ratios(rows: list[dict[str, Any]], against: str, **where: Any) -> dict[str, float]:
+    """Times of ``against`` over those of the native kernels, by shape."""
+    chosen = [r for r in rows if all(r[k] == v for k, v in where.items())]
+    by = {(r["shape"], r["variant"]): r["both_ms"] for r in chosen}
+    shapes = [s for s, name in by if name == against]
+    return {s: by[s, against] / by[s, "l1bn"] for s in shapes}
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    everyone = max(r["threads"] for r in rows)
+    lines = ["| dtype | layout | geometric mean | worst | best |", "|---|---|---|---|---|"]
+    for dtype, layout in product(("float32", "bfloat16"), ("contiguous", "channels_last")):
+        where = {"dtype": dtype, "layout": layout, "threads": everyone, "residual": False}
+        found = ratios(rows, "batch_norm", **where)
+        worst, best = min(found, key=lambda s: found[s]), max(found, key=lambda s: found[s])
+        lines.append(
+            f"| {dtype} | {layout} | {geometric_mean(list(found.values())):.2f}x "
+            f"| {found[worst]:.2f}x ({worst}) | {found[best]:.2f}x ({best}) |"
+        )
+    return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]]) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from harness import RESULTS
+
+    everyone = max(r["threads"] for r in rows)
+    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
+    pairs = product(("float32", "bfloat16"), ("contiguous", "channels_last"))
+    for axis, (dtype, layout) in zip(axes.flat, pairs, strict=True):
+        where = {"dtype": dtype, "layout": layout, "threads": everyone, "residual": False}
+        found = ratios(rows, "batch_norm", **where)
+        bars = axis.barh(list(found)[::-1], list(found.values())[::-1], color="#4477aa")
+        axis.bar_label(bars, fmt="%.1f×", padding=3)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_title(f"{dtype}, {layout}")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.margins(x=0.12)
+    figure.supxlabel("times faster than nn.BatchNorm + ReLU, forward + backward (median)")
+    figure.savefig(RESULTS / "cpu_ops.png", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="all threads only")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
+    parser.add_argument("--limit", type=int, default=math.inf, help="stop after so many shapes")
+    options = parser.parse_args()
+    refuse_on_red("tests/test_backends.py", "-k", "cpu and not ten_million")
+    torch.manual_seed(0)
+    rows: list[dict[str, Any]] = []
+    for i, config in enumerate(configs(options.quick)):
+        if i >= options.limit:
+            break
+        found = measure(config, max(20, options.rounds))
+        by = {r["variant"]: r["both_ms"] for r in found}
+        print(
+            config.shape, config.dtype, config.layout, f"{config.threads} threads", by, flush=True
+        )
+        rows += found
+    print(write("cpu_ops", rows))
+    print(summary(rows))
+    plot(rows)
+
+
+if __name__ == "__main__":
+    main()

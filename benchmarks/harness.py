@@ -1,0 +1,68 @@
+"""Timing side by side: variants interleaved in one process, medians and quartiles."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from l1bn.environment import describe_environment
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP = 3
+
+
+def interleave(
+    variants: Mapping[str, Callable[[], Sequence[float]]], rounds: int
+) -> dict[str, list[Sequence[float]]]:
+    """Call the variants in turn; each returns the seconds of its parts."""
+    times: dict[str, list[Sequence[float]]] = {name: [] for name in variants}
+    for i in range(rounds + WARM_UP):
+        for name, variant in variants.items():
+            sample = variant()
+            if i >= WARM_UP:
+                times[name].append(sample)
+    return times
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return low, middle, high
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return statistics.geometric_mean(values)
+
+
+def refuse_on_red(*selection: str) -> None:
+    """Run the tests of what is about to be timed; end the program if one fails."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", *selection]
+    print("testing what is timed:", *selection, flush=True)
+    if subprocess.run(command, cwd=root, check=False).returncode != 0:
+        raise SystemExit("the tests of what is timed failed: no numbers")
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write a CSV, and beside it the environment it was measured in."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    environment = json.dumps(describe_environment(), indent=2, default=str)
+    path.with_suffix(".json").write_text(environment + "\n")
+    return path
