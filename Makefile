@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test mutants bench-cpu lint format env clean
+.PHONY: help demo test mutants bench-cpu rtl-report rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -39,6 +39,17 @@ mutants: env  ## break the formulas one by one; every break must turn the tests 
 bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks: 10 minutes, quiet
 	$(BIN)/python benchmarks/cpu_ops.py
 	$(BIN)/python benchmarks/cpu_networks.py
+
+LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
+rtl-report: env  ## synthesize and weigh the hardware units on three libraries: an hour or two
+	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width 8 16 --variants all --liberty \
+	    /usr/share/qflow/tech/osu018/osu018_stdcells.lib \
+	    $(LIBERTY)/sky130_fd_sc_hd__tt_025C_1v80.lib.gz \
+	    $(LIBERTY)/sg13g2_stdcell_typ_1p20V_25C.lib.gz
+	$(BIN)/python benchmarks/rtl/one_pass_training.py
+
+rtl-pictures: env  ## draw the pictures of docs/hardware.md
+	$(BIN)/python benchmarks/rtl/pictures.py
 
 lint: env  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
