@@ -110,7 +110,9 @@ def test_converted_fused_and_reverted(foreign: Foreign, model: nn.Module, x: Ten
     assert len(report.not_fused) == foreign.layers - len(kinds)
     fused = logits(model, x)
     exact = logits(copy.deepcopy(model).double(), x.double())
-    assert apart(fused, exact) <= max(1e-6, 2 * apart(expected, exact))  # no more than rounding
+    # Rounding only: BatchNorm itself is 0.7e-6 to 0.9e-6 from the exact logits of ResNet-50.
+    assert apart(fused, expected) <= 3e-6
+    assert apart(fused, exact) <= 3e-6
     assert list(model.state_dict()) == keys
 
     report = revert_(model)
