@@ -276,8 +276,9 @@ def _area(netlist: Netlist, library: Library, blocks: dict[str, str]) -> dict[st
 
 def _path(netlist: Netlist, result: timing.Timing) -> dict[str, Any]:
     """Start, end and length of the critical path, in source names."""
-    starts = [netlist.aliases.get(h.net, h.net) for h in result.path]
-    named = [s for s in starts if not s.startswith("n")] or starts
+    # Past the clock and its gates, the first net is a register's.
+    start = next((i for i, h in enumerate(result.path) if h.arrival > 0), 0)
+    first = result.path[start].net
     instance = result.endpoint.partition(".")[0]
     ends: Sequence[str] = [
         netlist.aliases[net]
@@ -287,7 +288,7 @@ def _path(netlist: Netlist, result: timing.Timing) -> dict[str, Any]:
         if net in netlist.aliases and net not in netlist.inputs.get("clk", [])
     ]
     return {
-        "from": named[min(1, len(named) - 1)],
+        "from": netlist.aliases.get(first, first).replace("$like", "a"),
         "to": ends[-1] if ends else result.endpoint,
-        "stages": len(result.path) - 1,
+        "stages": len(result.path) - start,
     }

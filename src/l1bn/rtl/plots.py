@@ -15,6 +15,12 @@ from l1bn.rtl.variants import VARIANTS
 
 Record = dict[str, Any]
 
+#: What each plot shows.
+CAPTIONS = {
+    "frontier.svg": "Forward and backward of one element: left and down is better.",
+    "passes.svg": "Where the energy goes, by pass over the data.",
+}
+
 _COLOURS = {"l1": "#1f77b4", "l2": "#d95f02"}
 _MARKS = ("o", "s", "^", "D", "o", "s", "^", "D")
 _PASSES = (
@@ -71,11 +77,10 @@ def _frontier(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: 
         axis.set_title(_title(library, width), fontsize=10)
         axis.set_xlabel("time per element [ns]")
         axis.set_ylabel("energy per element [pJ]")
-        axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
+        axis.set_xlim(0, 1.08 * axis.get_xlim()[1])
+        axis.set_ylim(0, 1.08 * axis.get_ylim()[1])
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=7.5, loc="lower left")
-    figure.suptitle("Forward and backward of one element: left and down is better")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return path
@@ -96,8 +101,8 @@ def _bars(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: Path
         axis.set_xlabel("energy per element [pJ]")
         axis.tick_params(axis="y", labelsize=8)
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize=8)
-    figure.suptitle("Where the energy goes, by pass over the data")
+    columns = 6 if len(groups) > 1 else 3
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return path

@@ -122,6 +122,7 @@ def _render(
         names=names,
         pictures=[p.name for p in pictures],
         inline={p.name: p.read_text() for p in pictures if p.suffix == ".svg"},
+        captions=plots.CAPTIONS,
         labels={v.key: v.label for v in VARIANTS},
         phases=PHASES,
         left_out=LEFT_OUT,
