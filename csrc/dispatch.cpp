@@ -82,17 +82,13 @@ int64_t l1bn_evaluate(const l1bn_evaluate_args* args) {
   return l1bn::current->kernels->evaluate(*args);
 }
 
-int64_t l1bn_update(const l1bn_update_args* args) {
-  return l1bn::current->kernels->update(*args);
-}
-
 int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner) {
   const int64_t units =
       inner == 1 ? (channels + 15) / 16 * outer : outer * channels * ((inner + 15) / 16);
   return units * 2;
 }
 
-int64_t l1bn_abi(void) { return 2; }
+int64_t l1bn_abi(void) { return 3; }
 
 const char* l1bn_isas(void) { return l1bn::list(); }
 

@@ -65,7 +65,33 @@ void constants(const l1bn_evaluate_args& a) {
   }
 }
 
-int64_t run_forward(const l1bn_forward_args& a) { return forward(a, false); }
+template <class A>
+void update_running(const l1bn_forward_args& a) {
+  const double count = (double)a.problem.outer * (double)a.problem.inner;
+  const double unbias = count / (count - 1), m = a.momentum;
+  // Finite as the buffers will hold them.
+  const bool wide = a.running_dtype == L1BN_F64;
+  for (int64_t c = 0; c < a.problem.channels; ++c) {
+    const double mean = static_cast<const A*>(a.mean)[c], scale = static_cast<const A*>(a.scale)[c];
+    const double var = (scale * scale - a.problem.eps) * unbias;
+    if (!__builtin_isfinite(wide ? mean : (double)(float)mean)) continue;
+    if (!__builtin_isfinite(wide ? var : (double)(float)var)) continue;
+    const double old_mean = read_param(a.running_mean, a.running_dtype, c, 0);
+    const double old_var = read_param(a.running_var, a.running_dtype, c, 0);
+    write_param(a.running_mean, a.running_dtype, c, (1 - m) * old_mean + m * mean);
+    write_param(a.running_var, a.running_dtype, c, (1 - m) * old_var + m * var);
+  }
+}
+
+int64_t run_forward(const l1bn_forward_args& a) {
+  const int64_t bad = forward(a, false);
+  if (bad < 0 || !a.running_mean) return bad;
+  if (a.problem.dtype == L1BN_F64)
+    update_running<double>(a);
+  else
+    update_running<float>(a);
+  return bad;
+}
 
 int64_t run_evaluate(const l1bn_evaluate_args& a) {
   if (a.problem.dtype == L1BN_F64)
@@ -100,27 +126,10 @@ int64_t run_backward(const l1bn_backward_args& a) {
   }
 }
 
-int64_t run_update(const l1bn_update_args& a) {
-  const double unbias = a.count / (a.count - 1), m = a.momentum;
-  for (int64_t c = 0; c < a.channels; ++c) {
-    const double mean = read_param(a.mean, a.dtype, c, 0), scale = read_param(a.scale, a.dtype, c, 0);
-    const double var = (scale * scale - a.eps) * unbias;
-    // Finite as the buffers will hold them.
-    const bool wide = a.running_dtype == L1BN_F64;
-    if (!__builtin_isfinite(wide ? mean : (double)(float)mean)) continue;
-    if (!__builtin_isfinite(wide ? var : (double)(float)var)) continue;
-    const double old_mean = read_param(a.running_mean, a.running_dtype, c, 0);
-    const double old_var = read_param(a.running_var, a.running_dtype, c, 0);
-    write_param(a.running_mean, a.running_dtype, c, (1 - m) * old_mean + m * mean);
-    write_param(a.running_var, a.running_dtype, c, (1 - m) * old_var + m * var);
-  }
-  return 0;
-}
-
 }  // namespace
 
 extern const Kernels kKernels;
-const Kernels kKernels = {run_forward, run_backward, run_evaluate, run_update};
+const Kernels kKernels = {run_forward, run_backward, run_evaluate};
 
 }  // namespace L1BN_ISA
 }  // namespace l1bn

@@ -8,7 +8,6 @@ struct Kernels {
   int64_t (*forward)(const l1bn_forward_args&);
   int64_t (*backward)(const l1bn_backward_args&);
   int64_t (*evaluate)(const l1bn_evaluate_args&);
-  int64_t (*update)(const l1bn_update_args&);
 };
 
 }  // namespace l1bn

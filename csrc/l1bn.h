@@ -39,6 +39,11 @@ typedef struct {
   void *y, *mean, *scale;
   void* bits;          // may be null
   double recoverable;  // largest (|bias| + max|residual|) / |weight| from which x is recovered
+  // Running statistics to move towards the batch's as BatchNorm does, or null: the variance is
+  // (scale^2 - eps) * count / (count - 1). A channel whose batch is not finite keeps its own.
+  void *running_mean, *running_var;
+  int64_t running_dtype;
+  double momentum;
 } l1bn_forward_args;
 
 // Training forward. Returns the number of channels whose normalized input cannot be recovered from
@@ -72,20 +77,6 @@ typedef struct {
 
 // Evaluation: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).
 L1BN_API int64_t l1bn_evaluate(const l1bn_evaluate_args* args);
-
-typedef struct {
-  void *running_mean, *running_var;
-  int64_t running_dtype;
-  const void *mean, *scale;  // the first part of the mean is enough
-  int64_t dtype;  // of mean and scale
-  int64_t channels;
-  double count;  // elements per channel
-  double momentum, eps;
-} l1bn_update_args;
-
-// Move running statistics towards a batch's, as BatchNorm does: the variance is
-// (scale^2 - eps) * count / (count - 1). A channel whose batch is not finite keeps its own.
-L1BN_API int64_t l1bn_update(const l1bn_update_args* args);
 
 L1BN_API int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner);
 L1BN_API int64_t l1bn_abi(void);

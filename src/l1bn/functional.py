@@ -79,11 +79,11 @@ def l1_batch_norm(
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
     chosen = registry.resolve(backend, input, weight, bias, residual)
-    y, mean, scale = chosen.train(input, weight, bias, residual, activation, eps)
-    if running_mean is not None and running_var is not None:
-        count = input.numel() // input.shape[1]
-        chosen.update_running(running_mean, running_var, mean, scale, count, momentum, eps)
-    return y
+    if running_mean is None or running_var is None:
+        return chosen.train(input, weight, bias, residual, activation, eps)[0]
+    return chosen.train_and_update(
+        input, running_mean, running_var, weight, bias, residual, activation, momentum, eps
+    )
 
 
 def _empty(
@@ -128,14 +128,15 @@ def _check(
         )
     _check_eps_and_size(x, training, eps)
     _check_running(running_mean, running_var, training)
+    channels, device = x.shape[1], x.device
     for name, vector in (
         ("running_mean", running_mean),
         ("running_var", running_var),
         ("weight", weight),
         ("bias", bias),
     ):
-        if vector is not None:
-            _check_vector(name, vector, x)
+        if vector is not None and (vector.shape != (channels,) or vector.device != device):
+            _refuse_vector(name, vector, x)
     if residual is not None:
         _check_residual(residual, x)
 
@@ -167,18 +168,17 @@ def _check_running(running_mean: Tensor | None, running_var: Tensor | None, trai
         )
 
 
-def _check_vector(name: str, vector: Tensor, x: Tensor) -> None:
+def _refuse_vector(name: str, vector: Tensor, x: Tensor) -> None:
     channels = x.shape[1]
-    if vector.dim() != 1 or vector.shape[0] != channels:
+    if vector.shape != (channels,):
         raise ValueError(
             f"{name} should contain {channels} elements not {vector.numel()}: expected shape "
             f"({channels},) for an input of shape {tuple(x.shape)}, got {tuple(vector.shape)}"
         )
-    if vector.device != x.device:
-        raise ValueError(
-            f"expected {name} on the input's device {x.device}, got {vector.device}: "
-            "move the layer or the input with .to(device)"
-        )
+    raise ValueError(
+        f"expected {name} on the input's device {x.device}, got {vector.device}: "
+        "move the layer or the input with .to(device)"
+    )
 
 
 def _check_residual(residual: Tensor, x: Tensor) -> None:

@@ -12,23 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ABI", "Native", "load", "pack_backward", "pack_evaluate", "pack_forward", "pack_update"]
+__all__ = ["ABI", "Native", "load", "pack_backward", "pack_evaluate", "pack_forward"]
 
 #: Version of the argument blocks below; a library of another version is refused.
-ABI = 2
+ABI = 3
 
 # Problem: outer, channels, inner, dtype, parameter dtype, activation, threads, eps.
 _PROBLEM = "7qd"
-#: x, residual, weight, bias, y, mean, scale, bits, limit of recovery.
-pack_forward = struct.Struct(_PROBLEM + "8qd").pack
+#: x, residual, weight, bias, y, mean, scale, bits, limit of recovery, running mean, running var,
+#: their dtype, momentum.
+pack_forward = struct.Struct(_PROBLEM + "8qd3qd").pack
 #: grad, y, x, residual, bits, weight, bias, mean, scale, dx, dresidual, dweight, dbias, frozen.
 pack_backward = struct.Struct(_PROBLEM + "14q").pack
 #: x, residual, weight, bias, running mean, running var, their dtype, y, mean, scale, limit.
 pack_evaluate = struct.Struct(_PROBLEM + "10qd").pack
-#: running mean, running var, their dtype, mean, scale, their dtype, channels, count, momentum, eps.
-pack_update = struct.Struct("7q3d").pack
 
-_CALLS = ("forward", "backward", "evaluate", "update")
+_CALLS = ("forward", "backward", "evaluate")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,6 @@ class Native:
     forward: Callable[[bytes], int]
     backward: Callable[[bytes], int]
     evaluate: Callable[[bytes], int]
-    update: Callable[[bytes], int]
     bits_bytes: Callable[[int, int, int], int]
     path: Path
     library: ctypes.CDLL

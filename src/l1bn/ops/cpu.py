@@ -15,7 +15,7 @@ from torch import Tensor
 
 from l1bn.ops import cpu_kernels as kernels
 from l1bn.ops import formula
-from l1bn.ops.cpu_double import double_backward
+from l1bn.ops.cpu_double import Gradients, double_backward, frozen_backward
 from l1bn.ops.cpu_layout import sign_bits
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
@@ -24,7 +24,10 @@ __all__ = ["BACKEND", "Cpu"]
 
 
 class _Train(torch.autograd.Function):
-    """``scale`` is a differentiable output: a second derivative reaches x through it and y."""
+    """Returns y, with the statistics left in ``out``; where x is not kept, also σ.
+
+    A second derivative then reaches x through y and σ, both outputs of this node.
+    """
 
     @staticmethod
     def forward(
@@ -35,61 +38,88 @@ class _Train(torch.autograd.Function):
         residual: Tensor | None,
         activation: str | None,
         eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        running: kernels.Running | None,
+        out: list[Tensor],
+    ) -> Tensor | tuple[Tensor, Tensor]:
         code = kernels.ACTIVATIONS[activation]
-        wanted = ctx.needs_input_grad
-        differentiable = wanted[0] or wanted[1] or wanted[2] or wanted[3]
-        y, parts, scale, bits, layout = kernels.forward(
-            x, weight, bias, residual, code, eps, code != 0 and differentiable
+        differentiable = any(ctx.needs_input_grad)
+        y, statistics, bits, layout = kernels.forward(
+            x, weight, bias, residual, code, eps, code != 0 and differentiable, running
         )
-        mean = parts[0]
-        ctx.mark_non_differentiable(mean)
+        out.append(statistics)
+        if not differentiable:
+            return y
+        ctx.options = code, activation, eps, layout
+        if bits is None:
+            saved = x, weight, bias, statistics, y if code else None
+            ctx.save_for_backward(*saved)
+            return y
+        scale = statistics[2]
         ctx.set_materialize_grads(False)
-        if differentiable:
-            recovered = bits is not None
-            ctx.save_for_backward(
-                None if recovered else x,
-                y if code else None,
-                residual if recovered else None,
-                bits,
-                weight,
-                bias,
-                parts,
-                scale,
-            )
-            ctx.options = activation, eps, layout, x.shape
-        return y, mean, scale
+        ctx.save_for_backward(None, weight, bias, statistics, y, residual, bits, scale)
+        return y, scale
 
     @staticmethod
-    def backward(
-        ctx: Any, grad: Tensor | None, _: None, grad_scale: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        x, y, residual, bits, weight, bias, mean, scale = ctx.saved_tensors
-        activation, eps, layout, shape = ctx.options
-        if grad_scale is not None or torch.is_grad_enabled():
-            sign = None if bits is None else sign_bits(bits, layout, shape)
-            return double_backward(
-                grad, grad_scale, x, y, residual, sign, weight, bias, mean, scale, activation, eps
-            )
-        if grad is None:
-            return (None,) * 6
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, weight, bias, statistics, y, *recovery = ctx.saved_tensors
+        code, activation, eps, layout = ctx.options
+        grad, grad_scale = grads[0], grads[1] if recovery else None
+        residual, bits, _ = recovery or (None, None, None)
+        if grad is None and grad_scale is None:
+            return (None,) * 8
+        if grad is None or grad_scale is not None or torch.is_grad_enabled():
+            out: Gradients
+            if recovery or grad is None:
+                sign = sign_bits(recovery[1], layout, y.shape)
+                out = double_backward(
+                    grad, grad_scale, y, residual, sign, weight, bias, recovery[2], activation, eps
+                )
+            else:
+                out = formula.closed_form_backward(grad, x, y, weight, activation, eps)
+            return _cast(ctx, out, y if x is None else x, weight, bias)
         wanted = ctx.needs_input_grad
-        out = kernels.backward(
+        dx, dweight, dbias, dresidual = kernels.backward(
             grad,
             layout,
-            y=y,
-            x=x,
-            residual=residual,
-            bits=bits,
-            weight=weight,
-            bias=bias,
-            mean=mean,
-            scale=scale,
-            activation=kernels.ACTIVATIONS[activation],
-            eps=eps,
-            wanted=(wanted[0], wanted[1] or wanted[2], wanted[3]),
+            y,
+            x,
+            residual,
+            bits,
+            weight,
+            bias,
+            statistics,
+            code,
+            eps,
+            wanted[0],
+            wanted[1] or wanted[2],
+            wanted[3],
+            False,
         )
-        return out.dx, _like(out.dweight, weight), _like(out.dbias, bias), out.dresidual, None, None
+        if weight is None or not wanted[1]:
+            dweight = None
+        elif dweight is not None and dweight.dtype != weight.dtype:
+            dweight = dweight.to(weight.dtype)
+        if bias is None or not wanted[2]:
+            dbias = None
+        elif dbias is not None and dbias.dtype != bias.dtype:
+            dbias = dbias.to(bias.dtype)
+        return dx, dweight, dbias, dresidual, None, None, None, None
+
+
+def _cast(
+    ctx: Any,
+    gradients: tuple[Tensor | None, ...],
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients in the inputs' dtypes, None where not wanted."""
+    targets = (x, weight, bias, x)
+    cast = [
+        v.to(t.dtype) if v is not None and t is not None and wanted else None
+        for v, t, wanted in zip(gradients, targets, ctx.needs_input_grad[:4], strict=True)
+    ]
+    return *cast, None, None, None, None
 
 
 class _Evaluate(torch.autograd.Function):
@@ -108,7 +138,7 @@ class _Evaluate(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         code = kernels.ACTIVATIONS[activation]
-        y, mean, scale, recoverable, layout = kernels.evaluate(
+        y, statistics, recoverable, layout = kernels.evaluate(
             x, running_mean, running_var, weight, bias, residual, code, eps
         )
         keep_x = ctx.needs_input_grad[3] and not (code and recoverable)
@@ -119,41 +149,41 @@ class _Evaluate(torch.autograd.Function):
             residual if keep_residual else None,
             weight,
             bias,
-            mean,
-            scale,
+            statistics,
         )
-        ctx.options = activation, eps, layout
+        ctx.options = code, activation, eps, layout
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, residual, weight, bias, mean, scale = ctx.saved_tensors
-        activation, eps, layout = ctx.options
-        if torch.is_grad_enabled():
-            dx, dweight, dbias, dresidual, _, _ = double_backward(
-                *(grad, None, x, y, residual, None, weight, bias, mean, scale, activation, eps),
-                frozen=True,
-            )
-            return dx, None, None, dweight, dbias, dresidual, None, None
+        x, y, residual, weight, bias, statistics = ctx.saved_tensors
+        code, activation, eps, layout = ctx.options
         wanted = ctx.needs_input_grad
-        out = kernels.backward(
-            grad,
-            layout,
-            y=y,
-            x=x,
-            residual=residual,
-            bits=None,
-            weight=weight,
-            bias=bias,
-            mean=mean,
-            scale=scale,
-            activation=kernels.ACTIVATIONS[activation],
-            eps=eps,
-            wanted=(wanted[0], wanted[3] or wanted[4], wanted[5]),
-            frozen=True,
-        )
-        dweight = _like(out.dweight, weight) if wanted[3] else None
-        return out.dx, None, None, dweight, _like(out.dbias, bias), out.dresidual, None, None
+        dx: Tensor | None
+        if torch.is_grad_enabled():
+            dx, dweight, dbias, dresidual = frozen_backward(
+                grad, x, y, residual, weight, bias, statistics, activation
+            )
+        else:
+            dx, dweight, dbias, dresidual = kernels.backward(
+                grad,
+                layout,
+                y,
+                x,
+                residual,
+                None,
+                weight,
+                bias,
+                statistics,
+                code,
+                eps,
+                wanted[0],
+                wanted[3] or wanted[4],
+                wanted[5],
+                True,
+            )
+        dweight = _like(dweight, weight) if wanted[3] else None
+        return dx, None, None, dweight, _like(dbias, bias), dresidual, None, None
 
 
 def _like(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
@@ -196,8 +226,38 @@ class Cpu:
         """Normalize with batch statistics, see :class:`l1bn.ops.registry.Backend`."""
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
-        y, mean, scale = _Train.apply(x, weight, bias, residual, activation, eps)
-        return y, mean, scale.detach() if scale.requires_grad else scale
+        out: list[Tensor] = []
+        y = _Train.apply(x, weight, bias, residual, activation, eps, None, out)
+        return y if isinstance(y, Tensor) else y[0], out[0][0], out[0][2]
+
+    def train_and_update(
+        self,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        momentum: float | Tensor,
+        eps: float,
+    ) -> Tensor:
+        """Normalize and move the running statistics, see :class:`l1bn.ops.registry.Backend`."""
+        native = (
+            not isinstance(momentum, Tensor)
+            and running_mean.dtype == running_var.dtype
+            and running_mean.is_contiguous()
+            and running_var.is_contiguous()
+            and not is_transformed(x)
+        )
+        if not native:
+            y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
+            count = x.numel() // x.shape[1]
+            update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+            return y
+        running = running_mean, running_var, momentum
+        y = _Train.apply(x, weight, bias, residual, activation, eps, running, [])
+        return y if isinstance(y, Tensor) else y[0]
 
     def evaluate(
         self,
@@ -219,29 +279,6 @@ class Cpu:
         return _Evaluate.apply(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
-
-    def update_running(
-        self,
-        running_mean: Tensor,
-        running_var: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        count: int,
-        momentum: float | Tensor,
-        eps: float,
-    ) -> None:
-        """Move running statistics in place, see :class:`l1bn.ops.registry.Backend`."""
-        if isinstance(momentum, Tensor):
-            update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
-            return
-        native = (
-            running_mean.dtype == running_var.dtype
-            and running_mean.is_contiguous()
-            and running_var.is_contiguous()
-            and not is_transformed(running_mean)
-        )
-        update = kernels.update_running if native else update_running_statistics
-        update(running_mean, running_var, mean, scale, count, momentum, eps)
 
 
 BACKEND = Cpu()

@@ -1,11 +1,10 @@
-"""The native kernels as functions of tensors: no autograd, no buffers changed.
+"""The native kernels as functions of tensors: no autograd, and no buffers but the running ones.
 
+Written for a short call: a layer on sixteen values spends its time here, not in the kernels.
 Statistics and gradients of parameters are float32, float64 for float64 tensors.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +18,10 @@ __all__ = [
     "DTYPES",
     "NATIVE",
     "RECOVERY_LIMIT",
-    "Backward",
-    "Evaluation",
-    "Forward",
+    "Running",
     "backward",
     "evaluate",
     "forward",
-    "update_running",
 ]
 
 #: The library, or why there is none.
@@ -35,26 +31,13 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
 
 #: x̂ is recovered from y where (|β| + max|residual|) / |γ| is at most this, and σ above its floor,
-#: in every channel. y
-#: carries a rounding of u·|y|, so x̂ = (y − residual − β)/γ is off by at most about
-#: u·(|x̂| + limit): for float32 within the error of the eager formula's own sums, for the 16-bit
-#: formats a few roundings of one element, which average out over a channel.
-RECOVERY_LIMIT = {0: 16.0, 1: 4.0, 2: 4.0, 3: 16.0}
+#: in every channel. y carries a rounding of u·|y|, so x̂ = (y − residual − β)/γ is off by at most
+#: about u·(|x̂| + limit): for float32 within the error of the eager formula's own sums, for the
+#: 16-bit formats a few roundings of one element, which average out over a channel.
+RECOVERY_LIMIT = (16.0, 4.0, 4.0, 16.0)
 
-
-class Forward(NamedTuple):
-    """What a training forward pass returns; ``bits`` is None where x̂ cannot be recovered.
-
-    Shape:
-        - mean: :math:`(2, C)`, two parts whose sum is the mean: near a large mean one float32
-          cannot tell on which side of it a value lies
-    """
-
-    y: Tensor
-    mean: Tensor
-    scale: Tensor
-    bits: Tensor | None
-    layout: Layout
+#: Running mean, running variance and momentum.
+Running = tuple[Tensor, Tensor, float]
 
 
 def _native_or_raise() -> Native:
@@ -63,25 +46,26 @@ def _native_or_raise() -> Native:
     return NATIVE
 
 
-def _pointer(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
-
-
-def _check(code: int) -> int:
+def _check(code: int) -> None:
     if code == -2:
         raise MemoryError("the native kernels could not allocate their scratch memory")
     if code < 0:
         raise RuntimeError(f"the native kernels refused the call with code {code}")
-    return code
 
 
-def _accumulate(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _pointer(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
 
 
 def _parameter_dtype(weight: Tensor | None, bias: Tensor | None) -> int:
-    some = weight if weight is not None else bias
-    return 0 if some is None else DTYPES[some.dtype]
+    if weight is not None:
+        return DTYPES[weight.dtype]
+    return 0 if bias is None else DTYPES[bias.dtype]
+
+
+def _new_statistics(channels: int, dtype: torch.dtype) -> Tensor:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.empty((3, channels), dtype=wide)
 
 
 def forward(
@@ -92,7 +76,8 @@ def forward(
     activation: int,
     eps: float,
     want_bits: bool,
-) -> Forward:
+    running: Running | None,
+) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
     """Normalize with the statistics of the batch.
 
     Args:
@@ -103,19 +88,35 @@ def forward(
         activation: code of :data:`ACTIVATIONS`.
         eps: variance floor.
         want_bits: also return the sign bits, if x̂ can be recovered from y.
+        running: statistics to move in place, see :mod:`l1bn.ops.running`.
+
+    Returns:
+        ``(y, statistics, bits, layout)``. ``bits`` is None where x̂ cannot be recovered.
+
+    Shape:
+        - statistics: :math:`(3, C)`: the mean in two parts whose sum it is (near a large mean one
+          float32 cannot tell on which side of it a value lies), and σ
     """
     native = _native_or_raise()
     x, layout = to_layout(x)
     if residual is not None:
         residual = as_layout(residual, layout)
+    outer, channels, inner = layout
+    dtype = x.dtype
     y = torch.empty_like(x)
-    mean = torch.empty((2, layout.channels), dtype=_accumulate(x.dtype))
-    scale = torch.empty(layout.channels, dtype=mean.dtype)
+    statistics = _new_statistics(channels, dtype)
+    at = statistics.data_ptr()
     bits = torch.empty(native.bits_bytes(*layout), dtype=torch.uint8) if want_bits else None
-    code = DTYPES[x.dtype]
+    code = DTYPES[dtype]
+    moved = (0, 0, 0, 0.0)
+    if running is not None:
+        mean, var, momentum = running
+        moved = (mean.data_ptr(), var.data_ptr(), DTYPES[mean.dtype], momentum)
     bad = native.forward(
         _native.pack_forward(
-            *layout,
+            outer,
+            channels,
+            inner,
             code,
             _parameter_dtype(weight, bias),
             activation,
@@ -126,44 +127,36 @@ def forward(
             _pointer(weight),
             _pointer(bias),
             y.data_ptr(),
-            mean.data_ptr(),
-            scale.data_ptr(),
+            at,
+            at + 2 * channels * statistics.element_size(),
             _pointer(bits),
             RECOVERY_LIMIT[code],
+            *moved,
         )
     )
     if bad:
         _check(bad)
         bits = None
-    return Forward(y, mean, scale, bits, layout)
-
-
-class Backward(NamedTuple):
-    """Gradients; None where not wanted."""
-
-    dx: Tensor | None
-    dweight: Tensor | None
-    dbias: Tensor | None
-    dresidual: Tensor | None
+    return y, statistics, bits, layout
 
 
 def backward(
     grad: Tensor,
     layout: Layout,
-    *,
     y: Tensor | None,
     x: Tensor | None,
     residual: Tensor | None,
     bits: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
-    mean: Tensor,
-    scale: Tensor,
+    statistics: Tensor,
     activation: int,
     eps: float,
-    wanted: tuple[bool, bool, bool],
-    frozen: bool = False,
-) -> Backward:
+    want_dx: bool,
+    want_parameters: bool,
+    want_dresidual: bool,
+    frozen: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Compute the gradients of :func:`forward` or, frozen, of :func:`evaluate`.
 
     Args:
@@ -175,63 +168,62 @@ def backward(
         bits: sign bits, read only without ``x``.
         weight: γ.
         bias: β.
-        mean: mean of the forward call.
-        scale: scale of the forward call.
+        statistics: those of the forward call.
         activation: code of :data:`ACTIVATIONS`.
         eps: variance floor.
-        wanted: whether to return dx, dγ and dβ, d residual.
-        frozen: mean and scale are constants.
+        want_dx: whether to return dx.
+        want_parameters: whether to return dγ and dβ.
+        want_dresidual: whether to return the residual's gradient.
+        frozen: the statistics are constants.
+
+    Returns:
+        ``(dx, dγ, dβ, d residual)``, None where not wanted.
     """
     native = _native_or_raise()
     grad = as_layout(grad, layout)
     # Kept as they came, which costs no memory of their own: laid out again where they were strided.
-    x = None if x is None else as_layout(x, layout)
-    residual = None if residual is None else as_layout(residual, layout)
-    dx = torch.empty_like(grad) if wanted[0] else None
+    if x is not None:
+        x = as_layout(x, layout)
+    if residual is not None:
+        residual = as_layout(residual, layout)
+    outer, channels, inner = layout
+    dx = torch.empty_like(grad) if want_dx else None
     dweight = dbias = None
-    if wanted[1]:
-        dweight, dbias = torch.empty_like(scale), torch.empty_like(scale)
+    if want_parameters:
+        dweight = torch.empty(channels, dtype=statistics.dtype)
+        dbias = torch.empty_like(dweight)
     # Without an activation the residual's gradient is the output's.
-    dresidual = torch.empty_like(grad) if wanted[2] and activation else None
-    _check(
-        native.backward(
-            _native.pack_backward(
-                *layout,
-                DTYPES[grad.dtype],
-                _parameter_dtype(weight, bias),
-                activation,
-                torch.get_num_threads(),
-                eps,
-                grad.data_ptr(),
-                _pointer(y),
-                _pointer(x),
-                _pointer(residual),
-                _pointer(bits),
-                _pointer(weight),
-                _pointer(bias),
-                mean.data_ptr(),
-                scale.data_ptr(),
-                _pointer(dx),
-                _pointer(dresidual),
-                _pointer(dweight),
-                _pointer(dbias),
-                frozen,
-            )
+    dresidual = torch.empty_like(grad) if want_dresidual and activation else None
+    at = statistics.data_ptr()
+    code = native.backward(
+        _native.pack_backward(
+            outer,
+            channels,
+            inner,
+            DTYPES[grad.dtype],
+            _parameter_dtype(weight, bias),
+            activation,
+            torch.get_num_threads(),
+            eps,
+            grad.data_ptr(),
+            _pointer(y),
+            _pointer(x),
+            _pointer(residual),
+            _pointer(bits),
+            _pointer(weight),
+            _pointer(bias),
+            at,
+            at + 2 * channels * statistics.element_size(),
+            _pointer(dx),
+            _pointer(dresidual),
+            _pointer(dweight),
+            _pointer(dbias),
+            frozen,
         )
     )
-    if wanted[2] and not activation:
-        dresidual = grad
-    return Backward(dx, dweight, dbias, dresidual)
-
-
-class Evaluation(NamedTuple):
-    """What an evaluation returns; ``recoverable`` tells whether x̂ can be read back from y."""
-
-    y: Tensor
-    mean: Tensor
-    scale: Tensor
-    recoverable: bool
-    layout: Layout
+    if code:
+        _check(code)
+    return dx, dweight, dbias, grad if want_dresidual and not activation else dresidual
 
 
 def evaluate(
@@ -243,15 +235,20 @@ def evaluate(
     residual: Tensor | None,
     activation: int,
     eps: float,
-) -> Evaluation:
-    """Normalize with running statistics; ``mean`` and ``scale`` are what :func:`backward` needs."""
+) -> tuple[Tensor, Tensor, bool, Layout]:
+    """Normalize with running statistics.
+
+    Returns:
+        ``(y, statistics, recoverable, layout)``: the statistics are what :func:`backward` needs,
+        ``recoverable`` tells whether x̂ can be read back from y.
+    """
     native = _native_or_raise()
     x, layout = to_layout(x)
     if residual is not None:
         residual = as_layout(residual, layout)
     y = torch.empty_like(x)
-    mean = torch.empty((2, layout.channels), dtype=_accumulate(x.dtype))
-    scale = torch.empty(layout.channels, dtype=mean.dtype)
+    statistics = _new_statistics(layout.channels, x.dtype)
+    at = statistics.data_ptr()
     code = DTYPES[x.dtype]
     bad = native.evaluate(
         _native.pack_evaluate(
@@ -269,37 +266,10 @@ def evaluate(
             running_var.data_ptr(),
             DTYPES[running_mean.dtype],
             y.data_ptr(),
-            mean.data_ptr(),
-            scale.data_ptr(),
+            at,
+            at + 2 * layout.channels * statistics.element_size(),
             RECOVERY_LIMIT[code],
         )
     )
-    return Evaluation(y, mean, scale, not _check(bad), layout)
-
-
-def update_running(
-    running_mean: Tensor,
-    running_var: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    count: int,
-    momentum: float,
-    eps: float,
-) -> None:
-    """Move running statistics in place towards those of a batch, see :mod:`l1bn.ops.running`."""
-    _check(
-        _native_or_raise().update(
-            _native.pack_update(
-                running_mean.data_ptr(),
-                running_var.data_ptr(),
-                DTYPES[running_mean.dtype],
-                mean.data_ptr(),
-                scale.data_ptr(),
-                DTYPES[scale.dtype],
-                scale.numel(),
-                count,
-                momentum,
-                eps,
-            )
-        )
-    )
+    _check(bad)
+    return y, statistics, bad == 0, layout

@@ -111,18 +111,23 @@ class Eager:
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
 
-    def update_running(
+    def train_and_update(
         self,
+        x: Tensor,
         running_mean: Tensor,
         running_var: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        count: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
         momentum: float | Tensor,
         eps: float,
-    ) -> None:
-        """Move running statistics in place, see :class:`l1bn.ops.registry.Backend`."""
+    ) -> Tensor:
+        """Normalize and move the running statistics, see :class:`l1bn.ops.registry.Backend`."""
+        y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
+        count = x.numel() // x.shape[1]
         update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+        return y
 
 
 BACKEND = Eager()

@@ -68,20 +68,19 @@ class Backend(Protocol):
     ) -> Tensor:
         """Normalize with running statistics, exactly as ``F.batch_norm`` does."""
 
-    def update_running(
+    def train_and_update(
         self,
+        x: Tensor,
         running_mean: Tensor,
         running_var: Tensor,
-        mean: Tensor,
-        scale: Tensor,
-        count: int,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
         momentum: float | Tensor,
         eps: float,
-    ) -> None:
-        """Move running statistics in place as :mod:`l1bn.ops.running` does.
-
-        ``mean`` and ``scale`` are those that :meth:`train` returned.
-        """
+    ) -> Tensor:
+        """Call :meth:`train` and move the running statistics as :mod:`l1bn.ops.running` does."""
 
 
 class Registry:
@@ -107,7 +106,7 @@ class Registry:
         if not isinstance(backend, Backend):
             raise TypeError(
                 "expected a backend with name, unavailable, unsupported, train, evaluate and "
-                f"update_running, got {type(backend).__name__}: see l1bn.ops.registry.Backend"
+                f"train_and_update, got {type(backend).__name__}: see l1bn.ops.registry.Backend"
             )
         if backend.name in self.names():
             raise ValueError(
