@@ -82,6 +82,7 @@ def measure(config, technology, folder, lines, **effort):
 
 
 @needs_flow
+@pytest.mark.timeout(900)
 def test_units_at_eight_bits(technology, tmp_path):
     """Synthesis, netlist simulation with delays, timing and energy of L1 and L2."""
     records = {}
@@ -110,6 +111,7 @@ def test_units_at_eight_bits(technology, tmp_path):
 
 
 @needs_flow
+@pytest.mark.timeout(600)
 def test_clock_gates_save_energy(technology, tmp_path):
     config = UnitConfig(width=4, elements=16)
     gated = measure(config, technology, tmp_path, [])
@@ -120,6 +122,7 @@ def test_clock_gates_save_energy(technology, tmp_path):
 
 
 @needs_flow
+@pytest.mark.timeout(600)
 def test_report_command(tmp_path, capsys):
     arguments = [
         "rtl", "report", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"),
