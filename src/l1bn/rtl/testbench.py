@@ -30,7 +30,11 @@ module bench;
   localparam integer ELEMENTS = {elements}, COMMANDS = {commands}, RESULTS = {results};
   localparam integer STALL = {stall};  // of 256
   reg clk = 0, rst = 1;
-  always #(PERIOD / 2) clk = ~clk;
+  // The first edge waits until the power-up state has settled through the gates.
+  initial begin
+    #(8 * PERIOD);
+    forever #(PERIOD / 2) clk = ~clk;
+  end
 
   reg [{element_bits}-1:0] element_memory [0:ELEMENTS-1];
   reg [{command_bits}-1:0] command_memory [0:COMMANDS-1];
