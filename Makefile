@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test mutants bench-cpu rtl-report rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist test mutants bench-cpu rtl-report rtl-pictures lint format env clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
 
 env: $(VENV)/.dev  ## create .venv with the library and everything its tests need
 
@@ -29,6 +29,11 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 
 demo: $(VENV)/.demo  ## train a small ResNet with L1BN and with BN on real images, side by side
 	$(BIN)/l1bn compare
+
+# About 40 minutes on 2 cores. DATA may be a local folder that `datasets` reads.
+DATA ?= zalando-datasets/fashion_mnist
+compare-fashion-mnist: $(VENV)/.demo  ## the Fashion-MNIST comparison of results/ (slow)
+	$(BIN)/l1bn compare --data $(DATA) --model resnet20 --epochs 3 --seeds 3 --out runs/fashion-mnist-resnet20
 
 test: env  ## run every test
 	$(BIN)/python -m pytest -n auto
