@@ -1,17 +1,18 @@
 """L1BN + ReLU against nn.BatchNorm + ReLU on the CPU, forward and backward, shape by shape.
 
-    python benchmarks/cpu_ops.py [--quick]
+    python benchmarks/cpu_ops.py [--threads 1 2] [--variants batch_norm l1bn] [--busy]
 
 Writes ``results/cpu_ops.csv``, its environment and ``results/cpu_ops.png``, and prints a summary.
 The floor is the time that the fewest bytes need at the speed of a copy into existing memory of the
-same size: forward reads x and writes y, backward reads y and the gradient and writes dx.
+same size: forward reads x and writes y, backward reads y and the gradient and writes dx. On a
+machine that does other work, --busy takes the processor time of single-threaded runs instead of
+wall time.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import geometric_mean, interleave, quartiles, refuse_on_red, seconds, write
+from harness import clock_for, geometric_mean, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.functional import l1_batch_norm
 
 SHAPES = [
@@ -36,6 +37,8 @@ SHAPES = [
     (256, 1024),
     (4, 32, 16, 56, 56),
 ]
+VARIANTS = ("batch_norm", "l1bn", "l1bn eager", "batch_norm compiled")
+EAGER = {(32, 128, 28, 28), (128, 16, 32, 32), (256, 1024)}
 COMPILED = {(32, 128, 28, 28), (128, 64, 32, 32), (32, 64, 56, 56)}
 WITH_RESIDUAL = {(32, 256, 56, 56), (32, 512, 28, 28), (128, 64, 32, 32)}
 LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -58,9 +61,7 @@ class Config:
         return x.contiguous(memory_format=LAST[x.dim()]) if self.layout == "channels_last" else x
 
 
-def configs(quick: bool) -> Iterator[Config]:
-    everyone = torch.get_num_threads()
-    counts = [everyone] if quick else sorted({1, 2, everyone}, reverse=True)
+def configs(counts: list[int]) -> Iterator[Config]:
     for threads, dtype, layout in product(
         counts, [torch.float32, torch.bfloat16], ["contiguous", "channels_last"]
     ):
@@ -68,11 +69,13 @@ def configs(quick: bool) -> Iterator[Config]:
             if layout == "channels_last" and len(shape) == 2:
                 continue
             yield Config(shape, dtype, layout, False, threads)
-            if shape in WITH_RESIDUAL and threads == everyone:
+            if shape in WITH_RESIDUAL:
                 yield Config(shape, dtype, layout, True, threads)
 
 
-def variants(config: Config) -> dict[str, Callable[[], tuple[float, float]]]:
+def variants(
+    config: Config, clock: Callable[[], float], wanted: Collection[str]
+) -> dict[str, Callable[[], tuple[float, float]]]:
     channels = config.shape[1]
     norm = NORMS[len(config.shape)](channels)
     x = config.tensor().requires_grad_()
@@ -98,8 +101,8 @@ def variants(config: Config) -> dict[str, Callable[[], tuple[float, float]]]:
 
     def step(forward: Callable[[], Tensor]) -> tuple[float, float]:
         out: list[Tensor] = []
-        ahead = seconds(lambda: out.append(forward()))
-        back = seconds(lambda: out.pop().backward(grad))
+        ahead = seconds(lambda: out.append(forward()), clock)
+        back = seconds(lambda: out.pop().backward(grad), clock)
         for leaf in (x, residual, norm.weight, norm.bias):
             if leaf is not None:
                 leaf.grad = None
@@ -108,28 +111,33 @@ def variants(config: Config) -> dict[str, Callable[[], tuple[float, float]]]:
     chosen: dict[str, Callable[[], Any]] = {
         "batch_norm": batch_norm,
         "l1bn": lambda: ours("cpu"),
-        "l1bn eager": lambda: ours("eager"),
     }
-    if config.shape in COMPILED and config.dtype == torch.float32 and config.threads > 1:
+    if config.shape in EAGER and "l1bn eager" in wanted:
+        chosen["l1bn eager"] = lambda: ours("eager")
+    traced = config.shape in COMPILED and config.dtype == torch.float32 and not config.residual
+    if traced and "batch_norm compiled" in wanted:
         torch._dynamo.reset()
         chosen["batch_norm compiled"] = torch.compile(batch_norm)
     return {name: lambda f=f: step(f) for name, f in chosen.items()}
 
 
-def floor(config: Config, rounds: int) -> tuple[float, float]:
+def floor(config: Config, rounds: int, clock: Callable[[], float]) -> tuple[float, float]:
     """Least seconds of a forward and of a backward pass."""
     x = config.tensor()
     target = torch.empty_like(x)
-    copies = sorted(seconds(lambda: target.copy_(x)) for _ in range(rounds))
+    copies = sorted(seconds(lambda: target.copy_(x), clock) for _ in range(rounds))
     per_byte = copies[len(copies) // 2] / (2 * x.nbytes)
     extra = x.nbytes if config.residual else 0
     return per_byte * (2 * x.nbytes + extra), per_byte * (3 * x.nbytes + 2 * extra)
 
 
-def measure(config: Config, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    config: Config, rounds: int, busy: bool, wanted: Collection[str]
+) -> list[dict[str, Any]]:
     torch.set_num_threads(config.threads)
-    floors = floor(config, rounds)
-    times = interleave(variants(config), rounds)
+    clock = clock_for(config.threads, busy)
+    floors = floor(config, rounds, clock)
+    times = interleave(variants(config, clock, wanted), rounds)
     rows = []
     for name, samples in times.items():
         row: dict[str, Any] = {
@@ -138,6 +146,7 @@ def measure(config: Config, rounds: int) -> list[dict[str, Any]]:
             "layout": config.layout,
             "residual": config.residual,
             "threads": config.threads,
+            "clock": clock.__name__,
             "variant": name,
         }
         parts = [[s[0] for s in samples], [s[1] for s in samples], [sum(s) for s in samples]]
@@ -197,17 +206,17 @@ def plot(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="all threads only")
+    parser.add_argument("--threads", type=int, nargs="+", help="default: 1, 2 and all")
+    parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
+    parser.add_argument("--busy", action="store_true", help="processor time where one thread runs")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
-    parser.add_argument("--limit", type=int, default=math.inf, help="stop after so many shapes")
     options = parser.parse_args()
     refuse_on_red("tests/test_backends.py", "-k", "cpu and not ten_million")
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
-    for i, config in enumerate(configs(options.quick)):
-        if i >= options.limit:
-            break
-        found = measure(config, max(20, options.rounds))
+    counts = options.threads or sorted({1, 2, torch.get_num_threads()}, reverse=True)
+    for config in configs(counts):
+        found = measure(config, max(20, options.rounds), options.busy, options.variants)
         by = {r["variant"]: r["both_ms"] for r in found}
         print(
             config.shape, config.dtype, config.layout, f"{config.threads} threads", by, flush=True

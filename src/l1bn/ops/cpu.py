@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from l1bn.ops import cpu_kernels as kernels
-from l1bn.ops import formula
+from l1bn.ops import cpu_library, formula
 from l1bn.ops.cpu_double import Gradients, double_backward, frozen_backward
 from l1bn.ops.cpu_layout import sign_bits
 from l1bn.ops.running import update_running_statistics
@@ -164,6 +164,7 @@ class _Evaluate(torch.autograd.Function):
             dx, dweight, dbias, dresidual = frozen_backward(
                 grad, x, y, residual, weight, bias, statistics, activation
             )
+            dresidual = dresidual if wanted[5] else None
         else:
             dx, dweight, dbias, dresidual = kernels.backward(
                 grad,
@@ -224,6 +225,11 @@ class Cpu:
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see :class:`l1bn.ops.registry.Backend`."""
+        if torch.compiler.is_compiling():
+            y, parts = cpu_library.forward(
+                x, weight, bias, residual, kernels.ACTIVATIONS[activation], eps
+            )
+            return y, parts[0].detach(), parts[2].detach()
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
         out: list[Tensor] = []

@@ -1,0 +1,188 @@
+"""Call the C interface with NumPy only, and judge it in float64. Runs under the sanitizers.
+
+    python tests/native/drive.py LIBRARY
+
+No torch: buffers come from malloc at their exact size, so that the address sanitizer sees a read or
+a write past their end. An OpenMP runtime is loaded first, as torch would have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+K = math.sqrt(math.pi / 2)
+EPS = 1e-5
+# outer, channels, inner: small ones, tails, several blocks of a plane, several tiles of rows.
+SHAPES = [
+    (2, 1, 1),
+    (5, 3, 1),
+    (33, 7, 1),
+    (3, 16, 1),
+    (129, 16, 1),
+    (70, 40, 1),
+    (1200, 33, 1),
+    (4, 3, 2),
+    (2, 5, 15),
+    (3, 4, 16),
+    (2, 3, 49),
+    (1, 2, 2049),
+    (2, 1, 4100),
+    (9, 70, 64),
+]
+DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}
+TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3, "float64": 1e-12}
+
+
+def _native():
+    """The module that packs arguments, without importing torch by way of the package."""
+    spec = importlib.util.spec_from_file_location("_native", ROOT / "src/l1bn/ops/_native.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["_native"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def encode(v: np.ndarray, dtype: str) -> np.ndarray:
+    """Values as they are stored; bfloat16 as its 16 bits, rounded to nearest even."""
+    if dtype != "bfloat16":
+        return np.ascontiguousarray(v, dtype)
+    word = np.ascontiguousarray(v, np.float32).view(np.uint32)
+    return ((word + 0x7FFF + ((word >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def decode(v: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        v = (v.astype(np.uint32) << 16).view(np.float32)
+    return v.astype(np.float64)
+
+
+def judge(x, residual, weight, bias, activation, grad, y):
+    """The closed form; the activation's mask is read off the rounded output, as kernels must."""
+    dims = (0, 2)
+    view = (1, -1, 1)
+    mean = x.mean(dims)
+    d = x - mean.reshape(view)
+    scale = np.maximum(K * np.abs(d).mean(dims), math.sqrt(EPS))
+    hat = d / scale.reshape(view)
+    z = hat * weight.reshape(view) + bias.reshape(view)
+    z = z if residual is None else z + residual
+    top = {0: np.inf, 1: np.inf, 2: 6.0}[activation]
+    out = z if activation == 0 else np.clip(z, 0, top)
+    g = grad if activation == 0 else np.where((y > 0) & (y < top), grad, 0)
+    sign = np.where(d >= 0, 1.0, -1.0)
+    dbias, dweight = g.sum(dims), (g * hat).sum(dims)
+    count = x.size // x.shape[1]
+    live = scale > math.sqrt(EPS)
+    dx = (weight / scale).reshape(view) * (
+        g
+        - (dbias / count).reshape(view)
+        - K * (sign - sign.mean(dims).reshape(view)) * (dweight / count * live).reshape(view)
+    )
+    return {"y": out, "mean": mean, "scale": scale, "dx": dx, "dw": dweight, "db": dbias, "dr": g}
+
+
+def pointer(v: np.ndarray | None) -> int:
+    return 0 if v is None else v.ctypes.data
+
+
+def drive(library, native, shape, dtype, activation, with_residual, keep_x, threads, seed):
+    rng = np.random.default_rng(seed)
+    outer, channels, inner = shape
+    stored = lambda: encode(rng.standard_normal(shape), dtype)  # noqa: E731
+    x, grad = stored(), stored()
+    residual = stored() if with_residual else None
+    wide = np.float64 if dtype == "float64" else np.float32
+    weight = (0.5 + rng.random(channels)).astype(np.float32)
+    bias = (0.3 * rng.standard_normal(channels)).astype(np.float32)
+    y = np.empty_like(x)
+    mean, scale = np.empty(2 * channels, wide), np.empty(channels, wide)
+    units = outer * channels * -(-inner // 16) if inner > 1 else -(-channels // 16) * outer
+    bits = np.empty(units, np.uint16)
+    running = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    problem = (outer, channels, inner, DTYPES[dtype], 0, activation, threads, EPS)
+    tensors = (x, residual, weight, bias, y, mean, scale, bits)
+    block = native.pack_forward(
+        *problem, *map(pointer, tensors), 1e30, *map(pointer, running), 0, 0.1
+    )
+    assert library.l1bn_forward(block) == 0
+    dx, dr = np.empty_like(x), np.empty_like(x)
+    dw, db = np.empty(channels, wide), np.empty(channels, wide)
+    kept = (x, None, None) if keep_x else (None, residual, bits)
+    tensors = (grad, y, *kept, weight, bias, mean, scale, dx, dr, dw, db)
+    assert library.l1bn_backward(native.pack_backward(*problem, *map(pointer, tensors), 0)) == 0
+
+    want = judge(
+        decode(x, dtype),
+        None if residual is None else decode(residual, dtype),
+        weight.astype(float),
+        bias.astype(float),
+        activation,
+        decode(grad, dtype),
+        decode(y, dtype),
+    )
+    got = {"y": y, "dx": dx, "dr": dr}
+    got = {k: decode(v, dtype) for k, v in got.items()}
+    got |= {"mean": mean[:channels], "scale": scale, "dw": dw, "db": db}
+    tolerance = TOLERANCE[dtype]
+    for name, value in want.items():
+        size = max(np.abs(value).max(), np.abs(decode(grad, dtype)).max() if name != "y" else 1)
+        error = np.abs(got[name] - value).max() / size
+        # x̂ read back from a rounded output: a rounding per element, amplified by 1/γ.
+        allowed = tolerance * (8 * math.sqrt(outer * inner) if not keep_x and name == "dw" else 1)
+        allowed *= 4 if not keep_x and name == "dx" else 1
+        where = (shape, dtype, activation, with_residual, keep_x, threads)
+        assert error <= allowed, f"{name}: error {error:.3g} above {allowed:.3g} in {where}"
+    var = 0.9 + 0.1 * (want["scale"] ** 2 - EPS) * outer * inner / (outer * inner - 1)
+    np.testing.assert_allclose(running[1], var, rtol=1e-3)
+
+
+def main(path: str) -> None:
+    native = _native()
+    for runtime in ("libgomp.so.1", "libomp.so.5"):
+        try:
+            ctypes.CDLL(runtime, ctypes.RTLD_GLOBAL)
+            break
+        except OSError:
+            continue
+    library = ctypes.CDLL(path)
+    for name in ("l1bn_forward", "l1bn_backward"):
+        function = getattr(library, name)
+        function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p]
+    library.l1bn_isas.restype = ctypes.c_char_p
+    library.l1bn_select.argtypes = [ctypes.c_char_p]
+    count = 0
+    for isa in library.l1bn_isas().split():
+        assert library.l1bn_select(isa) == 0
+        choices = itertools.product(SHAPES, DTYPES, (0, 1, 2), (False, True), (False, True), (1, 3))
+        for shape, dtype, activation, with_residual, keep_x, threads in choices:
+            if activation == 0 and not keep_x:
+                continue  # x is always kept there
+            if threads > 1 and shape[0] * shape[1] * shape[2] < 2 * 16 * 1024:
+                continue  # one thread works on so few
+            drive(
+                library,
+                native,
+                shape,
+                dtype,
+                activation,
+                with_residual,
+                keep_x,
+                threads,
+                seed=count,
+            )
+            count += 1
+    print(f"{count} passed, 0 failed ({library.l1bn_isas().decode()})")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
