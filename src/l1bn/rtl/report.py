@@ -49,6 +49,7 @@ def environment() -> dict[str, str]:
 
 def compare(records: Sequence[Record], stimulus: str) -> list[Record]:
     """The comparisons that the records allow, one per library and width."""
+    records = [r for r in records if stimulus in r["stimuli"]]
     found = {(r["library"], r["config"]["width"], r["variant"]): r for r in records}
     result = []
     for library, width in dict.fromkeys((r["library"], r["config"]["width"]) for r in records):
