@@ -101,6 +101,13 @@ MUTANTS = [
         "all_dbias, all_dcentred = dbias, dcentred",
         ("tests/nn/test_sync.py",),
     ),
+    Mutant(
+        "cpu: recovers the normalized input however small gamma is",
+        "ops/cpu_kernels.py",
+        "RECOVERY_LIMIT = (16.0, 4.0, 4.0, 16.0)",
+        "RECOVERY_LIMIT = (1e300, 1e300, 1e300, 1e300)",
+        ("tests/test_backends.py",),
+    ),
 ]
 TESTS = [
     "tests/test_reference.py",
