@@ -14,7 +14,7 @@ float64.
            [ 16,  16,  29,   3]])
 """
 
-from l1bn.fixed_point.backward import Backward, l1_backward, l2_backward
+from l1bn.fixed_point.backward import Backward, Slopes, l1_backward, l1_slopes, l2_backward
 from l1bn.fixed_point.formats import Format, random_bits, rounding_noise
 from l1bn.fixed_point.normalize import (
     Channel,

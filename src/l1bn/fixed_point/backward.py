@@ -31,6 +31,7 @@ from l1bn.fixed_point.statistics import (
     L2Statistics,
     channel_sum,
     check_data,
+    mean_threshold,
 )
 
 
@@ -53,12 +54,68 @@ class Backward:
     dbeta: IntArray
 
 
-def _reduce(
+def reduce_gradient(
     g: IntArray, x: IntArray, statistics: L1Statistics | L2Statistics
 ) -> tuple[ScalarArray, ScalarArray]:
-    """Σg and Σg·(M·x − S)."""
+    """Σg and Σg·(M·x − S).
+
+    Shape:
+        - g, x: (C, M)
+        - Output: (C,), (C,)
+    """
     total = channel_sum(g)
     return total, statistics.count * channel_sum(g * x) - statistics.total * total
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The input gradient of L1BN before its last shift: ``g · coefficient + (high if b else low)``.
+
+    Attributes:
+        coefficient: γ/σ, see `Channel`.
+        low: Offset of the elements below the mean.
+        high: Offset of the elements at or above it.
+        dgamma: Σg·x̂, in steps of g.
+    """
+
+    coefficient: ScalarArray
+    low: ScalarArray
+    high: ScalarArray
+    dgamma: ScalarArray
+
+
+def l1_slopes(
+    dbeta: ScalarArray, covariance: ScalarArray, channel: Channel, spec: NormSpec
+) -> Slopes:
+    """Per-channel scalars of the exact gradient of L1BN, mean(sgn) term included.
+
+    Args:
+        dbeta: G = Σg.
+        covariance: D = M·Σg·x − S·G.
+        channel: ``Forward.channel``.
+        spec: The formats.
+
+    Shape:
+        - dbeta, covariance: (C,)
+
+    Raises:
+        TypeError: If ``channel`` comes from `l2_forward`.
+    """
+    statistics = channel.statistics
+    if not isinstance(statistics, L1Statistics):
+        raise TypeError("channel: expected the state of l1_forward, got that of l2_forward")
+    count = statistics.count
+    if spec.sigma == "pow2":
+        exponent = channel.reciprocal.exponent - (spec.mantissa_bits - 1)
+        dgamma = _floor_shift(covariance, exponent, count)
+        q = (dgamma * K) >> FRACTION_BITS
+    else:
+        q = divide_truncated(covariance * count, statistics.deviation)
+        dgamma = (q * INVERSE_K + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+    q = np.where(statistics.live, q, 0)
+    below = (2 * dbeta * count + count - 4 * q * statistics.above) // (2 * count)
+    low, high = (divide_nearest(-channel.coefficient * c, count) for c in (below, below + 2 * q))
+    return Slopes(channel.coefficient, low, high, dgamma)
 
 
 def l1_backward(
@@ -71,7 +128,7 @@ def l1_backward(
     seed: int = 0,
     stream: int = 0,
 ) -> Backward:
-    """Exact gradient of L1BN, mean(sgn) term included, in integers.
+    """Exact gradient of L1BN in integers, in the format ``spec.gradient``.
 
     Args:
         g: Output gradient, integers of ``spec.data``.
@@ -89,27 +146,26 @@ def l1_backward(
         TypeError: If ``channel`` comes from `l2_forward`, or an argument holds no integers.
         ValueError: If a shape is wrong or a value does not fit its format.
     """
-    statistics = channel.statistics
-    if not isinstance(statistics, L1Statistics):
-        raise TypeError("channel: expected the state of l1_forward, got that of l2_forward")
-    g, x = _check_pair(g, x, spec)
-    count = statistics.count
-    dbeta, covariance = _reduce(g, x, statistics)
-    if spec.sigma == "pow2":
-        exponent = channel.reciprocal.exponent - (spec.mantissa_bits - 1)
-        dgamma = _floor_shift(covariance, exponent, count)
-        q = (dgamma * K) >> FRACTION_BITS
-    else:
-        q = divide_truncated(covariance * count, statistics.deviation)
-        dgamma = (q * INVERSE_K + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
-    q = np.where(statistics.live, q, 0)
-    below = (2 * dbeta * count + count - 4 * q * statistics.above) // (2 * count)
-    low, high = (divide_nearest(-channel.coefficient * c, count) for c in (below, below + 2 * q))
-    bits = x >= statistics.threshold[:, None]
-    offset = np.where(bits, high.astype(np.int64)[:, None], low.astype(np.int64)[:, None])
+    g, x = check_pair(g, x, spec)
+    dbeta, covariance = reduce_gradient(g, x, channel.statistics)
+    slopes = l1_slopes(dbeta, covariance, channel, spec)
     shift = channel.shift + spec.dx_shift
-    dx = scale(g, channel.coefficient, offset, shift, rounding=rounding, seed=seed, stream=stream)
-    return _backward(dx, dgamma, dbeta, spec)
+    offset = select_offset(x, slopes, channel)
+    dx = scale(g, slopes.coefficient, offset, shift, rounding=rounding, seed=seed, stream=stream)
+    return _backward(dx, slopes.dgamma, dbeta, spec)
+
+
+def select_offset(x: IntArray, slopes: Slopes, channel: Channel) -> IntArray:
+    """The offset of each element, by its bit x ≥ μ.
+
+    Shape:
+        - x: (C, M)
+        - Output: (C, M)
+    """
+    statistics = channel.statistics
+    threshold = mean_threshold(statistics.total, statistics.count)
+    low, high = (a.astype(np.int64)[:, None] for a in (slopes.low, slopes.high))
+    return np.where(x >= threshold[:, None], high, low)
 
 
 def _floor_shift(covariance: ScalarArray, exponent: ScalarArray, count: int) -> ScalarArray:
@@ -136,9 +192,9 @@ def l2_backward(
     statistics = channel.statistics
     if not isinstance(statistics, L2Statistics):
         raise TypeError("channel: expected the state of l2_forward, got that of l1_forward")
-    g, x = _check_pair(g, x, spec)
+    g, x = check_pair(g, x, spec)
     count = statistics.count
-    dbeta, covariance = _reduce(g, x, statistics)
+    dbeta, covariance = reduce_gradient(g, x, statistics)
     dgamma = divide_truncated(covariance, statistics.root)
     slope = divide_truncated(channel.coefficient * dgamma, statistics.root)
     limit = spec.coefficient.high
@@ -151,7 +207,8 @@ def l2_backward(
     return _backward(dx, dgamma, dbeta, spec)
 
 
-def _check_pair(g: IntArray, x: IntArray, spec: NormSpec) -> tuple[IntArray, IntArray]:
+def check_pair(g: IntArray, x: IntArray, spec: NormSpec) -> tuple[IntArray, IntArray]:
+    """Return both as (C, M) int64 after checking shapes and ranges."""
     g, x = check_data("g", g, spec), check_data("x", x, spec)
     if g.shape != x.shape:
         raise ValueError(f"g: expected the shape of x, {x.shape}, got {g.shape}")

@@ -133,13 +133,28 @@ def _mix_int(z: int) -> int:
     return z ^ (z >> 31)
 
 
-def rounding_noise(shift: IntArray, shape: tuple[int, ...], seed: int, stream: int) -> IntArray:
+def rounding_noise(
+    shift: IntArray,
+    shape: tuple[int, ...],
+    seed: int,
+    stream: int,
+    counter: npt.NDArray[np.uint64] | None = None,
+) -> IntArray:
     """Uniform integers in ``[0, 2**shift)`` for `shift_right`, one per element.
+
+    Args:
+        shift: Shift amounts, at most 32.
+        shape: Shape of the values.
+        seed: Seed of the run.
+        stream: Number of the tensor and step.
+        counter: Place of each element in memory; None counts in the order of ``shape``.
 
     Shape:
         - shift: (C, 1) or broadcastable to ``shape``
+        - counter: ``shape``
         - Output: ``shape``
     """
-    counter = np.arange(math.prod(shape), dtype=np.uint64).reshape(shape)
+    if counter is None:
+        counter = np.arange(math.prod(shape), dtype=np.uint64).reshape(shape)
     bits = random_bits(seed, stream, counter).astype(np.int64)
     return bits >> (32 - np.minimum(shift, 32))

@@ -1,0 +1,136 @@
+"""SGD with momentum and weight decay on 16-bit master weights.
+
+    d  = g + decay·w             v = momentum·v + d
+    w −= rate · (d + momentum·v)   (Nesterov), or rate · v
+
+g has 8 bits (γ and β: the exact 32-bit sums), w and v 16 bits; intermediate values are 64-bit
+integers with `UNIT_BITS` fraction bits. What w and v cannot hold is rounded stochastically, so that
+steps below the last bit count in the mean. The semantics are those of ``torch.optim.SGD``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from l1bn.fixed_point.formats import IntArray, random_bits
+from l1bn.fixed_point.scaling import memory_order, peak_shift
+
+__all__ = ["LIMIT_BITS", "RATE_BITS", "UNIT_BITS", "Master", "SgdStep", "sgd_step"]
+
+UNIT_BITS = 32
+"""Fraction bits of gradients and momentum while they are added."""
+RATE_BITS = 16
+"""Fraction bits of the learning rate, the momentum and the weight decay."""
+LIMIT_BITS = 40
+"""Gradients and momentum saturate at 2**40 units, the number 256."""
+
+
+@dataclass(frozen=True)
+class SgdStep:
+    """Scalars of one step, as integers with `RATE_BITS` fraction bits.
+
+    Attributes:
+        rate: Learning rate.
+        momentum: Momentum.
+        decay: Weight decay, with twice as many fraction bits.
+        nesterov: Nesterov's form of the momentum.
+    """
+
+    rate: int
+    momentum: int
+    decay: int
+    nesterov: bool = True
+
+    @classmethod
+    def quantize(
+        cls, rate: float, momentum: float = 0.9, decay: float = 0.0, nesterov: bool = True
+    ) -> SgdStep:
+        """Round the numbers of a float recipe.
+
+        Raises:
+            ValueError: If a number is negative, the momentum is not below 1, or the rate above 64.
+        """
+        one = 1 << RATE_BITS
+        if not (0 <= rate <= 64 and 0 <= momentum < 1 and 0 <= decay < 1):
+            raise ValueError(
+                "expected a rate in [0, 64], a momentum in [0, 1) and a decay in [0, 1), got "
+                f"{rate}, {momentum} and {decay}"
+            )
+        scaled = (round(rate * one), round(momentum * one), round(decay * one * one))
+        return cls(*scaled, nesterov=nesterov)
+
+
+@dataclass(frozen=True)
+class Master:
+    """A parameter: 16-bit weights of a fixed exponent and 16-bit momentum of a moving one.
+
+    Attributes:
+        weight: Master weights.
+        exponent: Their exponent.
+        momentum: Momentum.
+        momentum_exponent: Its exponent.
+        bits: Bits of both [bit].
+    """
+
+    weight: IntArray
+    exponent: int
+    momentum: IntArray
+    momentum_exponent: int
+    bits: int = 16
+
+
+def sgd_step(
+    master: Master, gradient: IntArray, exponent: int, step: SgdStep, *, seed: int, stream: int
+) -> Master:
+    """Take one step.
+
+    Args:
+        master: The parameter.
+        gradient: Its gradient, integers.
+        exponent: Exponent of the gradient.
+        step: Learning rate, momentum and decay.
+        seed: Seed of the run.
+        stream: Number of this parameter and step; the momentum takes ``stream + 1``.
+
+    Shape:
+        - gradient: that of the weights
+    """
+    d = _to_units(gradient.astype(np.int64), exponent)
+    d = d + _to_units(master.weight * step.decay, master.exponent - 2 * RATE_BITS)
+    v = _to_units(master.momentum, master.momentum_exponent)
+    v = _limit(((v * step.momentum + (1 << (RATE_BITS - 1))) >> RATE_BITS) + d)
+    move = v
+    if step.nesterov:
+        move = _limit(((v * step.momentum + (1 << (RATE_BITS - 1))) >> RATE_BITS) + d)
+    high = (1 << (master.bits - 1)) - 1
+    shift = UNIT_BITS + RATE_BITS + master.exponent
+    delta = _stochastic_shift(move * step.rate, shift, seed, stream)
+    weight = np.clip(master.weight - delta, -high, high)
+    shift = peak_shift(int(np.abs(v).max(initial=0)), master.bits)
+    momentum = np.clip(_stochastic_shift(v, shift, seed, stream + 1), -high, high)
+    return Master(weight, master.exponent, momentum, shift - UNIT_BITS, master.bits)
+
+
+def _limit(value: IntArray) -> IntArray:
+    return np.clip(value, -(1 << LIMIT_BITS), 1 << LIMIT_BITS)
+
+
+def _to_units(value: IntArray, exponent: int) -> IntArray:
+    """``value · 2**exponent`` in units, to nearest and saturated."""
+    shift = exponent + UNIT_BITS
+    if shift < 0:
+        down = min(-shift, 62)
+        return _limit((value + (1 << (down - 1))) >> down)
+    bound = (1 << LIMIT_BITS) >> min(shift, LIMIT_BITS)
+    return np.clip(value, -bound, bound) << min(shift, LIMIT_BITS)
+
+
+def _stochastic_shift(value: IntArray, shift: int, seed: int, stream: int) -> IntArray:
+    """``value / 2**shift``, rounded stochastically with 32 random bits."""
+    if shift == 0:
+        return value
+    noise = random_bits(seed, stream, memory_order(value.shape)).astype(np.int64)
+    noise = noise << (shift - 32) if shift > 32 else noise >> (32 - shift)
+    return (value + noise) >> shift
