@@ -14,20 +14,30 @@ float64.
            [ 16,  16,  29,   3]])
 """
 
+from l1bn.fixed_point.addition import add_scaled
 from l1bn.fixed_point.backward import Backward, Slopes, l1_backward, l1_slopes, l2_backward
+from l1bn.fixed_point.convolution import conv2d, conv2d_input_gradient, conv2d_weight_gradient
 from l1bn.fixed_point.formats import Format, random_bits, rounding_noise
+from l1bn.fixed_point.norm_layer import (
+    LayerGradient,
+    norm_layer_backward,
+    norm_layer_forward,
+)
 from l1bn.fixed_point.normalize import (
     Channel,
     Forward,
     Reciprocal,
+    fold,
     l1_forward,
     l2_forward,
     normalize,
     reciprocal,
 )
 from l1bn.fixed_point.running import RUNNING_BITS, Running, evaluate
+from l1bn.fixed_point.scaling import common_exponent, memory_order, peak_shift, rescale
 from l1bn.fixed_point.spec import NormSpec, Widths, check_accumulators, widths
 from l1bn.fixed_point.statistics import L1Statistics, L2Statistics, l1_statistics, l2_statistics
+from l1bn.fixed_point.update import Master, SgdStep, sgd_step
 
 __all__ = [
     "RUNNING_BITS",
@@ -37,21 +47,38 @@ __all__ = [
     "Forward",
     "L1Statistics",
     "L2Statistics",
+    "LayerGradient",
+    "Master",
     "NormSpec",
     "Reciprocal",
     "Running",
+    "SgdStep",
+    "Slopes",
     "Widths",
+    "add_scaled",
     "check_accumulators",
+    "common_exponent",
+    "conv2d",
+    "conv2d_input_gradient",
+    "conv2d_weight_gradient",
     "evaluate",
+    "fold",
     "l1_backward",
     "l1_forward",
+    "l1_slopes",
     "l1_statistics",
     "l2_backward",
     "l2_forward",
     "l2_statistics",
+    "memory_order",
+    "norm_layer_backward",
+    "norm_layer_forward",
     "normalize",
+    "peak_shift",
     "random_bits",
     "reciprocal",
+    "rescale",
     "rounding_noise",
+    "sgd_step",
     "widths",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from l1bn.fixed_point.backward import (
     check_pair,
@@ -89,7 +90,7 @@ def norm_layer_backward(
     rounding: Rounding = "nearest",
     seed: int = 0,
     stream: int = 0,
-    counter: IntArray | None = None,
+    counter: npt.NDArray[np.uint64] | None = None,
 ) -> LayerGradient:
     """Exact gradient of `norm_layer_forward`; saturation passes gradients, ReLU masks them.
 

@@ -147,15 +147,37 @@ def normalize(
         - gamma, beta: (C,)
         - Output: (C, M)
     """
+    channel, offset = fold(statistics, gamma, beta, spec)
+    y = scale(
+        x,
+        channel.coefficient,
+        offset,
+        channel.shift,
+        rounding=rounding,
+        seed=seed,
+        stream=stream,
+    )
+    return spec.output.saturate(y), channel
+
+
+def fold(
+    statistics: L1Statistics | L2Statistics, gamma: IntArray, beta: IntArray, spec: NormSpec
+) -> tuple[Channel, ScalarArray]:
+    """Fold mean, σ, γ and β of each channel into a coefficient, a shift and an offset.
+
+    Returns:
+        The channel's state, and the offset in steps of ``2**-shift`` of y.
+
+    Shape:
+        - gamma, beta, offset: (C,)
+    """
     gamma_s = spec.gamma.check("gamma", gamma).astype(object)
     beta_s = spec.output.check("beta", beta).astype(object)
     r = reciprocal(statistics, spec)
     shift = r.exponent + spec.shift_base
     coefficient = (gamma_s * r.mantissa + (1 << (spec.width - 1))) >> spec.width
     offset = divide_nearest(-coefficient * statistics.total, statistics.count) + (beta_s << shift)
-    y = scale(x, coefficient, offset, shift, rounding=rounding, seed=seed, stream=stream)
-    channel = Channel(statistics, coefficient, shift, r)
-    return spec.output.saturate(y), channel
+    return Channel(statistics, coefficient, shift, r), offset
 
 
 def scale(
