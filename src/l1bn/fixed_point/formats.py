@@ -118,12 +118,17 @@ def random_bits(seed: int, stream: int, counter: npt.ArrayLike) -> npt.NDArray[n
         stream: One per tensor and step.
         counter: One per element.
     """
-    mask = (1 << 64) - 1
-    start = _mix_int((seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03) & mask)
+    start = stream_start(seed, stream)
     z = np.asarray(counter, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(32)).astype(np.uint32)
+
+
+def stream_start(seed: int, stream: int) -> int:
+    """The 64 bits from which `random_bits` counts."""
+    mask = (1 << 64) - 1
+    return _mix_int((seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03) & mask)
 
 
 def _mix_int(z: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from l1bn.fixed_point.formats import IntArray, ScalarArray, divide_nearest, integer_root
 from l1bn.fixed_point.normalize import normalize
 from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K, K, NormSpec
-from l1bn.fixed_point.statistics import L1Statistics, check_data
+from l1bn.fixed_point.statistics import L1Statistics, L2Statistics, check_data
 
 #: Fraction bits of the running mean and of the running σ.
 RUNNING_BITS = 16
@@ -36,23 +36,60 @@ class Running:
         one = np.full(channels, 1 << RUNNING_BITS, dtype=np.int64)
         return cls(np.zeros(channels, dtype=np.int64), one)
 
-    def update(self, statistics: L1Statistics, momentum: int = 205) -> Running:
+    def update(
+        self,
+        statistics: L1Statistics | L2Statistics,
+        momentum: int = 205,
+        shift: IntArray | int = 0,
+    ) -> Running:
         """Move by ``momentum / 2**11`` (default: 0.1) toward the statistics of a batch.
+
+        Args:
+            statistics: Those of the batch.
+            momentum: Share of the batch, of 2048.
+            shift: By how many powers of two the batch's steps are finer than these averages'.
 
         Raises:
             ValueError: If ``momentum`` is outside 1 to 2048.
         """
         if not 1 <= momentum <= 1 << 11:
             raise ValueError(f"momentum: expected 1 to 2048 (of 2048), got {momentum}")
-        count = statistics.count
-        mean = divide_nearest(statistics.total << RUNNING_BITS, count)
-        # σ = k·A/M²; the square carries 2·FRACTION_BITS fraction bits of k.
-        numerator = (K * K * statistics.deviation**2) << RUNNING_BITS
-        denominator = ((count**4) << (2 * FRACTION_BITS)) * (count - 1)
-        variance = divide_nearest(numerator * count, denominator)
+        batch = self.of(statistics, shift)
         return Running(
-            _toward(self.mean, mean, momentum), _toward(self.variance, variance, momentum)
+            _toward(self.mean, batch.mean, momentum),
+            _toward(self.variance, batch.variance, momentum),
         )
+
+    @classmethod
+    def of(cls, statistics: L1Statistics | L2Statistics, shift: IntArray | int = 0) -> Running:
+        """The statistics of one batch, in steps that are ``2**shift`` times as coarse."""
+        count = statistics.count
+        step = np.asarray(shift, dtype=object)
+        mean = divide_nearest(statistics.total << RUNNING_BITS, count << step)
+        if isinstance(statistics, L1Statistics):
+            # σ = k·A/M²; the square carries 2·FRACTION_BITS fraction bits of k.
+            numerator = (K * K * statistics.deviation**2) << RUNNING_BITS
+            denominator = (count**4) << (2 * FRACTION_BITS)
+        else:
+            numerator = statistics.root**2 << RUNNING_BITS
+            denominator = count**2
+        divisor = (denominator * (count - 1)) << (2 * step)
+        return cls(_to_int32(mean), _to_int32(divide_nearest(numerator * count, divisor)))
+
+    def rescaled(self, shift: IntArray) -> Running:
+        """The same averages in steps that are ``2**shift`` times as coarse, within 32 bits."""
+        return Running(_coarsen(self.mean, shift), _coarsen(self.variance, 2 * shift))
+
+
+def _coarsen(value: IntArray, shift: IntArray) -> IntArray:
+    wide = value.astype(object)
+    up, down = np.maximum(-shift, 0).astype(object), np.maximum(shift, 0).astype(object)
+    return _to_int32(((2 * wide << up) + (1 << down)) >> (down + 1))
+
+
+def _to_int32(value: ScalarArray) -> IntArray:
+    limit = (1 << 31) - 1
+    return np.clip(value, -limit, limit).astype(np.int64)
 
 
 def _toward(old: IntArray, new: ScalarArray, momentum: int) -> IntArray:
@@ -71,14 +108,16 @@ def evaluate(
         - Output: (C, M), integers of ``spec.output``
     """
     x = check_data("x", x, spec)
+    return normalize(x, evaluation_statistics(running, spec), gamma, beta, spec)[0]
+
+
+def evaluation_statistics(running: Running, spec: NormSpec) -> L1Statistics:
+    """Running statistics in the form that `fold` takes: those of a channel of 2**16 elements."""
     count = 1 << RUNNING_BITS
-    # σ in Q.16, expressed as the deviation of a channel of 2**16 elements.
     sigma = integer_root(running.variance.astype(object) << RUNNING_BITS)
     deviation = (sigma * INVERSE_K * count) >> FRACTION_BITS
     deviation = np.maximum(deviation, spec.deviation_floor(count))
     total = running.mean.astype(object)
-    flags = np.ones(len(x), dtype=bool)
-    statistics = L1Statistics(
-        count, total, np.zeros(len(x), np.int64), total, deviation, flags, flags
-    )
-    return normalize(x, statistics, gamma, beta, spec)[0]
+    flags = np.ones(len(total), dtype=bool)
+    zeros = np.zeros(len(total), np.int64)
+    return L1Statistics(count, total, zeros, total, deviation, flags, flags)

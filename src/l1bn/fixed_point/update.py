@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l1bn.fixed_point.formats import IntArray, random_bits
+from l1bn.fixed_point.formats import IntArray, Rounding, random_bits
 from l1bn.fixed_point.scaling import memory_order, peak_shift
 
 __all__ = ["LIMIT_BITS", "RATE_BITS", "UNIT_BITS", "Master", "SgdStep", "sgd_step"]
@@ -82,7 +82,14 @@ class Master:
 
 
 def sgd_step(
-    master: Master, gradient: IntArray, exponent: int, step: SgdStep, *, seed: int, stream: int
+    master: Master,
+    gradient: IntArray,
+    exponent: int,
+    step: SgdStep,
+    *,
+    rounding: Rounding = "stochastic",
+    seed: int = 0,
+    stream: int = 0,
 ) -> Master:
     """Take one step.
 
@@ -91,6 +98,7 @@ def sgd_step(
         gradient: Its gradient, integers.
         exponent: Exponent of the gradient.
         step: Learning rate, momentum and decay.
+        rounding: Rounding of weights and momentum, "stochastic" or "nearest".
         seed: Seed of the run.
         stream: Number of this parameter and step; the momentum takes ``stream + 1``.
 
@@ -106,10 +114,10 @@ def sgd_step(
         move = _limit(((v * step.momentum + (1 << (RATE_BITS - 1))) >> RATE_BITS) + d)
     high = (1 << (master.bits - 1)) - 1
     shift = UNIT_BITS + RATE_BITS + master.exponent
-    delta = _stochastic_shift(move * step.rate, shift, seed, stream)
+    delta = _shift(move * step.rate, shift, rounding, seed, stream)
     weight = np.clip(master.weight - delta, -high, high)
     shift = peak_shift(int(np.abs(v).max(initial=0)), master.bits)
-    momentum = np.clip(_stochastic_shift(v, shift, seed, stream + 1), -high, high)
+    momentum = np.clip(_shift(v, shift, rounding, seed, stream + 1), -high, high)
     return Master(weight, master.exponent, momentum, shift - UNIT_BITS, master.bits)
 
 
@@ -127,10 +135,12 @@ def _to_units(value: IntArray, exponent: int) -> IntArray:
     return np.clip(value, -bound, bound) << min(shift, LIMIT_BITS)
 
 
-def _stochastic_shift(value: IntArray, shift: int, seed: int, stream: int) -> IntArray:
-    """``value / 2**shift``, rounded stochastically with 32 random bits."""
+def _shift(value: IntArray, shift: int, rounding: Rounding, seed: int, stream: int) -> IntArray:
+    """``value / 2**shift``, rounded to nearest or stochastically with 32 random bits."""
     if shift == 0:
         return value
+    if rounding == "nearest":
+        return (value + (1 << (shift - 1))) >> shift
     noise = random_bits(seed, stream, memory_order(value.shape)).astype(np.int64)
     noise = noise << (shift - 32) if shift > 32 else noise >> (32 - shift)
     return (value + noise) >> shift

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,15 @@ from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.models import build_model
 from l1bn.recipes.schedule import cosine, one_cycle
 
-__all__ = ["CHECKPOINT", "RESULT", "Trainer", "load_recipe_data", "pick_device", "train"]
+__all__ = [
+    "CHECKPOINT",
+    "RESULT",
+    "Trainer",
+    "load_recipe_data",
+    "make_trainer",
+    "pick_device",
+    "train",
+]
 
 CHECKPOINT = "last.pt"
 RESULT = "result.json"
@@ -111,13 +120,22 @@ def train(config: TrainConfig, data: ImageSet | None = None, resume: bool = Fals
             + ", ".join(f"{n} {saved['config'].get(n)}, not {config.saved()[n]}" for n in changed)
             + "; resume without changing it, or start a new run with another --out"
         )
-    trainer = Trainer(config, load_recipe_data(config) if data is None else data)
+    trainer = make_trainer(config, load_recipe_data(config) if data is None else data)
     if saved is not None:
         trainer.restore(saved)
     elif config.weights is not None:
-        load_weights(config.weights, trainer.model)
+        trainer.start_from(config.weights)
     trainer.fit()
     return trainer
+
+
+def make_trainer(config: TrainConfig, data: ImageSet) -> Trainer:
+    """Return the trainer for the configuration's precision."""
+    if config.precision == "int8":
+        from l1bn.recipes.integer import IntegerTrainer  # here, for it builds on this file
+
+        return IntegerTrainer(config, data)
+    return Trainer(config, data)
 
 
 class Trainer:
@@ -137,19 +155,31 @@ class Trainer:
         self.config = config
         self.data = data
         self.device = pick_device(config.device)
-        self.preprocess = Preprocess(data, self.device, config.channels_last)
         torch.manual_seed(config.seed)
+        self._build(build_model(config.model, config.norm, data.spec(config.width)))
+        self._state = _State()
+
+    def _build(self, model: nn.Module) -> None:
+        """Set up the model, its optimizer and what turns images into its inputs."""
+        config = self.config
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        model = build_model(config.model, config.norm, data.spec(config.width))
+        self.preprocess = Preprocess(self.data, self.device, config.channels_last)
         self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
+        self.optimizer: Any = torch.optim.SGD(
             _parameter_groups(self.model, config),
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
             fused=True,
         )
-        self._state = _State()
+
+    def start_from(self, weights: Path) -> None:
+        """Take the weights of a checkpoint, of either norm.
+
+        Raises:
+            UserError: If the checkpoint holds another model.
+        """
+        load_weights(weights, self.model)
 
     def fit(self) -> None:
         """Train to the end of the last epoch.
@@ -180,7 +210,7 @@ class Trainer:
                 f"but {self.config.data} has {shape}"
             )
         self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self._restore_optimizer(saved["optimizer"])
         self._state = _State(**saved["state"])
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -198,6 +228,20 @@ class Trainer:
         loss.backward()
         self.optimizer.step()
         return loss.detach(), logits.detach()
+
+    def parameter_count(self) -> int:
+        """Return the number of weights that train."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(saved)
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return the batches of an epoch."""
@@ -281,8 +325,7 @@ class Trainer:
                 began = time.perf_counter()
                 step = self._global_step()
                 rate = self._learning_rate(step)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+                self._set_rate(rate)
                 loss_tensor, logits = self.step(images, labels)
                 loss = loss_tensor.item()
                 if not math.isfinite(loss):
@@ -315,7 +358,7 @@ class Trainer:
                 "config": self.config.saved(),
                 "shape": dataclasses.asdict(self.data.spec()),
                 "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self._optimizer_state(),
                 "state": dataclasses.asdict(self._state),
             },
         )
@@ -328,7 +371,7 @@ class Trainer:
         )
         result = {
             "config": self.config.saved(),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": self.parameter_count(),
             "test_accuracy": float(rows[-1]["test_accuracy"]),
             "test_loss": float(rows[-1]["test_loss"]),
             "train_loss": float(rows[-1]["train_loss"]),

@@ -55,8 +55,8 @@ class Recipe:
     augment: Literal["auto", "none", "crop", "crop+mirror"] = "auto"
     """Training images: unchanged, randomly shifted, or shifted and mirrored (auto: crop+mirror, for
     digits crop). Do not mirror images of text."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the forward pass under autocast."""
+    precision: Literal["fp32", "bf16", "int8"] = "fp32"
+    """bf16 runs the forward pass under autocast; int8 trains in integers throughout."""
     channels_last: bool = True
     """Memory format of images and weights (NHWC); faster convolutions on most devices."""
     device: str = "auto"

@@ -1,0 +1,75 @@
+"""The gradient of soft-max cross-entropy in integers: powers of two from a table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from l1bn.fixed_point.formats import IntArray
+
+__all__ = [
+    "LOG2_E",
+    "LOG2_E_BITS",
+    "PROBABILITY_BITS",
+    "TABLE",
+    "TABLE_BITS",
+    "inverse_count",
+    "softmax",
+    "softmax_error",
+]
+
+LOG2_E_BITS = 14
+LOG2_E = 23637
+"""log2(e) · 2**14."""
+TABLE_BITS = 10
+PROBABILITY_BITS = 14
+_MEAN_BITS = 16
+_MAX_SHIFT = 62
+
+TABLE: IntArray = np.floor(
+    2.0 ** (15 - np.arange(1 << TABLE_BITS) / (1 << TABLE_BITS)) + 0.5
+).astype(np.int64)
+"""2**(15 − i/1024)."""
+
+
+def softmax(logits: IntArray, exponent: int) -> IntArray:
+    """Soft-max of ``logits · 2**exponent`` with `PROBABILITY_BITS` fraction bits.
+
+    Shape:
+        - logits, Output: (N, classes)
+    """
+    below = (logits.max(axis=1, keepdims=True) - logits).astype(np.int64) * LOG2_E
+    shift = LOG2_E_BITS - TABLE_BITS - exponent
+    below = below >> min(shift, _MAX_SHIFT) if shift >= 0 else below << -shift
+    power = TABLE[below & ((1 << TABLE_BITS) - 1)] >> np.minimum(below >> TABLE_BITS, _MAX_SHIFT)
+    total = power.sum(axis=1, keepdims=True)
+    return ((power << PROBABILITY_BITS) + total // 2) // total
+
+
+def inverse_count(count: int) -> int:
+    """1/count with 16 fraction bits."""
+    return ((2 << _MEAN_BITS) + count) // (2 * count)
+
+
+def softmax_error(
+    logits: IntArray, exponent: int, labels: IntArray, smoothing: int = 0
+) -> tuple[IntArray, int]:
+    """Gradient of the mean cross-entropy in the logits, in 32 bits.
+
+    Args:
+        logits: Integers.
+        exponent: Their exponent.
+        labels: Class of each row.
+        smoothing: Share of each label spread over all classes, with `PROBABILITY_BITS` bits.
+
+    Returns:
+        The gradient and its exponent.
+
+    Shape:
+        - logits, Output: (N, classes)
+        - labels: (N,)
+    """
+    count, classes = logits.shape
+    target = np.full(logits.shape, smoothing // classes, dtype=np.int64)
+    target[np.arange(count), labels] += (1 << PROBABILITY_BITS) - smoothing
+    error = (softmax(logits, exponent) - target) * inverse_count(count)
+    return error, -PROBABILITY_BITS - _MEAN_BITS

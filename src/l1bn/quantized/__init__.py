@@ -1,0 +1,19 @@
+"""Training in integers: every tensor of a step holds integers, normalization included."""
+
+from l1bn.quantized.config import Config
+from l1bn.quantized.loss import Loss, cross_entropy
+from l1bn.quantized.network import IntegerNetwork
+from l1bn.quantized.optimizer import SGD
+from l1bn.quantized.prepare import prepare, quantize
+from l1bn.quantized.tensor import QTensor
+
+__all__ = [
+    "SGD",
+    "Config",
+    "IntegerNetwork",
+    "Loss",
+    "QTensor",
+    "cross_entropy",
+    "prepare",
+    "quantize",
+]

@@ -1,0 +1,57 @@
+"""The choices of integer training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Config", "NormKind"]
+
+NormKind = Literal["l1", "l2", "range", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Formats and rounding of an integer network.
+
+    The defaults train; the others are there to be measured against them.
+
+    Attributes:
+        norm: Normalization in integers: "l1"; "l2" with an integer root; "range" by the mean of
+            the ranges of 16 chunks (Banner et al., NeurIPS 2018, arXiv:1805.11046); "none" leaves
+            the normalization layers out.
+        sigma: "exact" divides by σ; "pow2" rounds it to a power of two. For "l1".
+        master_bits: Bits of the master weights and of the momentum [bit], 8 to 16.
+        error_bits: Bits of errors and weight gradients [bit], 2 to 8.
+        stochastic: Round errors, gradients and updates stochastically; else to nearest.
+        per_channel: An exponent for each channel before a normalization; else one per tensor.
+        seed: Seed of the stochastic rounding.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    norm: NormKind = "l1"
+    sigma: Literal["exact", "pow2"] = "exact"
+    master_bits: int = 16
+    error_bits: int = 8
+    stochastic: bool = True
+    per_channel: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _choice("norm", self.norm, ("l1", "l2", "range", "none"))
+        _choice("sigma", self.sigma, ("exact", "pow2"))
+        if self.sigma == "pow2" and self.norm != "l1":
+            raise ValueError(
+                f'expected sigma "exact" with norm "{self.norm}", got "pow2"; only L1BN has it'
+            )
+        if not 8 <= self.master_bits <= 16:
+            raise ValueError(f"expected master_bits of 8 to 16, got {self.master_bits}")
+        if not 2 <= self.error_bits <= 8:
+            raise ValueError(f"expected error_bits of 2 to 8, got {self.error_bits}")
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"expected {name} to be one of {choices}, got {value!r}")

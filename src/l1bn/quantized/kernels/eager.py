@@ -1,0 +1,299 @@
+"""Integer training in plain PyTorch: on any device, and the reference of the faster backends.
+
+No operation here has a floating-point operand or result. The few numbers of a channel are computed
+with Python's integers, by the functions that the judge uses too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l1bn.fixed_point.addition import MAX_GAP
+from l1bn.fixed_point.backward import Slopes, l1_slopes
+from l1bn.fixed_point.normalize import Channel, Reciprocal, fold
+from l1bn.fixed_point.scaling import MAX_SHIFT, common_exponent, peak_shift
+from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.statistics import L1Statistics
+from l1bn.fixed_point.update import LIMIT_BITS, RATE_BITS, UNIT_BITS, SgdStep
+from l1bn.quantized.kernels.interface import NormGradient, NormState, per_channel
+from l1bn.quantized.kernels.matmul import int_matmul, patches
+from l1bn.quantized.kernels.random import random_bits
+from l1bn.quantized.tensor import Noise
+
+__all__ = ["EagerKernels"]
+
+
+class EagerKernels:
+    """See `l1bn.quantized.kernels.interface.Kernels`."""
+
+    name = "eager"
+
+    def conv2d(self, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
+        """See `Kernels`."""
+        kernel = (weight.shape[2], weight.shape[3])
+        flat = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
+        size = [
+            (s + 2 * padding - k) // stride + 1 for s, k in zip(x.shape[2:], kernel, strict=True)
+        ]
+        acc = int_matmul(patches(x, kernel, stride, padding), flat.contiguous())
+        acc = acc.view(len(x), *size, len(weight)).permute(0, 3, 1, 2)
+        return acc, _channel_peak(acc)
+
+    def conv2d_input_gradient(
+        self, error: Tensor, weight: Tensor, size: tuple[int, int], stride: int, padding: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `Kernels`."""
+        (n, k, height, width), (channels, kh, kw) = error.shape, weight.shape[1:]
+        rows = error.permute(0, 2, 3, 1).reshape(-1, k)
+        parts = int_matmul(rows, weight.permute(0, 2, 3, 1).reshape(k, -1))
+        parts = parts.view(n, height, width, kh, kw, channels)
+        acc = parts.new_zeros(n, size[0] + 2 * padding, size[1] + 2 * padding, channels)
+        for i in range(kh):
+            for j in range(kw):
+                rows_at = slice(i, i + (height - 1) * stride + 1, stride)
+                columns_at = slice(j, j + (width - 1) * stride + 1, stride)
+                acc[:, rows_at, columns_at] += parts[:, :, :, i, j]
+        acc = acc[:, padding : padding + size[0], padding : padding + size[1]].contiguous()
+        acc = acc.permute(0, 3, 1, 2)
+        return acc, _channel_peak(acc)
+
+    def conv2d_weight_gradient(
+        self, x: Tensor, error: Tensor, kernel: tuple[int, int], stride: int, padding: int
+    ) -> Tensor:
+        """See `Kernels`."""
+        k = error.shape[1]
+        rows = error.permute(1, 0, 2, 3).reshape(k, -1)
+        acc = int_matmul(rows, patches(x, kernel, stride, padding))
+        return acc.view(k, *kernel, x.shape[1]).permute(0, 3, 1, 2)
+
+    def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
+        """See `Kernels`."""
+        if isinstance(shift, Tensor):
+            shift = per_channel(shift.long(), value)
+        high = (1 << (bits - 1)) - 1
+        added = _rounding(shift, value, noise)
+        return ((value.long() + added) >> shift).clamp(-high, high).to(torch.int8)
+
+    def norm_forward(
+        self,
+        acc: Tensor,
+        shift: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        spec: NormSpec,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Tensor, NormState]:
+        """See `Kernels`."""
+        x = self.rescale(acc, shift, 8, None)
+        statistics = _statistics(x, spec)
+        channel, offset = fold(statistics, gamma.cpu().numpy(), beta.cpu().numpy(), spec)
+        coefficient, shifts = _tensor(channel.coefficient), _tensor(channel.shift)
+        y = self.norm_apply(x, coefficient, _tensor(offset), shifts, residual, relu)
+        return x, y, _state(channel)
+
+    def norm_apply(
+        self,
+        x: Tensor,
+        coefficient: Tensor,
+        offset: Tensor,
+        shift: Tensor,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> Tensor:
+        """See `Kernels`."""
+        c, o, s = (per_channel(a.long(), x) for a in (coefficient, offset, shift))
+        y = ((x * c + o + (1 << (s - 1))) >> s).clamp(-128, 127)
+        if residual is not None:
+            y = (y + residual).clamp(-128, 127)
+        return (y.clamp(min=0) if relu else y).to(torch.int8)
+
+    def norm_backward(
+        self,
+        g: Tensor,
+        y: Tensor | None,
+        x: Tensor,
+        state: NormState,
+        spec: NormSpec,
+        g_exponent: int,
+        x_exponent: Tensor,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """See `Kernels`."""
+        if y is not None:
+            g = torch.where(y > 0, g, 0)
+        dims = _all_but_channels(x)
+        dbeta = g.sum(dims)
+        products = (g.int() * x).sum(dims)
+        channel = _channel(state, spec)
+        gradient = _numbers(dbeta)
+        covariance = state.count * _numbers(products) - channel.statistics.total * gradient
+        slopes = l1_slopes(gradient, covariance, channel, spec)
+        wide = _products(g, x, state, slopes)
+        exponents = g_exponent - channel.shift - spec.output.fraction - _numbers(x_exponent)
+        exponent, shift = common_exponent(_channel_peak(wide).tolist(), exponents, bits)
+        dx = self.rescale(wide, torch.from_numpy(shift), bits, noise)
+        return NormGradient(
+            dx, exponent, g if residual else None, _tensor(slopes.dgamma), dbeta.cpu()
+        )
+
+    def add(
+        self, a: Tensor, a_exponent: int, b: Tensor, b_exponent: int, bits: int, noise: Noise | None
+    ) -> tuple[Tensor, int]:
+        """See `Kernels`."""
+        low, high = sorted((a_exponent, b_exponent))
+        exponent = max(low, high - MAX_GAP)
+        total = _align(a, a_exponent - exponent) + _align(b, b_exponent - exponent)
+        shift = peak_shift(_peak(total), bits)
+        return self.rescale(total, shift, bits, noise), exponent + shift
+
+    def sgd_step(
+        self,
+        weight: Tensor,
+        exponent: int,
+        momentum: Tensor,
+        momentum_exponent: int,
+        gradient: Tensor,
+        gradient_exponent: int,
+        step: SgdStep,
+        bits: int,
+        noise: tuple[Noise, Noise] | None,
+    ) -> int:
+        """See `Kernels`."""
+        d = _to_units(gradient.long(), gradient_exponent)
+        d = d + _to_units(weight.long() * step.decay, exponent - 2 * RATE_BITS)
+        v = _to_units(momentum.long(), momentum_exponent)
+        v = _limit(_momentum(v, step) + d)
+        move = _limit(_momentum(v, step) + d) if step.nesterov else v
+        high = (1 << (bits - 1)) - 1
+        first, second = noise or (None, None)
+        delta = _shift_long(move * step.rate, UNIT_BITS + RATE_BITS + exponent, first)
+        weight.copy_((weight - delta).clamp(-high, high))
+        shift = peak_shift(_peak(v), bits)
+        momentum.copy_(_shift_long(v, shift, second).clamp(-high, high))
+        return shift - UNIT_BITS
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [d for d in range(x.dim()) if d != 1]
+
+
+def _channel_peak(value: Tensor) -> Tensor:
+    if value.numel() == 0:
+        return value.new_zeros(value.shape[1])
+    return value.abs().amax(_all_but_channels(value)).cpu()
+
+
+def _peak(value: Tensor) -> int:
+    return int(value.abs().max()) if value.numel() else 0
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    """Per-channel numbers as Python integers, which cannot overflow."""
+    return np.array(values.tolist(), dtype=object)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.tensor(values.tolist(), dtype=torch.int64)
+
+
+def _rounding(shift: int | Tensor, value: Tensor, noise: Noise | None) -> int | Tensor:
+    """What is added before a right shift: one half, or noise."""
+    if noise is None:
+        return (1 << shift) >> 1
+    bits = random_bits(noise.seed, noise.stream, value.shape, value.device)
+    return bits >> (32 - shift)
+
+
+def _statistics(x: Tensor, spec: NormSpec) -> L1Statistics:
+    dims, count = _all_but_channels(x), x.numel() // x.shape[1]
+    total = x.sum(dims)
+    threshold = -((-total) // count)
+    above = x >= per_channel(threshold, x)
+    n, high = above.sum(dims), torch.where(above, x, 0).sum(dims)
+    deviation = 2 * (count * _numbers(high) - _numbers(n) * _numbers(total))
+    floor = spec.deviation_floor(count)
+    live = deviation > floor
+    return L1Statistics(
+        count,
+        _numbers(total),
+        threshold.cpu().numpy(),
+        _numbers(n),
+        np.where(live, deviation, floor),
+        live,
+        np.zeros(len(live), dtype=bool),
+    )
+
+
+def _state(channel: Channel) -> NormState:
+    s = channel.statistics
+    assert isinstance(s, L1Statistics)
+    return NormState(
+        count=s.count,
+        total=_tensor(s.total),
+        threshold=torch.from_numpy(s.threshold),
+        above=_tensor(s.above),
+        deviation=_tensor(s.deviation),
+        live=torch.from_numpy(s.live.astype(bool)),
+        coefficient=_tensor(channel.coefficient),
+        shift=_tensor(channel.shift),
+        exponent=_tensor(channel.reciprocal.exponent),
+    )
+
+
+def _channel(state: NormState, spec: NormSpec) -> Channel:
+    """The judge's view of a state. The mantissa of 1/σ is not needed any more."""
+    live = np.array(state.live.tolist(), dtype=bool)
+    total, deviation = _numbers(state.total), _numbers(state.deviation)
+    threshold, above = state.threshold.numpy(), _numbers(state.above)
+    statistics = L1Statistics(state.count, total, threshold, above, deviation, live, ~live)
+    exponent = _numbers(state.exponent)
+    reciprocal = Reciprocal(np.zeros_like(exponent), exponent)
+    return Channel(statistics, _numbers(state.coefficient), _numbers(state.shift), reciprocal)
+
+
+def _products(g: Tensor, x: Tensor, state: NormState, slopes: Slopes) -> Tensor:
+    coefficient, low, high, threshold = (
+        per_channel(a.int(), x)
+        for a in (state.coefficient, _tensor(slopes.low), _tensor(slopes.high), state.threshold)
+    )
+    return g * coefficient + torch.where(x >= threshold, high, low)
+
+
+def _align(value: Tensor, shift: int) -> Tensor:
+    if shift >= 0:
+        return value.int() << shift
+    down = min(-shift, MAX_SHIFT)
+    return ((value.long() + (1 << (down - 1))) >> down).int()
+
+
+def _limit(value: Tensor) -> Tensor:
+    return value.clamp(-(1 << LIMIT_BITS), 1 << LIMIT_BITS)
+
+
+def _to_units(value: Tensor, exponent: int) -> Tensor:
+    shift = exponent + UNIT_BITS
+    if shift < 0:
+        down = min(-shift, 62)
+        return _limit((value + (1 << (down - 1))) >> down)
+    shift = min(shift, LIMIT_BITS)
+    bound = (1 << LIMIT_BITS) >> shift
+    return value.clamp(-bound, bound) << shift
+
+
+def _momentum(value: Tensor, step: SgdStep) -> Tensor:
+    return (value * step.momentum + (1 << (RATE_BITS - 1))) >> RATE_BITS
+
+
+def _shift_long(value: Tensor, shift: int, noise: Noise | None) -> Tensor:
+    if shift == 0:
+        return value
+    if noise is None:
+        return (value + (1 << (shift - 1))) >> shift
+    bits = random_bits(noise.seed, noise.stream, value.shape, value.device)
+    bits = bits << (shift - 32) if shift > 32 else bits >> (32 - shift)
+    return (value + bits) >> shift

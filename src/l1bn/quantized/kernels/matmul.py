@@ -1,0 +1,43 @@
+"""Products of int8 matrices with int32 sums, and the patches that make convolutions of them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["int_matmul", "patches"]
+
+_GRANULE = 8
+_ROWS = 32
+
+
+def int_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b`` with exact int32 sums.
+
+    Shape:
+        - a: (M, K), int8
+        - b: (K, N), int8
+        - Output: (M, N), int32
+    """
+    if a.device.type != "cuda":
+        return torch._int_mm(a, b)
+    rows, columns = a.shape[0], b.shape[1]
+    a = F.pad(a, (0, -a.shape[1] % _GRANULE, 0, max(_ROWS - rows, -rows % _GRANULE)))
+    b = F.pad(b, (0, -columns % _GRANULE, 0, -b.shape[0] % _GRANULE))
+    return torch._int_mm(a, b)[:rows, :columns]
+
+
+def patches(x: Tensor, kernel: tuple[int, int], stride: int, padding: int) -> Tensor:
+    """Return what each output pixel of a convolution sees.
+
+    Shape:
+        - x: (N, C, H, W)
+        - Output: (N·H'·W', kh·kw·C)
+    """
+    nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
+    windows = nhwc.unfold(1, kernel[0], stride).unfold(2, kernel[1], stride)
+    n, height, width, channels = windows.shape[:4]
+    return windows.permute(0, 1, 2, 4, 5, 3).reshape(
+        n * height * width, kernel[0] * kernel[1] * channels
+    )

@@ -1,0 +1,31 @@
+"""Which backend computes on a device."""
+
+from __future__ import annotations
+
+import torch
+
+from l1bn.quantized.kernels.eager import EagerKernels
+from l1bn.quantized.kernels.interface import Kernels
+from l1bn.quantized.kernels.native import NativeKernels, unavailable
+
+__all__ = ["BACKENDS", "kernels_for"]
+
+BACKENDS = ("auto", "eager", "cpu")
+
+
+def kernels_for(device: torch.device, name: str = "auto") -> Kernels:
+    """Return the fastest backend for a device, or the named one.
+
+    Args:
+        device: Where the tensors are.
+        name: "auto", "eager" or "cpu".
+
+    Raises:
+        ValueError: If the backend is unknown or cannot run there.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"expected backend to be one of {BACKENDS}, got {name!r}")
+    reason = unavailable() if device.type == "cpu" else f"it does not run on {device.type}"
+    if name == "cpu" and reason is not None:
+        raise ValueError(f'backend "cpu" cannot be used: {reason}; use "auto" or "eager"')
+    return EagerKernels() if name == "eager" or reason is not None else NativeKernels()

@@ -1,0 +1,21 @@
+"""Layers of an integer network, each with its backward pass."""
+
+from l1bn.quantized.layers.base import Clock, IntegerLayer
+from l1bn.quantized.layers.norm import NormLayer, ProductNormLayer
+from l1bn.quantized.layers.pooling import GlobalAveragePoolLayer, MaxPoolLayer
+from l1bn.quantized.layers.product import ProductLayer
+from l1bn.quantized.layers.simple import AddLayer, FlattenLayer, IdentityLayer, ReluLayer
+
+__all__ = [
+    "AddLayer",
+    "Clock",
+    "FlattenLayer",
+    "GlobalAveragePoolLayer",
+    "IdentityLayer",
+    "IntegerLayer",
+    "MaxPoolLayer",
+    "NormLayer",
+    "ProductLayer",
+    "ProductNormLayer",
+    "ReluLayer",
+]

@@ -1,0 +1,92 @@
+"""What every layer of an integer network is: a forward and a backward pass on integers.
+
+Autograd differentiates floating-point tensors only, so each layer has its own backward pass; the
+network calls them in reverse order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from l1bn.quantized.config import Config
+from l1bn.quantized.kernels import Kernels
+from l1bn.quantized.kernels.selection import kernels_for
+from l1bn.quantized.tensor import Noise, QTensor
+
+__all__ = ["Clock", "IntegerLayer"]
+
+_SITES = 1 << 12
+_STREAMS = 1 << 4
+
+
+@dataclass
+class Clock:
+    """The state that all layers of a network share.
+
+    Attributes:
+        config: The network's configuration.
+        step: Training steps taken; it numbers the random bits.
+        backend: Name of the kernels, or "auto".
+    """
+
+    config: Config
+    step: int = 0
+    backend: str = "auto"
+    _kernels: dict[torch.device, Kernels] = field(default_factory=dict, repr=False)
+
+    def kernels(self, like: Tensor) -> Kernels:
+        """Return the kernels for tensors like this one."""
+        found = self._kernels.get(like.device)
+        if found is None:
+            found = self._kernels[like.device] = kernels_for(like.device, self.backend)
+        return found
+
+    def noise(self, site: int, stream: int) -> Noise | None:
+        """Return the random bits of one rounding of this step; None rounds to nearest."""
+        if not self.config.stochastic:
+            return None
+        place = (self.step * _SITES + site) * _STREAMS + stream
+        return Noise(self.config.seed, place)
+
+
+class IntegerLayer(nn.Module):
+    """A layer; its tensors are buffers of integers, so that a state dict holds all of it.
+
+    Attributes:
+        name: Name of the float layer it came from.
+        site: Its number in the network.
+        needs_input_gradient: Whether a layer before it has something to learn.
+    """
+
+    def __init__(self, name: str, site: int, clock: Clock) -> None:
+        super().__init__()
+        self.name = name
+        self.site = site
+        self.clock = clock
+        self.needs_input_gradient = True
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Compute the output; in training mode, keep what `backward` needs."""
+        raise NotImplementedError
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the gradient of each input, and leave those of the parameters with them."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Drop what the forward pass kept."""
+
+    def kept(self) -> list[Tensor]:
+        """Return the tensors that the forward pass kept."""
+        return []
+
+    def noise(self, stream: int) -> Noise | None:
+        """Return the random bits of one rounding of this layer in this step."""
+        return self.clock.noise(self.site, stream)
+
+    def extra_repr(self) -> str:
+        """Name the float layer."""
+        return self.name

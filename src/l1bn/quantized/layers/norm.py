@@ -1,0 +1,182 @@
+"""L1BN in integers, alone or after the product it normalizes.
+
+The sums of a product go into 8 bits with one exponent per channel. That is exact for the
+normalization, which is invariant to the scale of a channel (Wu et al., arXiv:1802.09769).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l1bn.fixed_point.scaling import MAX_SHIFT
+from l1bn.quantized.kernels.interface import channels_last
+from l1bn.quantized.layers.base import Clock, IntegerLayer
+from l1bn.quantized.layers.product import Product
+from l1bn.quantized.norm_state import NormBuffers
+from l1bn.quantized.parameter import IntegerParameter
+from l1bn.quantized.rules import NormRule, Saved
+from l1bn.quantized.tensor import QTensor
+
+__all__ = ["NormLayer", "ProductNormLayer", "to_exponent"]
+
+_DX, _RESIDUAL = 3, 4
+
+
+class _Normalizing(IntegerLayer):
+    """What both layers share: γ, β, running statistics, residual and ReLU."""
+
+    def __init__(
+        self, name: str, site: int, clock: Clock, buffers: NormBuffers, rule: NormRule, relu: bool
+    ) -> None:
+        super().__init__(name, site, clock)
+        self.norm = buffers
+        self.rule = rule
+        self.relu = relu
+        self._saved: Saved | None = None
+
+    def _normalize(
+        self, wide: Tensor, peak: Tensor, exponent: int, residual: QTensor | None
+    ) -> QTensor:
+        fraction = self.rule.spec.output.fraction
+        added = None if residual is None else to_exponent(residual, -fraction).values
+        if self.training:
+            self._check(wide)
+            shift = self.rule.shift(peak)
+            y, self._saved = self.rule.train(
+                self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
+            )
+        else:
+            shift = (self.norm.running_exponent.cpu().long() - exponent).clamp(0, MAX_SHIFT)
+            y = self.rule.evaluate(
+                self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
+            )
+        return QTensor(y, -fraction)
+
+    def _differentiate(self, error: QTensor, residual: bool) -> tuple[QTensor, QTensor | None]:
+        saved = self._saved
+        if saved is None:
+            raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
+        g = QTensor(channels_last(error.values), error.exponent)
+        kernels = self.clock.kernels(g.values)
+        found = self.rule.backward(
+            kernels, g, saved, self.clock.config.error_bits, self.noise(_DX), residual
+        )
+        self.norm.gamma.gradient = QTensor(found.dgamma.to(g.values.device), g.exponent)
+        self.norm.beta.gradient = QTensor(found.dbeta.to(g.values.device), g.exponent)
+        branch = None if found.dresidual is None else QTensor(found.dresidual, g.exponent)
+        return QTensor(found.dx, found.exponent), branch
+
+    def _check(self, wide: Tensor) -> None:
+        count = wide.numel() // wide.shape[1]
+        if count < 2:
+            raise ValueError(
+                f"{self.name}: expected more than 1 value per channel when training, got input "
+                f"size {tuple(wide.shape)}; use a larger batch"
+            )
+
+    def forget(self) -> None:
+        """Drop what the forward pass kept."""
+        self._saved = None
+
+    def kept(self) -> list[Tensor]:
+        """Return the tensors that the forward pass kept."""
+        return [] if self._saved is None else self._saved.tensors()
+
+
+class NormLayer(_Normalizing):
+    """L1BN of an 8-bit tensor, with an optional residual and ReLU.
+
+    Args:
+        name: Name of the float layer.
+        site: Number in the network.
+        clock: The network's.
+        buffers: γ, β and running statistics.
+        rule: The kind of normalization.
+        relu: Whether it ends in a ReLU.
+    """
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the normalized input, plus the second input if there is one."""
+        x, residual = inputs[0], inputs[1] if len(inputs) > 1 else None
+        self._residual = residual is not None
+        wide = channels_last(x.values).int()
+        peak = torch.full((wide.shape[1],), 127, dtype=torch.int32)  # 8 bits as they are
+        return self._normalize(wide, peak, x.exponent, residual)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the gradients of the inputs."""
+        dx, branch = self._differentiate(error, self._residual)
+        return (dx, branch) if self._residual else (dx,)
+
+
+class ProductNormLayer(_Normalizing):
+    """A convolution or linear layer and the L1BN of its sums, with an optional residual and ReLU.
+
+    Args:
+        name: Name of the float layer.
+        site: Number in the network.
+        clock: The network's.
+        buffers: γ, β and running statistics.
+        rule: The kind of normalization.
+        relu: Whether it ends in a ReLU.
+        weight: (K, C, kh, kw).
+        bias: (K,) or None.
+        stride: Stride [pixels].
+        padding: Zeros on each side [pixels].
+        linear: Whether inputs and outputs are (N, C).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        site: int,
+        clock: Clock,
+        buffers: NormBuffers,
+        rule: NormRule,
+        relu: bool,
+        weight: IntegerParameter,
+        bias: IntegerParameter | None,
+        stride: int = 1,
+        padding: int = 0,
+        linear: bool = False,
+    ) -> None:
+        super().__init__(name, site, clock, buffers, rule, relu)
+        self.weight, self.bias = weight, bias
+        self.product = Product(self, weight, bias, stride, padding, linear)
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the normalized product, plus the second input if there is one."""
+        x, residual = inputs[0], inputs[1] if len(inputs) > 1 else None
+        self._residual = residual is not None
+        acc, peak, exponent = self.product.forward(x)
+        return self._normalize(acc, peak, exponent, residual)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the gradients of the inputs."""
+        inner, branch = self._differentiate(error, self._residual)
+        dx = self.product.backward(inner)
+        return (dx, branch) if self._residual else (dx,)
+
+    def forget(self) -> None:
+        """Drop what the forward pass kept."""
+        super().forget()
+        self.product.forget()
+
+    def kept(self) -> list[Tensor]:
+        """Return the tensors that the forward pass kept."""
+        return super().kept() + self.product.kept()
+
+
+def to_exponent(x: QTensor, exponent: int) -> QTensor:
+    """Return the tensor in steps of ``2**exponent``, rounded to nearest and saturated."""
+    shift = exponent - x.exponent
+    if shift == 0:
+        return x
+    wide = x.values.int()
+    wide = (
+        wide << min(-shift, 16)
+        if shift < 0
+        else (wide + ((1 << min(shift, 16)) >> 1)) >> min(shift, 16)
+    )
+    return QTensor(wide.clamp(-127, 127).to(torch.int8), exponent)

@@ -1,0 +1,138 @@
+"""Max and average pooling in integers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l1bn.fixed_point.scaling import peak_shift
+from l1bn.quantized.kernels.interface import channels_last
+from l1bn.quantized.layers.base import Clock, IntegerLayer
+from l1bn.quantized.scaling import OutputScale
+from l1bn.quantized.tensor import QTensor
+
+__all__ = ["GlobalAveragePoolLayer", "MaxPoolLayer"]
+
+_INVERSE_BITS = 15
+_ERROR = 2
+
+
+class GlobalAveragePoolLayer(IntegerLayer):
+    """The mean of each channel: (N, C, H, W) to (N, C, 1, 1).
+
+    Args:
+        name: Name of the float layer.
+        site: Number in the network.
+        clock: The network's.
+    """
+
+    _size: torch.Size | None = None
+
+    def __init__(self, name: str, site: int, clock: Clock) -> None:
+        super().__init__(name, site, clock)
+        self.scaling = OutputScale()
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the means, with as many fraction bits as 8 bits hold."""
+        x = inputs[0]
+        self._size = x.shape[2:]
+        wide = (x.values.sum((2, 3), keepdim=True) * _inverse(self._size)).int()
+        exponent = x.exponent - _INVERSE_BITS
+        shift = self.scaling.shift(int(wide.abs().max()), exponent, self.training)
+        values = self.clock.kernels(wide).rescale(wide, shift, 8, None)
+        return QTensor(values, exponent + shift)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the error, divided evenly over the pixels."""
+        assert self._size is not None
+        wide = error.values.int() * _inverse(self._size)
+        bits = self.clock.config.error_bits
+        shift = peak_shift(int(wide.abs().max()), bits)
+        values = self.clock.kernels(wide).rescale(wide, shift, bits, self.noise(_ERROR))
+        spread = values.expand(-1, -1, *self._size)
+        return (QTensor(channels_last(spread), error.exponent - _INVERSE_BITS + shift),)
+
+
+def _inverse(size: torch.Size) -> int:
+    """1/pixels with `_INVERSE_BITS` fraction bits."""
+    pixels = size.numel()
+    return ((2 << _INVERSE_BITS) + pixels) // (2 * pixels)
+
+
+class MaxPoolLayer(IntegerLayer):
+    """The largest value of each window.
+
+    Args:
+        name: Name of the float layer.
+        site: Number in the network.
+        clock: The network's.
+        kernel: Window [pixels].
+        stride: Stride [pixels].
+        padding: Padding on each side [pixels].
+    """
+
+    _place: Tensor | None = None
+    _shape: torch.Size | None = None
+
+    def __init__(
+        self, name: str, site: int, clock: Clock, kernel: int, stride: int, padding: int
+    ) -> None:
+        super().__init__(name, site, clock)
+        self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the maxima; ties go to the first, in the order of rows."""
+        x = inputs[0]
+        taps = self._taps(_padded(x.values, self.padding))
+        best, place = taps[0], torch.zeros_like(taps[0])
+        for index, tap in enumerate(taps[1:], start=1):
+            larger = tap > best
+            best = torch.where(larger, tap, best)
+            place = torch.where(larger, index, place)
+        if self.training:
+            self._place, self._shape = place.to(torch.int8), x.shape
+        return QTensor(channels_last(best), x.exponent)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the error at the maxima; where windows overlap, errors add."""
+        place, shape = self._place, self._shape
+        if place is None or shape is None:
+            raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
+        disjoint = self.stride >= self.kernel
+        p = self.padding
+        padded = (shape[0], shape[1], shape[2] + 2 * p, shape[3] + 2 * p)
+        dtype = torch.int8 if disjoint else torch.int32
+        total = torch.zeros(padded, dtype=dtype, device=place.device)
+        total = total.contiguous(memory_format=torch.channels_last)
+        for index, window in enumerate(self._taps(total)):
+            window += torch.where(place == index, error.values, 0)
+        inner = channels_last(total[:, :, p : p + shape[2], p : p + shape[3]])
+        if disjoint:
+            return (QTensor(inner, error.exponent),)
+        bits = self.clock.config.error_bits
+        shift = peak_shift(int(inner.abs().max()), bits)
+        values = self.clock.kernels(inner).rescale(inner, shift, bits, self.noise(_ERROR))
+        return (QTensor(values, error.exponent + shift),)
+
+    def _taps(self, padded: Tensor) -> list[Tensor]:
+        """Return views of the padded tensor, one per place in the window."""
+        k, s = self.kernel, self.stride
+        height, width = ((n - k) // s + 1 for n in padded.shape[2:])
+        return [
+            padded[:, :, i : i + (height - 1) * s + 1 : s, j : j + (width - 1) * s + 1 : s]
+            for i in range(k)
+            for j in range(k)
+        ]
+
+    def forget(self) -> None:
+        """Drop what the forward pass kept."""
+        self._place = None
+
+    def kept(self) -> list[Tensor]:
+        """Return the tensors that the forward pass kept."""
+        return [] if self._place is None else [self._place]
+
+
+def _padded(x: Tensor, padding: int) -> Tensor:
+    return F.pad(x, (padding,) * 4, value=-128) if padding else x

@@ -1,0 +1,188 @@
+"""Convolution and linear layers: 8-bit products, 32-bit sums."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l1bn.fixed_point.scaling import peak_shift
+from l1bn.quantized.kernels.interface import channels_last, per_channel
+from l1bn.quantized.layers.base import Clock, IntegerLayer
+from l1bn.quantized.parameter import IntegerParameter
+from l1bn.quantized.scaling import OutputScale
+from l1bn.quantized.tensor import QTensor
+
+__all__ = ["Product", "ProductLayer"]
+
+_GRADIENT, _ERROR, _BIAS = 0, 1, 2
+_SUM_LIMIT = 31
+
+
+class Product:
+    """The sums of a convolution, and their gradients; a linear layer is a 1x1 convolution.
+
+    It belongs to a layer, which says what happens to the 32-bit sums.
+
+    Args:
+        layer: The owner.
+        weight: (K, C, kh, kw).
+        bias: (K,) or None.
+        stride: Stride [pixels].
+        padding: Zeros on each side [pixels].
+        linear: Whether inputs and outputs are (N, C).
+    """
+
+    def __init__(
+        self,
+        layer: IntegerLayer,
+        weight: IntegerParameter,
+        bias: IntegerParameter | None,
+        stride: int,
+        padding: int,
+        linear: bool,
+    ) -> None:
+        self.layer, self.weight, self.bias = layer, weight, bias
+        self.stride, self.padding, self.linear = stride, padding, linear
+        self._x: QTensor | None = None
+        self._w: QTensor | None = None
+
+    def forward(self, x: QTensor) -> tuple[Tensor, Tensor, int]:
+        """Return the sums (N, K, ...), the largest magnitude of each channel, and the exponent.
+
+        Raises:
+            ValueError: If the sums of a batch of this size could overflow.
+        """
+        values = channels_last(x.values[:, :, None, None] if self.linear else x.values)
+        w = self.weight.narrow()
+        kernels = self.layer.clock.kernels(values)
+        acc, peak = kernels.conv2d(values, w.values, self.stride, self.padding)
+        exponent = x.exponent + w.exponent
+        if self.bias is not None:
+            acc = acc + per_channel(_aligned(self.bias, exponent), acc)
+            peak = acc.abs().amax((0, 2, 3)).cpu()
+        if self.layer.training:
+            self.check(acc.shape)
+            self._x, self._w = QTensor(values, x.exponent), w
+        return (acc[:, :, 0, 0] if self.linear else acc), peak, exponent
+
+    def backward(self, error: QTensor) -> QTensor | None:
+        """Leave the gradients of weight and bias, and return the input's, if it is needed."""
+        x, w = self._x, self._w
+        if x is None or w is None:
+            raise RuntimeError(f"{self.layer.name}: expected a forward pass in training mode first")
+        e = channels_last(error.values[:, :, None, None] if self.linear else error.values)
+        kernels, layer = self.layer.clock.kernels(e), self.layer
+        bits = layer.clock.config.error_bits
+        if self.weight.trains:
+            kernel = (w.shape[2], w.shape[3])
+            acc = kernels.conv2d_weight_gradient(x.values, e, kernel, self.stride, self.padding)
+            shift = peak_shift(int(acc.abs().max()), bits)
+            values = kernels.rescale(channels_last(acc), shift, bits, layer.noise(_GRADIENT))
+            self.weight.gradient = QTensor(values, x.exponent + error.exponent + shift)
+        if self.bias is not None and self.bias.trains:
+            self.bias.gradient = QTensor(e.sum((0, 2, 3), dtype=torch.int32), error.exponent)
+        if not layer.needs_input_gradient:
+            return None
+        size = (x.shape[2], x.shape[3])
+        acc, peak = kernels.conv2d_input_gradient(e, w.values, size, self.stride, self.padding)
+        shift = peak_shift(int(peak.max()), bits)
+        values = kernels.rescale(acc, shift, bits, layer.noise(_ERROR))
+        exponent = error.exponent + w.exponent + shift
+        return QTensor(values[:, :, 0, 0] if self.linear else values, exponent)
+
+    def check(self, shape: torch.Size) -> None:
+        """Refuse a batch whose sums could overflow 32 bits.
+
+        Raises:
+            ValueError: It names the layer, the sum and the largest batch that fits.
+        """
+        outputs, inputs, *kernel = self.weight.weight.shape
+        pixels = shape[2] * shape[3]
+        taps = kernel[0] * kernel[1]
+        sums = {
+            "output": (inputs * taps, None),
+            "input gradient": (outputs * taps, None),
+            "weight gradient": (shape[0] * pixels, pixels),
+        }
+        limit = ((1 << _SUM_LIMIT) - 1) // (127 * 128)
+        for name, (terms, per_image) in sums.items():
+            if terms > limit:
+                way = "use fewer channels"
+                if per_image is not None:
+                    way = f"use batches of at most {limit // per_image} images"
+                raise ValueError(
+                    f"{self.layer.name}: expected sums of at most {limit} 8-bit products, which fit "
+                    f"{_SUM_LIMIT + 1} bits, got {terms} in the {name}; {way}"
+                )
+
+    def forget(self) -> None:
+        """Drop what the forward pass kept."""
+        self._x = self._w = None
+
+    def kept(self) -> list[Tensor]:
+        """Return the tensors that the forward pass kept."""
+        return [t.values for t in (self._x, self._w) if t is not None]
+
+
+def _aligned(bias: IntegerParameter, exponent: int) -> Tensor:
+    """The bias in steps of the sums, rounded to nearest, below half of their range."""
+    shift = bias.exponent - exponent
+    value = bias.weight.long()
+    value = value << min(shift, 40) if shift >= 0 else (value + (1 << (-shift - 1))) >> -shift
+    return value.clamp(-(1 << 30), 1 << 30).int()
+
+
+class ProductLayer(IntegerLayer):
+    """A product whose sums become 8 bits with one exponent, or stay 32 bits: the logits.
+
+    In evaluation the exponent is that of training, so that an output does not depend on the batch.
+
+    Args:
+        name: Name of the float layer.
+        site: Number in the network.
+        clock: The network's.
+        weight: (K, C, kh, kw).
+        bias: (K,) or None.
+        stride: Stride [pixels].
+        padding: Zeros on each side [pixels].
+        linear: Whether inputs and outputs are (N, C).
+        wide: Leave the sums as they are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        site: int,
+        clock: Clock,
+        weight: IntegerParameter,
+        bias: IntegerParameter | None,
+        stride: int = 1,
+        padding: int = 0,
+        linear: bool = False,
+        wide: bool = False,
+    ) -> None:
+        super().__init__(name, site, clock)
+        self.weight, self.bias = weight, bias
+        self.product = Product(self, weight, bias, stride, padding, linear)
+        self.scaling = None if wide else OutputScale()
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the sums in 8 bits, or in 32."""
+        acc, peak, exponent = self.product.forward(inputs[0])
+        if self.scaling is None:
+            return QTensor(acc, exponent)
+        shift = self.scaling.shift(int(peak.max()), exponent, self.training)
+        values = self.clock.kernels(acc).rescale(acc, shift, 8, None)
+        return QTensor(values, exponent + shift)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the gradient of the input."""
+        return (self.product.backward(error),)
+
+    def forget(self) -> None:
+        """Drop what the forward pass kept."""
+        self.product.forget()
+
+    def kept(self) -> list[Tensor]:
+        """Return the tensors that the forward pass kept."""
+        return self.product.kept()

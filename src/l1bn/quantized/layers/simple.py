@@ -1,0 +1,83 @@
+"""Layers without parameters that keep or mask what they get."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from l1bn.quantized.kernels.interface import channels_last
+from l1bn.quantized.layers.base import IntegerLayer
+from l1bn.quantized.layers.norm import to_exponent
+from l1bn.quantized.tensor import QTensor
+
+__all__ = ["AddLayer", "FlattenLayer", "IdentityLayer", "ReluLayer"]
+
+
+class IdentityLayer(IntegerLayer):
+    """Passes on what it gets."""
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the input."""
+        return inputs[0]
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the error."""
+        return (error,)
+
+
+class ReluLayer(IntegerLayer):
+    """max(x, 0)."""
+
+    _y: Tensor | None = None
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the positive part."""
+        y = inputs[0].values.clamp(min=0)
+        if self.training:
+            self._y = y
+        return QTensor(y, inputs[0].exponent)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the error where the output is positive."""
+        if self._y is None:
+            raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
+        return (QTensor(torch.where(self._y > 0, error.values, 0), error.exponent),)
+
+    def forget(self) -> None:
+        """Drop what the forward pass kept."""
+        self._y = None
+
+    def kept(self) -> list[Tensor]:
+        """Return the tensors that the forward pass kept."""
+        return [] if self._y is None else [self._y]
+
+
+class FlattenLayer(IntegerLayer):
+    """(N, C, H, W) to (N, C·H·W), in the order of ``torch.flatten``."""
+
+    _shape: torch.Size | None = None
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the input with its channels and pixels in one dimension."""
+        self._shape = inputs[0].shape
+        return QTensor(inputs[0].values.flatten(1).contiguous(), inputs[0].exponent)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the error in the shape of the input."""
+        assert self._shape is not None
+        return (QTensor(channels_last(error.values.view(self._shape)), error.exponent),)
+
+
+class AddLayer(IntegerLayer):
+    """The saturated sum of two tensors, in the coarser exponent of the two."""
+
+    def forward(self, *inputs: QTensor) -> QTensor:
+        """Return the sum."""
+        exponent = max(i.exponent for i in inputs)
+        a, b = (to_exponent(i, exponent).values for i in inputs)
+        total = (a.short() + b).clamp(-127, 127).to(torch.int8)
+        return QTensor(total, exponent)
+
+    def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
+        """Return the error twice."""
+        return (error, error)

@@ -1,0 +1,153 @@
+"""A network of integer layers: forward in order, backward in reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l1bn.quantized.config import Config
+from l1bn.quantized.layers.base import Clock, IntegerLayer
+from l1bn.quantized.parameter import IntegerParameter
+from l1bn.quantized.tensor import QTensor
+
+__all__ = ["IntegerNetwork", "Node"]
+
+_JOIN_SITE = 1 << 10
+_INPUT = -1
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer and where its inputs come from.
+
+    Attributes:
+        layer: Index of the layer.
+        inputs: Indices of the nodes whose outputs it takes; −1 is the network's input.
+    """
+
+    layer: int
+    inputs: tuple[int, ...]
+
+
+class IntegerNetwork(nn.Module):
+    """Made by `l1bn.quantized.prepare`; every parameter and buffer holds integers.
+
+    Call it with a `QTensor` of int8 images; it returns int32 logits. `backward` takes the error
+    that `cross_entropy` gives; `SGD` moves the weights.
+
+    Args:
+        layers: The layers, in an order in which inputs come first.
+        nodes: Where each takes its inputs.
+        clock: What the layers share.
+    """
+
+    def __init__(self, layers: list[IntegerLayer], nodes: list[Node], clock: Clock) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.nodes = nodes
+        self.clock = clock
+        self._mark_needed_gradients()
+
+    @property
+    def config(self) -> Config:
+        """The configuration it was prepared with."""
+        return self.clock.config
+
+    def _mark_needed_gradients(self) -> None:
+        """Errors flow back only to layers that have, or follow, something that trains."""
+        needed: list[bool] = []
+        for node in self.nodes:
+            before = any(i != _INPUT and needed[i] for i in node.inputs)
+            layer = self._layer(node)
+            layer.needs_input_gradient = before
+            trains = any(isinstance(m, IntegerParameter) and m.trains for m in layer.modules())
+            needed.append(before or trains)
+
+    def _layer(self, node: Node) -> IntegerLayer:
+        layer = self.layers[node.layer]
+        assert isinstance(layer, IntegerLayer)
+        return layer
+
+    def forward(self, images: QTensor) -> QTensor:
+        """Return the output of the last node.
+
+        Raises:
+            TypeError: If the images are not int8.
+        """
+        if not isinstance(images, QTensor) or images.values.dtype != torch.int8:
+            raise TypeError(
+                f"expected a QTensor of int8 images, got {_describe(images)}; quantize them first, "
+                "for example with l1bn.quantized.quantize"
+            )
+        outputs: list[QTensor] = []
+        for node in self.nodes:
+            inputs = [images if i == _INPUT else outputs[i] for i in node.inputs]
+            outputs.append(self._layer(node)(*inputs))
+        return outputs[-1]
+
+    def backward(self, error: QTensor) -> None:
+        """Leave in every parameter its gradient.
+
+        Args:
+            error: Gradient in the output.
+
+        Raises:
+            RuntimeError: If there was no forward pass in training mode.
+        """
+        errors: dict[int, QTensor] = {len(self.nodes) - 1: error}
+        for index in reversed(range(len(self.nodes))):
+            node, arrived = self.nodes[index], errors.pop(index, None)
+            layer = self._layer(node)
+            if arrived is None:
+                continue
+            for source, found in zip(node.inputs, layer.backward(arrived), strict=True):
+                if found is None or source == _INPUT or not self._wanted(source):
+                    continue
+                errors[source] = self._join(errors.get(source), found, index)
+            layer.forget()
+
+    def _wanted(self, index: int) -> bool:
+        layer = self._layer(self.nodes[index])
+        return layer.needs_input_gradient or any(
+            p.trains for p in layer.modules() if isinstance(p, IntegerParameter)
+        )
+
+    def _join(self, have: QTensor | None, more: QTensor, index: int) -> QTensor:
+        if have is None:
+            return more
+        noise = self.clock.noise(_JOIN_SITE + index, 0)
+        kernels = self.clock.kernels(more.values)
+        values, exponent = kernels.add(
+            have.values, have.exponent, more.values, more.exponent, self.config.error_bits, noise
+        )
+        return QTensor(values, exponent)
+
+    def integer_parameters(self) -> Iterator[IntegerParameter]:
+        """Yield the parameters, always in the same order."""
+        for module in self.modules():
+            if isinstance(module, IntegerParameter):
+                yield module
+
+    def kept_bytes(self) -> int:
+        """Return the bytes kept for the backward pass, each storage once [bytes]."""
+        kept = [t for layer in self.layers for t in layer.kept()]  # type: ignore[operator]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+        return sum(storages.values())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the step number, which decides the random bits."""
+        return {"step": self.clock.step}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore the step number."""
+        self.clock.step = int(state["step"])
+
+
+def _describe(images: QTensor | Tensor) -> str:
+    values = images.values if isinstance(images, QTensor) else images
+    dtype = getattr(values, "dtype", None)
+    return f"{type(images).__name__} of {dtype}" if dtype else type(images).__name__

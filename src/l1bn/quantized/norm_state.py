@@ -1,0 +1,136 @@
+"""γ, β and the running statistics of an integer normalization."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from l1bn.fixed_point.running import RUNNING_BITS, Running
+from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.statistics import L1Statistics, L2Statistics
+from l1bn.quantized.parameter import IntegerParameter
+from l1bn.quantized.scaling import follow
+
+__all__ = ["NormBuffers"]
+
+_AFFINE_RANGE_BITS = 4  # masters of γ and β hold ±8
+_STEPS_BITS = 4  # a float checkpoint's σ becomes 16 to 32 steps
+
+
+class NormBuffers(nn.Module):
+    """Integer state of one normalization layer.
+
+    The running mean and variance count steps of ``2**running_exponent``, one exponent per channel;
+    it follows the exponents of the data.
+
+    Attributes:
+        gamma: Scale.
+        beta: Shift.
+        running_mean: μ · 2**16, int32.
+        running_var: σ² · 2**16, int32.
+        running_exponent: Exponent of the steps, int32.
+        num_batches_tracked: Batches seen, int64.
+
+    Args:
+        norm: The float layer, BatchNorm's state.
+        bits: Bits of the masters [bit].
+        frozen: Keep the statistics in training.
+
+    Raises:
+        ValueError: If the layer's averages have no fixed momentum.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    running_exponent: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, name: str, norm: nn.modules.batchnorm._BatchNorm, bits: int = 16) -> None:
+        super().__init__()
+        if norm.momentum is None or norm.running_mean is None or norm.running_var is None:
+            raise ValueError(
+                f"{name}: expected running statistics with a momentum, got momentum "
+                f"{norm.momentum}, track_running_stats {norm.track_running_stats}; integer "
+                "training has no cumulative averages: set momentum, for example to 0.1"
+            )
+        channels = norm.num_features
+        weight = torch.ones(channels) if norm.weight is None else norm.weight
+        bias = torch.zeros(channels) if norm.bias is None else norm.bias
+        exponent = _AFFINE_RANGE_BITS - bits
+        self.gamma = IntegerParameter(weight, bits, exponent)
+        self.beta = IntegerParameter(bias, bits, exponent)
+        self.gamma.trains = self.beta.trains = norm.affine
+        self.momentum = max(1, round(norm.momentum * (1 << 11)))
+        state = _from_float(norm.running_mean, norm.running_var)
+        for buffer, value in zip(("mean", "var", "exponent"), state, strict=True):
+            self.register_buffer(f"running_{buffer}", value.to(norm.running_mean.device))
+        batches = norm.num_batches_tracked
+        seen = torch.zeros((), dtype=torch.int64) if batches is None else batches.clone()
+        self.register_buffer("num_batches_tracked", seen)
+
+    def running(self, exponent: Tensor) -> Running:
+        """Return the running statistics in steps of the given exponents.
+
+        Shape:
+            - exponent: (C,)
+        """
+        shift = exponent.cpu().long() - self.running_exponent.cpu().long()
+        return self._running().rescaled(shift.numpy())
+
+    def _running(self) -> Running:
+        mean, variance = (b.cpu().long().numpy() for b in (self.running_mean, self.running_var))
+        return Running(mean, variance)
+
+    def update(self, statistics: L1Statistics | L2Statistics, exponent: Tensor) -> None:
+        """Move toward the statistics of a batch; the first batch replaces an untrained state.
+
+        Shape:
+            - exponent: (C,), that of each channel of the batch
+        """
+        seen = exponent.cpu().int()
+        if int(self.num_batches_tracked) == 0:
+            now, exponents = Running.of(statistics), seen
+        else:
+            old = self.running_exponent.cpu()
+            exponents = follow(old, seen)
+            before = self._running().rescaled((exponents - old).long().numpy())
+            step = (exponents - seen).long().numpy()
+            now = before.update(statistics, self.momentum, step)
+        self._store(now, exponents)
+
+    def _store(self, running: Running, exponents: Tensor) -> None:
+        self.running_mean.copy_(torch.from_numpy(running.mean))
+        self.running_var.copy_(torch.from_numpy(running.variance))
+        self.running_exponent.copy_(exponents)
+        self.num_batches_tracked += 1
+
+    def codes(self, spec: NormSpec) -> tuple[Tensor, Tensor]:
+        """Return γ and β in the 8-bit formats of the normalization.
+
+        Shape:
+            - Output: (C,), (C,)
+        """
+        return self.gamma.fixed(-spec.gamma.fraction), self.beta.fixed(-spec.output.fraction)
+
+    def real(self) -> tuple[Tensor, Tensor]:
+        """Return running mean and variance as float32."""
+        step = torch.ldexp(torch.ones(()), self.running_exponent)
+        scale = 2.0**-RUNNING_BITS
+        return self.running_mean * scale * step, self.running_var * scale * step * step
+
+
+def _from_float(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean64, var64 = mean.double().cpu().numpy(), variance.double().cpu().numpy()
+    sigma = np.sqrt(np.maximum(var64, 1e-30))
+    exponent = [math.floor(math.log2(s)) - _STEPS_BITS for s in sigma.tolist()]
+    step = np.ldexp(1.0, exponent)
+    limit = (1 << 31) - 1
+    codes = (
+        np.clip(np.round(v * 2.0**RUNNING_BITS), -limit, limit).astype(np.int32)
+        for v in (mean64 / step, var64 / step**2)
+    )
+    found = [torch.from_numpy(c) for c in codes]
+    return found[0], found[1], torch.tensor(exponent, dtype=torch.int32)

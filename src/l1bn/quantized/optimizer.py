@@ -1,0 +1,73 @@
+"""SGD with momentum and weight decay on 16-bit masters."""
+
+from __future__ import annotations
+
+from l1bn.fixed_point.update import SgdStep
+from l1bn.quantized.network import IntegerNetwork
+
+__all__ = ["SGD"]
+
+_FIRST_SITE = 1 << 11
+
+
+class SGD:
+    """The steps of ``torch.optim.SGD``, in integers.
+
+    Weight decay acts on the weights of products, not on biases, γ and β.
+
+    Args:
+        network: What to train.
+        lr: Learning rate, up to 64; set the attribute to follow a schedule.
+        momentum: Momentum.
+        weight_decay: Weight decay (L2 penalty).
+        nesterov: Nesterov's form of the momentum.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        network: IntegerNetwork,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = True,
+    ) -> None:
+        self.network = network
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.nesterov = nesterov
+        self._quantize(decays=True)
+
+    def _quantize(self, decays: bool) -> SgdStep:
+        decay = self.weight_decay if decays else 0.0
+        return SgdStep.quantize(self.lr, self.momentum, decay, self.nesterov)
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient, and forget the gradients.
+
+        The network's step number advances, so that the next step draws other random bits.
+        """
+        clock = self.network.clock
+        steps = {decays: self._quantize(decays) for decays in (False, True)}
+        for index, parameter in enumerate(self.network.integer_parameters()):
+            gradient, parameter.gradient = parameter.gradient, None
+            if gradient is None or not parameter.trains:
+                continue
+            site = _FIRST_SITE + index
+            first, second = clock.noise(site, 0), clock.noise(site, 1)
+            exponent = clock.kernels(parameter.weight).sgd_step(
+                parameter.weight,
+                parameter.exponent,
+                parameter.momentum,
+                parameter.momentum_exponent,
+                gradient.values,
+                gradient.exponent,
+                steps[parameter.decays],
+                parameter.bits,
+                None if first is None or second is None else (first, second),
+            )
+            parameter.moved(exponent)
+        clock.step += 1

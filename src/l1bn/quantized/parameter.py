@@ -1,0 +1,99 @@
+"""A parameter of an integer network: a 16-bit master, its momentum, and its 8-bit view."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from l1bn.fixed_point.scaling import peak_shift
+from l1bn.quantized.tensor import QTensor
+
+__all__ = ["HEADROOM", "IntegerParameter"]
+
+HEADROOM = 4
+"""How far a weight may grow beyond the largest initial one before it saturates."""
+
+
+class IntegerParameter(nn.Module):
+    """Master weights of a fixed exponent, momentum of a moving one: all buffers are integers.
+
+    Attributes:
+        weight: Master weights, int16.
+        momentum: Momentum, int16.
+        exponents: Exponents of both, int32 (2,).
+        decays: Whether weight decay acts on it.
+        trains: Whether the optimizer moves it.
+        gradient: The last gradient, or None.
+
+    Args:
+        value: The float parameter.
+        bits: Bits of master and momentum [bit].
+        exponent: Exponent of the master; None takes the one that leaves `HEADROOM`.
+        decays: Whether weight decay acts on it.
+    """
+
+    weight: Tensor
+    momentum: Tensor
+    exponents: Tensor
+
+    def __init__(
+        self, value: Tensor, bits: int = 16, exponent: int | None = None, decays: bool = False
+    ) -> None:
+        super().__init__()
+        self.bits = bits
+        self.decays = decays
+        self.trains = True
+        self.gradient: QTensor | None = None
+        if exponent is None:
+            exponent = _fitting_exponent(value, bits)
+        self.register_buffer("weight", _quantize(value, exponent, bits))
+        self.register_buffer("momentum", torch.zeros_like(self.weight))
+        self.register_buffer("exponents", torch.tensor([exponent, 0], dtype=torch.int32))
+        self._read_exponents()
+
+    def _read_exponents(self) -> None:
+        self.exponent, self.momentum_exponent = (int(e) for e in self.exponents)
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._read_exponents()
+
+    def moved(self, momentum_exponent: int) -> None:
+        """Take note of the momentum's exponent after an update."""
+        self.momentum_exponent = momentum_exponent
+        self.exponents[1] = momentum_exponent
+
+    def narrow(self) -> QTensor:
+        """Return the 8-bit weights: rounded to nearest, in the finest exponent that holds them."""
+        peak = int(self.weight.abs().max()) if self.weight.numel() else 0
+        shift = peak_shift(peak)
+        return QTensor(self._rounded(shift), self.exponent + shift)
+
+    def fixed(self, exponent: int) -> Tensor:
+        """Return the weights in 8 bits of a given exponent, saturated."""
+        return self._rounded(exponent - self.exponent)
+
+    def _rounded(self, shift: int) -> Tensor:
+        wide = self.weight.int()
+        wide = wide << -shift if shift < 0 else (wide + ((1 << shift) >> 1)) >> shift
+        return wide.clamp(-127, 127).to(torch.int8)
+
+    def real(self) -> Tensor:
+        """Return the numbers that the master stands for, in float32."""
+        return torch.ldexp(self.weight.float(), torch.tensor(self.exponent))
+
+
+def _fitting_exponent(value: Tensor, bits: int) -> int:
+    peak = float(value.detach().abs().max()) if value.numel() else 0.0
+    if peak == 0.0:
+        return 4 - bits  # a range of ±8
+    return math.ceil(math.log2(peak * HEADROOM)) - (bits - 1)
+
+
+def _quantize(value: Tensor, exponent: int, bits: int) -> Tensor:
+    scaled = torch.round(value.detach().double().cpu() * 2.0**-exponent)
+    high = (1 << (bits - 1)) - 1
+    weight = scaled.clamp(-high, high).to(torch.int16).to(value.device)
+    return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight

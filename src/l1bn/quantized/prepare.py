@@ -1,0 +1,229 @@
+"""Turns a float network into one that trains in integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l1bn.fixed_point.spec import NormSpec
+from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
+from l1bn.quantized.config import Config
+from l1bn.quantized.layers import (
+    AddLayer,
+    Clock,
+    FlattenLayer,
+    GlobalAveragePoolLayer,
+    IdentityLayer,
+    IntegerLayer,
+    MaxPoolLayer,
+    NormLayer,
+    ProductLayer,
+    ProductNormLayer,
+    ReluLayer,
+)
+from l1bn.quantized.network import IntegerNetwork, Node
+from l1bn.quantized.norm_state import NormBuffers
+from l1bn.quantized.parameter import IntegerParameter
+from l1bn.quantized.rules import L1Rule, NormRule
+from l1bn.quantized.trace import Step, UnsupportedError, trace
+
+__all__ = ["prepare"]
+
+_L1 = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm)
+_FIRST_SITE = 2
+
+
+def prepare(model: nn.Module, config: Config | None = None) -> IntegerNetwork:
+    """Build the integer form of a float network, with its weights and running statistics.
+
+    Convolutions and linear layers, L1BN (with its residual and ReLU), ReLU, additions, max pooling,
+    global average pooling and flattening have an integer form. The float network stays as it is.
+
+    Args:
+        model: The float network, from one tensor of images to logits.
+        config: Formats and rounding; None takes the defaults.
+
+    Returns:
+        The network, in training mode, with weights in the layout of channels-last.
+
+    Raises:
+        ValueError: If a layer has no integer form; the message names it and the way out.
+
+    Examples:
+        >>> from torch import nn
+        >>> import l1bn
+        >>> from l1bn import quantized
+        >>> model = nn.Sequential(
+        ...     nn.Conv2d(3, 8, 3, padding=1, bias=False), l1bn.L1BatchNormAct2d(8),
+        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+        ... )
+        >>> network = quantized.prepare(model)
+        >>> all(not t.is_floating_point() for t in network.state_dict().values()
+        ...     if hasattr(t, "is_floating_point"))
+        True
+    """
+    return _Builder(config or Config()).build(trace(model))
+
+
+class _Builder:
+    """Makes layers of steps; a product, the norm after it and the ReLU after that are one."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.clock = Clock(config)
+        self.layers: list[IntegerLayer] = []
+        self.nodes: list[Node] = []
+        self.place: dict[int, int] = {}  # id of a step -> index of the node with its output
+
+    def build(self, steps: list[Step]) -> IntegerNetwork:
+        if not steps:
+            raise UnsupportedError("expected a network with layers, got none")
+        merged = _merged_products(steps, self.config)
+        for step in steps:
+            if id(step) in merged.values():
+                continue  # comes with the norm that follows it
+            product = next((s for s in steps if merged.get(id(step)) == id(s)), None)
+            self._add(step, product, last=step is steps[-1])
+        return IntegerNetwork(self.layers, self.nodes, self.clock)
+
+    def _add(self, step: Step, product: Step | None, last: bool) -> None:
+        inputs = list(step.inputs)
+        if product is not None:
+            inputs[0] = product.inputs[0]
+        sources = tuple(-1 if s is None else self.place[id(s)] for s in inputs)
+        self.layers.append(self._layer(step, product, last))
+        self.nodes.append(Node(len(self.layers) - 1, sources))
+        self.place[id(step)] = len(self.nodes) - 1
+
+    def _layer(self, step: Step, product: Step | None, last: bool) -> IntegerLayer:
+        at: tuple[str, int, Clock] = (step.name, _FIRST_SITE + len(self.layers), self.clock)
+        module = step.module
+        if _is_norm(module):
+            return self._norm(at, step, product)
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            return ProductLayer(*at, **_product(step, self.config), wide=last)
+        if step.kind == "relu" or type(module) is nn.ReLU:
+            return ReluLayer(*at)
+        if step.kind == "add":
+            return AddLayer(*at)
+        if step.kind == "flatten" or (isinstance(module, nn.Flatten) and module.start_dim == 1):
+            return FlattenLayer(*at)
+        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0):
+            return IdentityLayer(*at)
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+            return GlobalAveragePoolLayer(*at)
+        if isinstance(module, nn.MaxPool2d):
+            return MaxPoolLayer(*at, *_window(step.name, module))
+        raise UnsupportedError(_no_form(step))
+
+    def _norm(self, at: tuple[str, int, Clock], step: Step, product: Step | None) -> IntegerLayer:
+        module = step.module
+        assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+        relu = _ends_in_relu(step)
+        if self.config.norm == "none":
+            raise UnsupportedError(f"{step.name}: not yet")
+        if self.config.norm == "l1" and not isinstance(module, _L1):
+            raise UnsupportedError(
+                f"{step.name}: expected L1BN, got {type(module).__name__}; convert the network "
+                'with l1bn.convert_(model), or choose Config(norm="l2")'
+            )
+        buffers = NormBuffers(step.name, module, self.config.master_bits)
+        rule = self._rule()
+        if product is None:
+            return NormLayer(*at, buffers, rule, relu)
+        return ProductNormLayer(*at, buffers, rule, relu, **_product(product, self.config))
+
+    def _rule(self) -> NormRule:
+        return L1Rule(NormSpec(width=8, sigma=self.config.sigma), self.config.per_channel)
+
+
+def _is_norm(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _merged_products(steps: list[Step], config: Config) -> dict[int, int]:
+    """Map each norm to the product it alone follows, by the ids of the steps."""
+    merged = {}
+    for step in steps:
+        source = step.inputs[0] if step.inputs else None
+        if _is_norm(step.module) and source is not None and source.users == [step]:
+            if isinstance(source.module, (nn.Conv2d, nn.Linear)):
+                merged[id(step)] = id(source)
+    return merged
+
+
+def _ends_in_relu(step: Step) -> bool:
+    act = getattr(step.module, "act", None)
+    if act is None or isinstance(act, nn.Identity):
+        return False
+    if type(act) is not nn.ReLU:
+        raise UnsupportedError(
+            f"{step.name}: expected the activation ReLU or none, got {type(act).__name__}; integer "
+            "training has no other: build the network with act_layer=torch.nn.ReLU"
+        )
+    if not isinstance(getattr(step.module, "drop", nn.Identity()), nn.Identity):
+        raise UnsupportedError(f"{step.name}: expected no drop_layer, got one; remove it")
+    return True
+
+
+def _product(step: Step, config: Config) -> dict[str, Any]:
+    module = step.module
+    assert isinstance(module, (nn.Conv2d, nn.Linear))
+    bits = config.master_bits
+    weight: Tensor = module.weight
+    options: dict[str, Any] = {"linear": True, "stride": 1, "padding": 0}
+    if isinstance(module, nn.Conv2d):
+        options = {"linear": False, **_conv_options(step.name, module)}
+    else:
+        weight = weight[:, :, None, None]
+    bias = None if module.bias is None else IntegerParameter(module.bias, bits, 4 - bits)
+    return {"weight": IntegerParameter(weight, bits, decays=True), "bias": bias, **options}
+
+
+def _conv_options(name: str, conv: nn.Conv2d) -> dict[str, int]:
+    expected = {
+        "groups": (conv.groups, 1),
+        "dilation": (conv.dilation, (1, 1)),
+        "padding_mode": (conv.padding_mode, "zeros"),
+        "stride": (conv.stride, (conv.stride[0],) * 2),
+        "padding": (conv.padding, (conv.padding[0],) * 2),
+    }
+    for option, (got, needed) in expected.items():
+        if got != needed:
+            raise UnsupportedError(
+                f"{name}: expected a convolution with {option} {needed}, got {got}; integer "
+                "training has no other: replace the layer"
+            )
+    padding = conv.padding[0]
+    assert isinstance(padding, int)
+    return {"stride": conv.stride[0], "padding": padding}
+
+
+def _window(name: str, pool: nn.MaxPool2d) -> tuple[int, int, int]:
+    kernel, stride, padding = (
+        v if isinstance(v, int) else v[0] if len(set(v)) == 1 else None
+        for v in (pool.kernel_size, pool.stride, pool.padding)
+    )
+    if kernel is None or stride is None or padding is None or pool.dilation not in (1, (1, 1)):
+        raise UnsupportedError(
+            f"{name}: expected a square max pooling without dilation, got {pool}"
+        )
+    return kernel, stride, padding
+
+
+def _no_form(step: Step) -> str:
+    title = repr(step.module) if step.module is not None else step.kind
+    return (
+        f"{step.name}: expected a layer with an integer form (Conv2d, Linear, L1BN, ReLU, "
+        f"MaxPool2d, AdaptiveAvgPool2d(1), Flatten, addition), got {title}; replace or remove it"
+    )
+
+
+def quantize(images: Tensor, exponent: int) -> Any:  # placed here for now
+    """Round float images to int8."""
+    from l1bn.quantized.tensor import QTensor
+
+    code = torch.round(torch.ldexp(images, torch.tensor(-exponent))).clamp(-127, 127)
+    return QTensor(code.to(torch.int8).contiguous(memory_format=torch.channels_last), exponent)

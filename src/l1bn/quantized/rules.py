@@ -1,0 +1,176 @@
+"""How a normalization computes in integers: the rule of L1BN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l1bn.fixed_point.normalize import fold
+from l1bn.fixed_point.running import evaluation_statistics
+from l1bn.fixed_point.scaling import peak_shift
+from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.statistics import L1Statistics
+from l1bn.quantized.kernels import Kernels, NormState
+from l1bn.quantized.kernels.interface import NormGradient
+from l1bn.quantized.norm_state import NormBuffers
+from l1bn.quantized.tensor import Noise, QTensor
+
+__all__ = ["L1Rule", "NormRule", "Saved"]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a normalization keeps for its backward pass.
+
+    Attributes:
+        x: Its input, int8.
+        y: Its output where a ReLU masks the gradient: the next layer keeps it anyway.
+        exponent: Exponent of each channel of x.
+        state: Numbers of each channel; what they are is the rule's.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    exponent: Tensor
+    state: NormState
+
+    def tensors(self) -> list[Tensor]:
+        """Return what it holds."""
+        return [self.x] if self.y is None else [self.x, self.y]
+
+
+class NormRule(Protocol):
+    """A normalization of 8-bit channels."""
+
+    spec: NormSpec
+
+    def shift(self, peak: Tensor) -> Tensor:
+        """Return the right shift of each channel's sums, from their largest magnitudes."""
+
+    def train(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the batch's statistics and note them in the running ones."""
+
+    def evaluate(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> Tensor:
+        """Normalize by the running statistics."""
+
+    def backward(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients."""
+
+
+class L1Rule:
+    """L1BN (Wu et al., arXiv:1802.09769).
+
+    Args:
+        spec: Formats.
+        per_channel: One exponent per channel; else one for all.
+    """
+
+    def __init__(self, spec: NormSpec, per_channel: bool = True) -> None:
+        self.spec = spec
+        self.per_channel = per_channel
+
+    def shift(self, peak: Tensor) -> Tensor:
+        """Return the right shift of each channel's sums."""
+        shifts = [peak_shift(p) for p in peak.tolist()]
+        if not self.per_channel:
+            shifts = [max(shifts)] * len(shifts)
+        return torch.tensor(shifts, dtype=torch.int32)
+
+    def train(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the batch's statistics and note them in the running ones."""
+        gamma, beta = buffers.codes(self.spec)
+        x, y, state = kernels.norm_forward(wide, shift, gamma, beta, self.spec, residual, relu)
+        exponents = shift + exponent
+        buffers.update(_statistics(state), exponents)
+        return y, Saved(x, y if relu else None, exponents, state)
+
+    def evaluate(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> Tensor:
+        """Normalize by the running statistics."""
+        x = kernels.rescale(wide, shift, 8, None)
+        running = buffers.running(shift + exponent)
+        gamma, beta = (c.cpu().numpy() for c in buffers.codes(self.spec))
+        channel, offset = fold(evaluation_statistics(running, self.spec), gamma, beta, self.spec)
+        coefficient, add, right = (
+            torch.tensor(a.tolist(), dtype=torch.int64)
+            for a in (channel.coefficient, offset, channel.shift)
+        )
+        return kernels.norm_apply(x, coefficient, add, right, residual, relu)
+
+    def backward(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients."""
+        return kernels.norm_backward(
+            g.values,
+            saved.y,
+            saved.x,
+            saved.state,
+            self.spec,
+            g.exponent,
+            saved.exponent,
+            bits,
+            noise,
+            residual,
+        )
+
+
+def _statistics(state: NormState) -> L1Statistics:
+    total, above, deviation = (
+        np.array(a.tolist(), dtype=object) for a in (state.total, state.above, state.deviation)
+    )
+    live = state.live.numpy()
+    return L1Statistics(state.count, total, state.threshold.numpy(), above, deviation, live, ~live)

@@ -1,0 +1,114 @@
+"""Training an image classifier in integers: ``--precision int8``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l1bn import quantized
+from l1bn.errors import UserError
+from l1bn.recipes.checkpoint import load_checkpoint, load_weights
+from l1bn.recipes.classification import Trainer
+from l1bn.recipes.data import ImageSet
+from l1bn.recipes.models import build_model
+
+__all__ = ["IntegerPreprocess", "IntegerTrainer"]
+
+_LEVELS = 256
+_SATURATED = 1.05  # up to this factor above the range, the brightest pixels saturate
+
+
+class IntegerPreprocess:
+    """Turns uint8 images into int8 by one table per channel: (pixel − mean) / std in steps of 2**e.
+
+    Args:
+        data: Gives mean and standard deviation of the training images.
+        device: Where the network is.
+    """
+
+    def __init__(self, data: ImageSet, device: torch.device) -> None:
+        mean, std = (m.double().view(-1, 1) for m in data.moments())
+        levels = (torch.arange(_LEVELS, dtype=torch.float64) - mean) / std
+        peak = float(levels.abs().max()) / _SATURATED
+        self.exponent = math.ceil(math.log2(peak / 127))
+        codes = torch.round(torch.ldexp(levels, torch.tensor(-self.exponent))).clamp(-127, 127)
+        self._table = codes.to(torch.int8).to(device)
+        self._device = device
+
+    def __call__(self, images: Tensor) -> quantized.QTensor:
+        """Return (N, C, H, W) of int8, in channels-last memory."""
+        pixels = images.to(self._device).permute(0, 2, 3, 1).int()
+        planes = [self._table[c][pixels[..., c]] for c in range(len(self._table))]
+        values = torch.stack(planes, dim=-1).permute(0, 3, 1, 2)
+        return quantized.QTensor(values, self.exponent)
+
+
+class IntegerTrainer(Trainer):
+    """One run whose every training step is made of integers.
+
+    The float model gives structure, first weights and, with ``--weights``, a trained backbone.
+    """
+
+    model: quantized.IntegerNetwork
+
+    def _build(self, model: nn.Module) -> None:
+        config = self.config
+        choices = quantized.Config(norm=config.norm, seed=config.seed)
+        try:
+            self.model = quantized.prepare(model, choices).to(self.device)
+        except ValueError as error:
+            raise UserError(f"--precision int8: {error}") from error
+        self.integers = IntegerPreprocess(self.data, self.device)
+        self.optimizer = quantized.SGD(
+            self.model,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+        )
+
+    def start_from(self, weights: Path) -> None:
+        """Take the weights of a checkpoint, of float or of integer training."""
+        config = self.config
+        content = load_checkpoint(weights)
+        if content["config"].get("precision") == "int8":
+            load_weights(weights, self.model)
+            return
+        model = build_model(config.model, config.norm, self.data.spec(config.width))
+        load_weights(weights, model)
+        self._build(model)
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the logits of a batch of uint8 images."""
+        found, logits = self._forward(images, labels)
+        return torch.tensor(found.value), logits
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[quantized.Loss, Tensor]:
+        logits = self.model(self.integers(images))
+        smoothing = self.config.label_smoothing if self.model.training else 0.0
+        found = quantized.cross_entropy(self.model, logits, labels.to(self.device), smoothing)
+        return found, logits.values
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Take one training step; return the mean loss and the logits."""
+        found, logits = self._forward(images, labels)
+        self.model.backward(found.error)
+        self.optimizer.step()
+        return torch.tensor(found.value), logits
+
+    def parameter_count(self) -> int:
+        """Return the number of weights that train."""
+        return sum(p.weight.numel() for p in self.model.integer_parameters())
+
+    def _set_rate(self, rate: float) -> None:
+        self.optimizer.lr = rate
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        return {}  # the momentum lies in the network's buffers
+
+    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+        del saved
