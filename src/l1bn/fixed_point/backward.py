@@ -174,6 +174,39 @@ def _floor_shift(covariance: ScalarArray, exponent: ScalarArray, count: int) -> 
     return (covariance << up) // (count << down)
 
 
+@dataclass(frozen=True)
+class L2Slopes:
+    """The input gradient of L2BN before its last shift: ``g · coefficient − x · slope + offset``.
+
+    Attributes:
+        coefficient: γ/σ, see `Channel`.
+        slope: Factor of x.
+        offset: What all elements of a channel share.
+        dgamma: Σg·x̂, in steps of g.
+    """
+
+    coefficient: ScalarArray
+    slope: ScalarArray
+    offset: ScalarArray
+    dgamma: ScalarArray
+
+
+def l2_slopes(
+    dbeta: ScalarArray, covariance: ScalarArray, channel: Channel, spec: NormSpec
+) -> L2Slopes:
+    """Per-channel scalars of the gradient of L2BN; arguments are those of `l1_slopes`."""
+    statistics = channel.statistics
+    if not isinstance(statistics, L2Statistics):
+        raise TypeError("channel: expected the state of l2_forward, got that of l1_forward")
+    dgamma = divide_truncated(covariance, statistics.root)
+    slope = divide_truncated(channel.coefficient * dgamma, statistics.root)
+    limit = spec.coefficient.high
+    slope = np.where(statistics.live, np.clip(slope, -limit, limit), 0)
+    mean = slope * statistics.total - channel.coefficient * dbeta
+    offset = divide_nearest(mean, statistics.count)
+    return L2Slopes(channel.coefficient, slope, offset, dgamma)
+
+
 def l2_backward(
     g: IntArray,
     x: IntArray,
@@ -189,22 +222,21 @@ def l2_backward(
     The slope coefficient·dγ/(M·σ) shares the coefficient's exponent and saturates where
     |dγ|/M exceeds a few σ; L1BN has no such case. Arguments and errors are those of `l1_backward`.
     """
-    statistics = channel.statistics
-    if not isinstance(statistics, L2Statistics):
-        raise TypeError("channel: expected the state of l2_forward, got that of l1_forward")
     g, x = check_pair(g, x, spec)
-    count = statistics.count
-    dbeta, covariance = reduce_gradient(g, x, statistics)
-    dgamma = divide_truncated(covariance, statistics.root)
-    slope = divide_truncated(channel.coefficient * dgamma, statistics.root)
-    limit = spec.coefficient.high
-    slope = np.where(statistics.live, np.clip(slope, -limit, limit), 0)
-    mean = slope * statistics.total - channel.coefficient * dbeta
-    offset = divide_nearest(mean, count).astype(np.int64)[:, None]
-    offset = offset - x * slope.astype(np.int64)[:, None]
+    dbeta, covariance = reduce_gradient(g, x, channel.statistics)
+    slopes = l2_slopes(dbeta, covariance, channel, spec)
+    offset, slope = (a.astype(np.int64)[:, None] for a in (slopes.offset, slopes.slope))
     shift = channel.shift + spec.dx_shift
-    dx = scale(g, channel.coefficient, offset, shift, rounding=rounding, seed=seed, stream=stream)
-    return _backward(dx, dgamma, dbeta, spec)
+    dx = scale(
+        g,
+        slopes.coefficient,
+        offset - x * slope,
+        shift,
+        rounding=rounding,
+        seed=seed,
+        stream=stream,
+    )
+    return _backward(dx, slopes.dgamma, dbeta, spec)
 
 
 def check_pair(g: IntArray, x: IntArray, spec: NormSpec) -> tuple[IntArray, IntArray]:

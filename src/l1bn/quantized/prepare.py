@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
+from l1bn.quantized.baselines import L2Rule, RangeRule
 from l1bn.quantized.config import Config
 from l1bn.quantized.layers import (
     AddLayer,
@@ -80,7 +81,7 @@ class _Builder:
     def build(self, steps: list[Step]) -> IntegerNetwork:
         if not steps:
             raise UnsupportedError("expected a network with layers, got none")
-        merged = _merged_products(steps, self.config)
+        merged = _merged_products(steps)
         for step in steps:
             if id(step) in merged.values():
                 continue  # comes with the norm that follows it
@@ -92,13 +93,34 @@ class _Builder:
         inputs = list(step.inputs)
         if product is not None:
             inputs[0] = product.inputs[0]
-        sources = tuple(-1 if s is None else self.place[id(s)] for s in inputs)
-        self.layers.append(self._layer(step, product, last))
-        self.nodes.append(Node(len(self.layers) - 1, sources))
-        self.place[id(step)] = len(self.nodes) - 1
+        sources = [-1 if s is None else self.place[id(s)] for s in inputs]
+        if _is_norm(step.module) and self.config.norm == "none":
+            self.place[id(step)] = self._without_norm(step, product, sources)
+        else:
+            self.place[id(step)] = self._append(self._layer(step, product, last), sources)
+
+    def _append(self, layer: IntegerLayer, sources: list[int]) -> int:
+        self.layers.append(layer)
+        self.nodes.append(Node(len(self.layers) - 1, tuple(sources)))
+        return len(self.nodes) - 1
+
+    def _at(self, step: Step) -> tuple[str, int, Clock]:
+        return step.name, _FIRST_SITE + len(self.layers), self.clock
+
+    def _without_norm(self, step: Step, product: Step | None, sources: list[int]) -> int:
+        """What is left of a normalization layer without its norm: residual and ReLU."""
+        place = sources[0]
+        if product is not None:
+            layer = ProductLayer(*self._at(product), **_product(product, self.config))
+            place = self._append(layer, [place])
+        if len(sources) > 1:
+            place = self._append(AddLayer(*self._at(step)), [place, sources[1]])
+        if _ends_in_relu(step):
+            place = self._append(ReluLayer(*self._at(step)), [place])
+        return place
 
     def _layer(self, step: Step, product: Step | None, last: bool) -> IntegerLayer:
-        at: tuple[str, int, Clock] = (step.name, _FIRST_SITE + len(self.layers), self.clock)
+        at = self._at(step)
         module = step.module
         if _is_norm(module):
             return self._norm(at, step, product)
@@ -122,8 +144,6 @@ class _Builder:
         module = step.module
         assert isinstance(module, nn.modules.batchnorm._BatchNorm)
         relu = _ends_in_relu(step)
-        if self.config.norm == "none":
-            raise UnsupportedError(f"{step.name}: not yet")
         if self.config.norm == "l1" and not isinstance(module, _L1):
             raise UnsupportedError(
                 f"{step.name}: expected L1BN, got {type(module).__name__}; convert the network "
@@ -136,21 +156,27 @@ class _Builder:
         return ProductNormLayer(*at, buffers, rule, relu, **_product(product, self.config))
 
     def _rule(self) -> NormRule:
-        return L1Rule(NormSpec(width=8, sigma=self.config.sigma), self.config.per_channel)
+        rules: dict[str, type[L1Rule]] = {"l1": L1Rule, "l2": L2Rule, "range": RangeRule}
+        spec = NormSpec(width=8, sigma=self.config.sigma)
+        return rules[self.config.norm](spec, self.config.per_channel)
 
 
 def _is_norm(module: nn.Module | None) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
-def _merged_products(steps: list[Step], config: Config) -> dict[int, int]:
+def _is_product(module: nn.Module | None) -> bool:
+    return isinstance(module, (nn.Conv2d, nn.Linear))
+
+
+def _merged_products(steps: list[Step]) -> dict[int, int]:
     """Map each norm to the product it alone follows, by the ids of the steps."""
     merged = {}
     for step in steps:
         source = step.inputs[0] if step.inputs else None
-        if _is_norm(step.module) and source is not None and source.users == [step]:
-            if isinstance(source.module, (nn.Conv2d, nn.Linear)):
-                merged[id(step)] = id(source)
+        alone = source is not None and source.users == [step] and _is_product(source.module)
+        if _is_norm(step.module) and alone:
+            merged[id(step)] = id(source)
     return merged
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class Saved:
     x: Tensor
     y: Tensor | None
     exponent: Tensor
-    state: NormState
+    state: Any
 
     def tensors(self) -> list[Tensor]:
         """Return what it holds."""

@@ -61,8 +61,8 @@ def trace(model: nn.Module) -> list[Step]:
     """Return the operations of a network in an order in which inputs come first.
 
     Raises:
-        UnsupportedError: If the network's structure depends on its data, or an operation has no integer
-            form; the message names it and the way out.
+        UnsupportedError: If the network's structure depends on its data, or an operation has no
+            integer form; the message names it and the way out.
     """
     try:
         graph = _Tracer().trace(model)

@@ -6,17 +6,25 @@ with Python's integers, by the functions that the judge uses too.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from l1bn.fixed_point.addition import MAX_GAP
-from l1bn.fixed_point.backward import Slopes, l1_slopes
-from l1bn.fixed_point.normalize import Channel, Reciprocal, fold
+from l1bn.fixed_point.backward import l1_slopes
+from l1bn.fixed_point.normalize import fold
 from l1bn.fixed_point.scaling import MAX_SHIFT, common_exponent, peak_shift
 from l1bn.fixed_point.spec import NormSpec
-from l1bn.fixed_point.statistics import L1Statistics
 from l1bn.fixed_point.update import LIMIT_BITS, RATE_BITS, UNIT_BITS, SgdStep
+from l1bn.quantized.kernels.eager_norm import (
+    all_but_channels,
+    channel_of,
+    channel_peak,
+    l1_products,
+    l1_statistics,
+    python_numbers,
+    state_of,
+    tensor_of,
+)
 from l1bn.quantized.kernels.interface import NormGradient, NormState, per_channel
 from l1bn.quantized.kernels.matmul import int_matmul, patches
 from l1bn.quantized.kernels.random import random_bits
@@ -39,7 +47,7 @@ class EagerKernels:
         ]
         acc = int_matmul(patches(x, kernel, stride, padding), flat.contiguous())
         acc = acc.view(len(x), *size, len(weight)).permute(0, 3, 1, 2)
-        return acc, _channel_peak(acc)
+        return acc, channel_peak(acc)
 
     def conv2d_input_gradient(
         self, error: Tensor, weight: Tensor, size: tuple[int, int], stride: int, padding: int
@@ -57,7 +65,7 @@ class EagerKernels:
                 acc[:, rows_at, columns_at] += parts[:, :, :, i, j]
         acc = acc[:, padding : padding + size[0], padding : padding + size[1]].contiguous()
         acc = acc.permute(0, 3, 1, 2)
-        return acc, _channel_peak(acc)
+        return acc, channel_peak(acc)
 
     def conv2d_weight_gradient(
         self, x: Tensor, error: Tensor, kernel: tuple[int, int], stride: int, padding: int
@@ -88,11 +96,11 @@ class EagerKernels:
     ) -> tuple[Tensor, Tensor, NormState]:
         """See `Kernels`."""
         x = self.rescale(acc, shift, 8, None)
-        statistics = _statistics(x, spec)
+        statistics = l1_statistics(x, spec)
         channel, offset = fold(statistics, gamma.cpu().numpy(), beta.cpu().numpy(), spec)
-        coefficient, shifts = _tensor(channel.coefficient), _tensor(channel.shift)
-        y = self.norm_apply(x, coefficient, _tensor(offset), shifts, residual, relu)
-        return x, y, _state(channel)
+        coefficient, shifts = tensor_of(channel.coefficient), tensor_of(channel.shift)
+        y = self.norm_apply(x, coefficient, tensor_of(offset), shifts, residual, relu)
+        return x, y, state_of(channel)
 
     def norm_apply(
         self,
@@ -126,19 +134,19 @@ class EagerKernels:
         """See `Kernels`."""
         if y is not None:
             g = torch.where(y > 0, g, 0)
-        dims = _all_but_channels(x)
+        dims = all_but_channels(x)
         dbeta = g.sum(dims)
         products = (g.int() * x).sum(dims)
-        channel = _channel(state, spec)
-        gradient = _numbers(dbeta)
-        covariance = state.count * _numbers(products) - channel.statistics.total * gradient
+        channel = channel_of(state)
+        gradient = python_numbers(dbeta)
+        covariance = state.count * python_numbers(products) - channel.statistics.total * gradient
         slopes = l1_slopes(gradient, covariance, channel, spec)
-        wide = _products(g, x, state, slopes)
-        exponents = g_exponent - channel.shift - spec.output.fraction - _numbers(x_exponent)
-        exponent, shift = common_exponent(_channel_peak(wide).tolist(), exponents, bits)
+        wide = l1_products(g, x, state, slopes)
+        exponents = g_exponent - channel.shift - spec.output.fraction - python_numbers(x_exponent)
+        exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
         dx = self.rescale(wide, torch.from_numpy(shift), bits, noise)
         return NormGradient(
-            dx, exponent, g if residual else None, _tensor(slopes.dgamma), dbeta.cpu()
+            dx, exponent, g if residual else None, tensor_of(slopes.dgamma), dbeta.cpu()
         )
 
     def add(
@@ -178,27 +186,8 @@ class EagerKernels:
         return shift - UNIT_BITS
 
 
-def _all_but_channels(x: Tensor) -> list[int]:
-    return [d for d in range(x.dim()) if d != 1]
-
-
-def _channel_peak(value: Tensor) -> Tensor:
-    if value.numel() == 0:
-        return value.new_zeros(value.shape[1])
-    return value.abs().amax(_all_but_channels(value)).cpu()
-
-
 def _peak(value: Tensor) -> int:
     return int(value.abs().max()) if value.numel() else 0
-
-
-def _numbers(values: Tensor) -> np.ndarray:
-    """Per-channel numbers as Python integers, which cannot overflow."""
-    return np.array(values.tolist(), dtype=object)
-
-
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.tensor(values.tolist(), dtype=torch.int64)
 
 
 def _rounding(shift: int | Tensor, value: Tensor, noise: Noise | None) -> int | Tensor:
@@ -207,61 +196,6 @@ def _rounding(shift: int | Tensor, value: Tensor, noise: Noise | None) -> int | 
         return (1 << shift) >> 1
     bits = random_bits(noise.seed, noise.stream, value.shape, value.device)
     return bits >> (32 - shift)
-
-
-def _statistics(x: Tensor, spec: NormSpec) -> L1Statistics:
-    dims, count = _all_but_channels(x), x.numel() // x.shape[1]
-    total = x.sum(dims)
-    threshold = -((-total) // count)
-    above = x >= per_channel(threshold, x)
-    n, high = above.sum(dims), torch.where(above, x, 0).sum(dims)
-    deviation = 2 * (count * _numbers(high) - _numbers(n) * _numbers(total))
-    floor = spec.deviation_floor(count)
-    live = deviation > floor
-    return L1Statistics(
-        count,
-        _numbers(total),
-        threshold.cpu().numpy(),
-        _numbers(n),
-        np.where(live, deviation, floor),
-        live,
-        np.zeros(len(live), dtype=bool),
-    )
-
-
-def _state(channel: Channel) -> NormState:
-    s = channel.statistics
-    assert isinstance(s, L1Statistics)
-    return NormState(
-        count=s.count,
-        total=_tensor(s.total),
-        threshold=torch.from_numpy(s.threshold),
-        above=_tensor(s.above),
-        deviation=_tensor(s.deviation),
-        live=torch.from_numpy(s.live.astype(bool)),
-        coefficient=_tensor(channel.coefficient),
-        shift=_tensor(channel.shift),
-        exponent=_tensor(channel.reciprocal.exponent),
-    )
-
-
-def _channel(state: NormState, spec: NormSpec) -> Channel:
-    """The judge's view of a state. The mantissa of 1/σ is not needed any more."""
-    live = np.array(state.live.tolist(), dtype=bool)
-    total, deviation = _numbers(state.total), _numbers(state.deviation)
-    threshold, above = state.threshold.numpy(), _numbers(state.above)
-    statistics = L1Statistics(state.count, total, threshold, above, deviation, live, ~live)
-    exponent = _numbers(state.exponent)
-    reciprocal = Reciprocal(np.zeros_like(exponent), exponent)
-    return Channel(statistics, _numbers(state.coefficient), _numbers(state.shift), reciprocal)
-
-
-def _products(g: Tensor, x: Tensor, state: NormState, slopes: Slopes) -> Tensor:
-    coefficient, low, high, threshold = (
-        per_channel(a.int(), x)
-        for a in (state.coefficient, _tensor(slopes.low), _tensor(slopes.high), state.threshold)
-    )
-    return g * coefficient + torch.where(x >= threshold, high, low)
 
 
 def _align(value: Tensor, shift: int) -> Tensor:

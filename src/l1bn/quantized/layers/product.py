@@ -111,8 +111,8 @@ class Product:
                 if per_image is not None:
                     way = f"use batches of at most {limit // per_image} images"
                 raise ValueError(
-                    f"{self.layer.name}: expected sums of at most {limit} 8-bit products, which fit "
-                    f"{_SUM_LIMIT + 1} bits, got {terms} in the {name}; {way}"
+                    f"{self.layer.name}: expected sums of at most {limit} 8-bit products, which "
+                    f"fit {_SUM_LIMIT + 1} bits, got {terms} in the {name}; {way}"
                 )
 
     def forget(self) -> None:
