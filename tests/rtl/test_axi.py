@@ -12,8 +12,8 @@ from amaranth.sim import Simulator
 
 from l1bn.rtl.axi import AxiNormUnit, lane
 from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.simulate import steps
 from l1bn.rtl.stimulus import expected, gaussian
-from l1bn.rtl.top import Phase
 
 
 def to_signed(value, bits):
@@ -21,15 +21,19 @@ def to_signed(value, bits):
 
 
 class Master:
-    """Drives one channel forward and backward through the wrapper; gathers what comes."""
+    """Drives channels forward and backward through the wrapper; gathers what comes."""
 
     def __init__(self, config, early_last=False):
         self.config, self.unit = config, AxiNormUnit(config)
-        self.channels = gaussian(config, 1, seed=4)
-        self.want = next(expected(config, self.channels))
+        channels = gaussian(config, 1 + 2 * config.overlap, seed=4)
+        self.judged = list(expected(config, channels))
+        self.steps = steps(config, channels, self.judged, "natural")
+        self.elements = []
         self.early_last, self.random = early_last, random.Random(1)
         self.results, self.lasts, self.bits = [], [], []
         self.error = None
+        self.wide = lane(config.width)
+        self.mask = (1 << self.wide) - 1
 
     def run(self):
         simulator = Simulator(self.unit)
@@ -39,34 +43,44 @@ class Master:
         simulator.add_testbench(self.take, background=True)
         simulator.run()
 
+    def word(self, *lanes):
+        return sum((value & self.mask) << (i * self.wide) for i, value in enumerate(lanes))
+
     async def commands(self, ctx):
-        unit, wide = self.unit, lane(self.config.width)
-        mask = (1 << wide) - 1
-        gamma, beta = int(self.channels.gamma[0]), int(self.channels.beta[0])
-        for operation in (0, 1):
-            word = (gamma & mask) | (beta & mask) << wide | operation << (2 * wide)
-            ctx.set(unit.s_axis_cmd_tdata, word)
+        unit, contexts = self.unit, {}
+        for step in self.steps:
+            fields = step.command
+            word = self.word(fields.get("gamma", 0), fields.get("beta", 0))
+            code = int(step.operation) | fields.get("fill", 0) << 2
+            ctx.set(unit.s_axis_cmd_tdata, word | code << (2 * self.wide))
             ctx.set(unit.s_axis_cmd_tvalid, 1)
-            await ctx.tick().until(unit.s_axis_cmd_tready)
-            if operation:
-                break
+            if step.loads is not None:
+                ctx.set(unit.restore, contexts[step.loads])
+            self.elements = [fields for _, fields in step.elements]
+            while not ctx.get(unit.s_axis_cmd_tready):
+                await ctx.tick()
+            if step.saves is not None:
+                got = ctx.get(unit.snapshot)
+                contexts[step.saves] = {n: getattr(got, n) for n, _ in unit.snapshot.shape()}
+            await ctx.tick()
+            ctx.set(unit.s_axis_cmd_tvalid, 0)
         self.error = ctx.get(unit.framing_error)
 
     async def feed(self, ctx):
-        unit, n = self.unit, self.config.elements
-        wide = lane(self.config.width)
-        mask = (1 << wide) - 1
-        index = 0
+        unit, n, index = self.unit, self.config.elements, 0
         while True:
-            if Phase(ctx.get(unit.phase)) is Phase.SCALARS:
+            if not self.elements:
                 ctx.set(unit.s_axis_tvalid, 0)
                 await ctx.tick()
                 continue
-            i = index % n
-            x, g = int(self.channels.x[0, i]), int(self.channels.g[0, i])
-            word = (x & mask) | (g & mask) << wide | self.want.bits[i] << (2 * wide)
+            fields = self.elements.pop(0)
+            word = self.word(fields.get("x", 0), fields.get("g", 0))
+            word |= fields.get("above", 0) << (2 * self.wide)
+            beside = [fields.get(name, 0) for name in unit.lanes]
+            word |= self.word(*beside) << (2 * self.wide + 8)
             ctx.set(unit.s_axis_tdata, word)
-            ctx.set(unit.s_axis_tlast, int(i == n - 1 or (self.early_last and index == 3)))
+            last = index % n == n - 1 or (self.early_last and index == 3)
+            ctx.set(unit.s_axis_tlast, int(last))
             ctx.set(unit.s_axis_tvalid, 1)
             taken = False
             while not taken:
@@ -74,7 +88,7 @@ class Master:
             index += 1
 
     async def take(self, ctx):
-        unit, wide = self.unit, lane(self.config.width)
+        unit = self.unit
         while True:
             ready = self.random.random() < 0.7
             ctx.set(unit.m_axis_tready, int(ready))
@@ -82,18 +96,23 @@ class Master:
                 unit.m_axis_tvalid, unit.m_axis_tdata, unit.m_axis_tlast
             )
             if valid and ready:
-                self.results.append(to_signed(word & ((1 << wide) - 1), wide))
-                self.bits.append(word >> wide & 1)
+                self.results.append(to_signed(word & self.mask, self.wide))
+                self.bits.append(word >> self.wide & 1)
                 self.lasts.append(last)
 
 
 @pytest.mark.parametrize("width", [5, 8, 12])
-def test_lanes_carry_what_the_model_says(width):
-    master = Master(UnitConfig(width=width, elements=16))
+@pytest.mark.parametrize(
+    "options", [{}, {"overlap": True}, {"overlap": True, "multipliers": 2}], ids=str
+)
+def test_lanes_carry_what_the_model_says(width, options):
+    master = Master(UnitConfig(width=width, elements=16, **options))
     master.run()
-    assert master.results == master.want.y + master.want.dx
-    assert master.bits[:16] == master.want.bits
-    assert master.lasts == ([0] * 15 + [1]) * 2
+    count = len(master.judged)
+    assert master.results == [r["value"] for step in master.steps for r in step.results]
+    assert len(master.results) == 2 * count * 16
+    assert master.bits[: 16 * count] == [b for want in master.judged for b in want.bits]
+    assert master.lasts == ([0] * 15 + [1]) * 2 * count
     assert master.error == 0
 
 

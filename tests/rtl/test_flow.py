@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
 from l1bn.cli import main
 from l1bn.errors import UserError
-from l1bn.rtl import emit, flow, stimulus, synthesis, testbench, tools
+from l1bn.rtl import cells, emit, flow, stimulus, synthesis, testbench, timing, tools
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.netlist import from_yosys
 from l1bn.rtl.variants import VARIANTS, select
 
 needs_iverilog = pytest.mark.skipif(
@@ -36,7 +38,7 @@ def test_emitted_verilog_is_bit_exact(variant):
     source = emit.verilog_text(config)
     for channels in (stimulus.extremes(config), stimulus.activations(config, 3)):
         run = testbench.run(config, [source], channels, stall=0.3)
-        assert run.clocks > len(channels) * 4 * config.elements
+        assert run.clocks > len(channels) * 2 * config.elements
 
 
 @needs_iverilog
@@ -121,13 +123,82 @@ def test_clock_gates_save_energy(technology, tmp_path):
     assert gated["stimuli"]["gaussian"][name] < 0.9 * plain["stimuli"]["gaussian"][name]
 
 
+@pytest.fixture(scope="module")
+def gates(technology):
+    """Netlist and timing of a small unit, and its run at a multiple of its own clock."""
+    config = UnitConfig(width=4, elements=16)
+    target = flow.first_guess(technology.library, config.width)
+    text, _ = synthesis.synthesize(
+        emit.verilog_text(config), config.name, technology, target, cache=Cache(None)
+    )
+    library = technology.library
+    netlist = from_yosys(text, config.name)
+    result = timing.analyse(netlist, library)
+    models = cells.models(library, library.cells)
+    delays = cells.sdf(netlist, library, result)
+
+    def run(instances, clock=flow.MARGIN):
+        broken = replace(netlist, instances=instances)
+        return testbench.run(
+            config, [broken.verilog(), models], stimulus.extremes(config),
+            period=result.period * clock, delays=delays,
+        )  # fmt: skip
+
+    return netlist, run
+
+
+@needs_flow
+@pytest.mark.timeout(600)
+def test_netlist_with_delays_is_bit_exact_at_its_own_clock_and_not_beyond(gates):
+    netlist, run = gates
+    assert run(netlist.instances).clocks > 0
+    with pytest.raises(testbench.SimulationError, match="errors"):
+        run(netlist.instances, clock=0.6)
+
+
+@needs_flow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", ["other gate", "stuck at one", "stuck at zero", "swapped nets"])
+def test_a_fault_in_the_netlist_is_caught(gates, fault):
+    """One cell of the multiplier's sum is wrong."""
+    netlist, run = gates
+    instances = list(netlist.instances)
+    ends = {net for net, name in netlist.aliases.items() if name.startswith("path.product")}
+    at = next(
+        n for n, i in enumerate(instances) if i.kind.startswith("DFF") and i.pins["Q"] in ends
+    )
+    source = instances[at].pins["D"]
+    if fault == "other gate":
+        at = next(n for n, i in enumerate(instances) if i.pins.get("Y") == source)
+        kinds = {"AND2": "OR2X1", "OR2X": "AND2X1", "NAND": "NOR2X1", "NOR2": "NAND2X1",
+                 "XOR2": "XNOR2X1", "XNOR": "XOR2X1", "INVX": "BUFX2", "BUFX": "INVX1"}  # fmt: skip
+        old = instances[at]
+        if old.kind[:4] in kinds and len(old.pins) <= 3:
+            instances[at] = replace(old, kind=kinds[old.kind[:4]])
+        else:  # a complex gate: tie its first input
+            instances[at] = replace(old, pins={**old.pins, "A": "1'b1"})
+    elif fault == "swapped nets":
+        other = next(
+            n for n, i in enumerate(instances)
+            if n != at and i.kind.startswith("DFF") and i.pins["Q"] in ends
+        )  # fmt: skip
+        one, two = instances[at], instances[other]
+        instances[at] = replace(one, pins={**one.pins, "D": two.pins["D"]})
+        instances[other] = replace(two, pins={**two.pins, "D": one.pins["D"]})
+    else:
+        level = "1'b1" if fault == "stuck at one" else "1'b0"
+        instances[at] = replace(instances[at], pins={**instances[at].pins, "D": level})
+    with pytest.raises(testbench.SimulationError, match="MISMATCH"):
+        run(instances)
+
+
 @needs_flow
 @pytest.mark.timeout(600)
 def test_report_command(tmp_path, capsys):
     arguments = [
         "rtl", "report", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"),
-        "--width", "4", "--elements", "16", "--variants", "main", "--recipes", "twice",
-        "--channels", "1",
+        "--width", "4", "--elements", "16", "--recipes", "twice", "--channels", "1",
+        "--variants", "l1", "l2", "l1-overlap", "l2-overlap",
     ]  # fmt: skip
     assert main(arguments) == 0
     output = capsys.readouterr()
@@ -135,10 +206,10 @@ def test_report_command(tmp_path, capsys):
     assert "bit-exact" in output.err
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [r["variant"] for r in content["records"]] == [
-        "l1", "l1-one-pass", "l2", "l2-one-pass-two-mult",
+        "l1", "l2", "l1-overlap", "l2-overlap",
     ]  # fmt: skip
     row = content["comparisons"]["gaussian"][0]
-    one, two = (content["records"][i]["stimuli"]["gaussian"] for i in (0, 2))
+    one, two = (content["records"][i]["stimuli"]["gaussian"] for i in (0, 1))
     assert row["speed"] == pytest.approx(two["time_per_element"] / one["time_per_element"])
     for name in ("report.md", "report.html", "frontier.svg", "passes.svg"):
         assert (tmp_path / "out" / name).stat().st_size > 1000

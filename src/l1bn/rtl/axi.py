@@ -7,7 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.top import NormUnit, Phase, context_layout
+from l1bn.rtl.ports import Phase, context_layout, element_layout
+from l1bn.rtl.top import NormUnit
 
 
 def lane(bits: int) -> int:
@@ -21,9 +22,11 @@ class AxiNormUnit(wiring.Component):
     Lanes, from bit 0 up, each sign-extended to whole bytes:
 
     ========== ==============================================================================
-    s_axis     x, g, and for L1 one byte with the stored bit. TLAST marks the N-th element
+    s_axis     x, g, for L1 one byte with the stored bit; where channels overlap, then x_next,
+               x_ahead, g_next, those that the unit has. TLAST marks the N-th element
     m_axis     y or dx, and for L1 one byte with the bit x ≥ μ. TLAST marks the N-th element
-    s_axis_cmd γ, β, for one-pass L1 the guess, and one byte: 0 forward, 1 backward, 2 restore
+    s_axis_cmd γ, β, for one-pass L1 the guess, and one byte: 0 forward, 1 backward, 2 restore;
+               where channels overlap, 4 more for a step that fills the pipeline
     ========== ==============================================================================
 
     Ports:
@@ -39,10 +42,12 @@ class AxiNormUnit(wiring.Component):
         l1 = config.norm == "l1"
         guess = l1 and config.passes == 1
         self.unit = NormUnit(config)
+        fields = [name for name, _ in element_layout(config)]
+        self.lanes = [name for name in ("x_next", "x_ahead", "g_next") if name in fields]
         context = context_layout(config)
         super().__init__(
             {
-                "s_axis_tdata": In(2 * wide + 8 * l1),
+                "s_axis_tdata": In((2 + len(self.lanes)) * wide + 8 * l1),
                 "s_axis_tvalid": In(1),
                 "s_axis_tready": Out(1),
                 "s_axis_tlast": In(1),
@@ -88,6 +93,12 @@ class AxiNormUnit(wiring.Component):
             self.dgamma.eq(unit.dgamma),
             self.dbeta.eq(unit.dbeta),
         ]
+        first = 2 * wide + 8 * (config.norm == "l1")
+        for index, name in enumerate(self.lanes):
+            low = first + index * wide
+            m.d.comb += getattr(unit.element.payload, name).eq(data[low : low + w])
+        if config.overlap:
+            m.d.comb += unit.command.payload.fill.eq(command[-6])
         value = unit.result.payload.value
         lanes = [value, value[-1].replicate(wide - w)]
         if config.norm == "l1":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 
 from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K, K
 from l1bn.rtl.normalize import half_step
@@ -12,7 +12,8 @@ from l1bn.rtl.program import Parts, Value, multiply, run
 def backward_states(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
     """States from ``entry``, with the reductions complete, to ``goes_to``, ready for dx.
 
-    L1BN's last product, dγ, runs beside the pass of dx: it is finished before the pass is.
+    L1BN's last product, dγ, runs beside the pass of dx where that pass follows: it is finished
+    before the pass is.
 
     Args:
         m: Module with an open state machine.
@@ -23,8 +24,8 @@ def backward_states(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
     config, statistic = parts.config, parts.statistic
     multiply(
         m, parts, entry, "PROJECTION",
-        a=statistic.total, b=statistic.high, bits=config.need.sum,
-        addend=parts.path.sum << config.log2_elements, subtract=True,
+        a=parts.total, b=statistic.high, bits=config.need.sum,
+        addend=parts.products << config.log2_elements, subtract=True,
     )  # fmt: skip
     if config.norm == "l2":
         _l2(m, parts, goes_to)
@@ -48,12 +49,12 @@ def _projection(m: Module, parts: Parts, entry: str, goes_to: str) -> Signal:
     assert divider is not None
     covariance = parts.scalar.result
     size = _magnitude(m, covariance)
+    dividend = Cat(Const(0, config.log2_elements + config.divisor_scale), size)
     run(
         m, parts, entry, goes_to,
         start=[
-            divider.start.eq(1), divider.high.eq(size >> config.width),
-            divider.low.eq(size[: config.width] << config.log2_elements),
-            divider.count.eq(config.quotient),
+            divider.start.eq(1), divider.high.eq(dividend[config.quotient :]),
+            divider.low.eq(dividend[: config.quotient]), divider.count.eq(config.quotient),
         ],
         done=divider.done, latch=[r.negative.eq(covariance < 0)],
     )  # fmt: skip
@@ -161,6 +162,6 @@ def _l2(m: Module, parts: Parts, goes_to: str) -> None:
     )  # fmt: skip
     multiply(
         m, parts, "SLOPE_TERM", goes_to,
-        a=statistic.total, b=r.slope, bits=c, subtract=True, keep=True,
+        a=parts.total, b=r.slope, bits=c, subtract=True, keep=True,
         then=[r.offset_low.eq(scalar.result >> grow)],
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,9 +34,10 @@ class GenerateConfig:
         norm: L1BN, or L2BN for comparison.
         width: Bits of x, y, g, dx, γ and β, 4 to 16.
         elements: Elements per channel, a power of two.
-        multipliers: Multipliers of the element path; L2 takes 1 or 2.
+        multipliers: Multipliers of the element path; L2 takes 1 or 2, L1 too with overlap.
         sigma: Divide by σ, or by the nearest power of two (L1 only).
         passes: Statistics passes over x.
+        overlap: Take the statistics of the next channels beside the passes of this one.
         axi: Wrap the unit in AXI4-Stream channels.
         check: First simulate it bit by bit against the integer model.
     """
@@ -48,6 +49,7 @@ class GenerateConfig:
     multipliers: int = 1
     sigma: Literal["exact", "pow2"] = "exact"
     passes: int = 2
+    overlap: bool = False
     axi: bool = False
     check: bool = True
 
@@ -60,7 +62,7 @@ class ReportConfig:
         out: Folder for results.json, report.md, report.html and the plots.
         liberty: Cell libraries (.lib or .lib.gz); the OSU 0.18 µm library by default.
         width: Bits of the data.
-        variants: all, main, or names such as l1, l1-one-pass, l2, l2-one-pass-two-mult.
+        variants: all, main, or names such as l1, l1-overlap, l2, l2-one-pass-two-mult.
         elements: Elements per channel, a power of two.
         channels: Channels to simulate per stimulus.
         stimuli: Gaussian data, or activations and gradients of a trained network.
@@ -105,14 +107,12 @@ def generate(config: GenerateConfig) -> int:
         unit = UnitConfig(
             norm=config.norm, width=config.width, elements=config.elements,
             multipliers=config.multipliers, sigma=config.sigma, passes=config.passes,
+            overlap=config.overlap,
         )  # fmt: skip
     except ValueError as error:
         raise UserError(str(error)) from error
     if config.check:
-        small = UnitConfig(
-            norm=unit.norm, width=unit.width, elements=16, multipliers=unit.multipliers,
-            sigma=unit.sigma, passes=unit.passes,
-        )  # fmt: skip
+        small = replace(unit, elements=16)
         channels = 0
         for stimulus in (gaussian(small, 2), extremes(small)):
             channels += len(stimulus)

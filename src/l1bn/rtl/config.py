@@ -17,10 +17,14 @@ class UnitConfig:
         norm: "l1" (mean absolute deviation) or "l2" (standard deviation, the baseline).
         width: Bits of x, y, g, dx, γ and β [bit], 4 to 16.
         elements: Elements per channel N, a power of two from 8 to 65536.
-        multipliers: Multipliers of the element path. L2 takes 1 or 2; L1 has no use for a second.
+        multipliers: Multipliers of the element path, 1 or 2. L1 has a use for the second only where
+            channels overlap.
         sigma: "exact", or "pow2" for a power-of-two σ (L1 only).
         passes: Passes over x for the statistics: 2, or 1. One pass is Σx, Σx² for L2; for L1 it is
             the expansion around the previous batch's mean, repeated exactly where it is too far.
+        overlap: Channels overlap: the statistics of the next channels are taken in the clocks in
+            which this one occupies the multiplier. L1 in two passes; L2 in two passes on one
+            multiplier or in one pass on two.
 
     Raises:
         ValueError: If a parameter is out of range or the combination does not exist.
@@ -32,6 +36,7 @@ class UnitConfig:
     multipliers: int = 1
     sigma: Literal["exact", "pow2"] = "exact"
     passes: int = 2
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.norm not in ("l1", "l2"):
@@ -46,22 +51,50 @@ class UnitConfig:
             raise ValueError(f"passes: expected 1 or 2, got {self.passes}")
         if self.multipliers not in (1, 2):
             raise ValueError(f"multipliers: expected 1 or 2, got {self.multipliers}")
-        if self.norm == "l1" and self.multipliers == 2:
+        if self.norm == "l1" and self.multipliers == 2 and not self.overlap:
             raise ValueError(
                 "multipliers: expected 1 for L1BN, got 2; no pass of L1BN multiplies twice "
-                "per element"
+                "per element (with overlap=True, two passes do)"
             )
         if self.norm == "l2" and self.sigma == "pow2":
             raise ValueError("sigma: expected 'exact' for L2BN, got 'pow2'")
+        if self.overlap:
+            self._check_overlap()
         _ = self.spec  # checks the width
+
+    def _check_overlap(self) -> None:
+        if self.norm == "l1" and self.passes == 1:
+            raise ValueError(
+                "overlap: expected 2 passes for L1BN, got 1; overlapped, the second pass takes no "
+                "time and needs no guess"
+            )
+        if self.norm == "l2" and self.passes + self.multipliers != 3:
+            raise ValueError(
+                "overlap: expected for L2BN 2 passes on 1 multiplier or 1 pass on 2, got "
+                f"passes={self.passes}, multipliers={self.multipliers}"
+            )
+
+    @property
+    def side(self) -> bool:
+        """Whether the second multiplier has an accumulator of its own, for the next channel."""
+        return self.overlap and self.multipliers == 2
+
+    @property
+    def holds_total(self) -> bool:
+        """Whether Σx of a channel is held while that of the next one accumulates."""
+        return self.overlap and self.passes == 2
+
+    @property
+    def overlaps_gradient(self) -> bool:
+        """Whether the reduction of the next channel runs beside the gradient of this one."""
+        return self.norm == "l1" and self.side
 
     @property
     def name(self) -> str:
         """Short name, unique per configuration, such as ``l1_w8_n256_m1_p2``."""
-        sigma = "_pow2" if self.sigma == "pow2" else ""
-        return (
-            f"{self.norm}_w{self.width}_n{self.elements}_m{self.multipliers}_p{self.passes}{sigma}"
-        )
+        options = ("_pow2" if self.sigma == "pow2" else "") + ("_overlap" if self.overlap else "")
+        size = f"w{self.width}_n{self.elements}"
+        return f"{self.norm}_{size}_m{self.multipliers}_p{self.passes}{options}"
 
     @property
     def spec(self) -> NormSpec:

@@ -18,6 +18,9 @@ from amaranth.lib.wiring import In, Out
 
 from l1bn.rtl.config import UnitConfig
 
+#: Tags that no stage after the sum asks for.
+_EARLY = ("use_sum", "second", "aside")
+
 
 class ElementPath(wiring.Component):
     """Multiplier, accumulator and output stage.
@@ -27,6 +30,8 @@ class ElementPath(wiring.Component):
         load_b: Load the second operand register.
         a, b: Operands.
         second, a2, b2: Add a2 · b2 to this element (L2 with two multipliers).
+        aside, load_b2, clear_side, side: Accumulate a2 · b2, of another channel, in ``side`` (two
+            multipliers and overlapped channels).
         emit: The element leaves at the output; else it only accumulates.
         use_sum: Add to the sum register instead of to an offset.
         select: Which of the two offsets (L1's bit).
@@ -69,7 +74,17 @@ class ElementPath(wiring.Component):
                 "offset_high": In(signed(config.need.element)),
             }
         if config.multipliers == 2:
-            ports |= {"a2": In(signed(config.width)), "b2": In(signed(c)), "second": In(1)}
+            b2 = c if config.norm == "l2" else config.width
+            ports |= {"a2": In(signed(config.width)), "b2": In(signed(b2))}
+        if config.multipliers == 2 and config.norm == "l2":
+            ports["second"] = In(1)
+        if config.side:
+            ports |= {
+                "aside": In(1),
+                "load_b2": In(1),
+                "clear_side": In(1),
+                "side": Out(signed(config.need.product)),
+            }
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
@@ -82,8 +97,10 @@ class ElementPath(wiring.Component):
         tags = [("emit", self.emit), ("use_sum", self.use_sum), ("last", self.last)]
         if config.norm == "l1":
             tags.append(("select", self.select))
-        if config.multipliers == 2:
+        if config.multipliers == 2 and config.norm == "l2":
             tags.append(("second", self.second))
+        if config.side:
+            tags.append(("aside", self.aside))
         stages = self._carry(m, tags, go)
         present = [stage["present"] for stage in stages]
         m.d.comb += self.empty.eq(~(present[0] | present[1] | present[2] | self.valid))
@@ -103,7 +120,11 @@ class ElementPath(wiring.Component):
             offset = Mux(stages[1]["select"], self.offset_high, self.offset_low)
         addend = Signal.like(total)
         m.d.comb += [addend.eq(Mux(stages[1]["use_sum"], total, offset)), self.sum.eq(total)]
-        more = self._second_product(m, stages, go) if config.multipliers == 2 else 0
+        more: Signal | int = 0
+        if config.side:
+            more = self._side_product(m, stages, go)
+        elif config.multipliers == 2:
+            more = self._second_product(m, stages, go)
         with m.If(self.clear):
             m.d.sync += total.eq(0)
         with m.Elif(present[1] & go):
@@ -122,7 +143,7 @@ class ElementPath(wiring.Component):
             present = Signal(name=f"present_{index}")
             with m.If(go):
                 m.d.sync += present.eq(entering)
-            kept = [(n, v) for n, v in tags if index < 2 or n not in ("use_sum", "second")]
+            kept = [(n, v) for n, v in tags if index < 2 or n not in _EARLY]
             # One word per stage, so that one clock gate serves it.
             word = Signal(len(kept), name=f"tags_{index}", reset_less=True)
             sources = [v if index == 0 else stages[-1][n] for n, v in kept]
@@ -141,6 +162,32 @@ class ElementPath(wiring.Component):
             m.d.sync += a2.eq(self.a2)
         with m.If(stages[0]["present"] & stages[0]["second"] & go):
             m.d.sync += product.eq(a2 * self.b2)
+        m.d.comb += active.eq(Mux(stages[1]["second"], product, 0))
+        return active
+
+    def _side_product(self, m: Module, stages: list[dict[str, Signal]], go: Signal) -> Signal | int:
+        """The second multiplier beside the first: it reduces another channel, or adds (L2)."""
+        l2 = self.config.norm == "l2"
+        a2, b2 = Signal.like(self.a2, reset_less=True), Signal.like(self.b2, reset_less=True)
+        product = Signal(signed(len(a2) + len(b2)), reset_less=True)
+        side = Signal.like(self.side, reset_less=True)
+        m.d.comb += self.side.eq(side)
+        moves, multiplies = self.aside, stages[0]["aside"]
+        if l2:
+            moves, multiplies = moves | self.second, multiplies | stages[0]["second"]
+        with m.If(self.enter & moves):
+            m.d.sync += a2.eq(self.a2)
+        with m.If(self.load_b2):
+            m.d.sync += b2.eq(self.b2)
+        with m.If(stages[0]["present"] & multiplies & go):
+            m.d.sync += product.eq(a2 * b2)
+        with m.If(self.clear_side):
+            m.d.sync += side.eq(0)
+        with m.Elif(stages[1]["present"] & stages[1]["aside"] & go):
+            m.d.sync += side.eq(side + product)
+        if not l2:
+            return 0
+        active = Signal.like(product)
         m.d.comb += active.eq(Mux(stages[1]["second"], product, 0))
         return active
 

@@ -12,8 +12,7 @@ from amaranth.back import verilog
 
 from l1bn.rtl.axi import AxiNormUnit
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.top import (
-    NormUnit,
+from l1bn.rtl.ports import (
     Operation,
     Phase,
     command_layout,
@@ -21,6 +20,7 @@ from l1bn.rtl.top import (
     element_layout,
     output_layout,
 )
+from l1bn.rtl.top import NormUnit
 
 _HEADER = """\
 // {name}: {title}
@@ -66,10 +66,11 @@ def describe(config: UnitConfig) -> str:
     """One line about the unit."""
     norm = "L1" if config.norm == "l1" else "L2"
     sigma = ", power-of-two sigma" if config.sigma == "pow2" else ""
+    overlap = ", channels overlapped" if config.overlap else ""
     return (
         f"{norm} batch-normalization training unit, {config.width} bit, {config.elements} elements "
         f"per channel, {config.multipliers} multiplier(s), {config.passes} statistics pass(es)"
-        f"{sigma}"
+        f"{sigma}{overlap}"
     )
 
 
@@ -128,6 +129,7 @@ def _manifest(component: Any, config: UnitConfig, text: str, axi: bool) -> dict[
             "multipliers": config.multipliers,
             "sigma": config.sigma,
             "passes": config.passes,
+            "overlap": config.overlap,
             "axi": axi,
         },
         "formats": {

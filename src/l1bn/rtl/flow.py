@@ -14,8 +14,8 @@ from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.liberty import Library
 from l1bn.rtl.netlist import Netlist, from_yosys
+from l1bn.rtl.ports import Phase, context_layout
 from l1bn.rtl.stimulus import Channels
-from l1bn.rtl.top import Phase, context_layout
 
 #: The simulated period is this much longer than the critical path: inputs change a little late.
 MARGIN = 1.05
@@ -96,17 +96,13 @@ def _verify(
     def compute() -> str:
         return str(testbench.run(config, [source], channels, stall=0.25).clocks)
 
-    _, stored = cache.text("verilog", [source, _key(config, channels)], compute)
+    inputs = [source, testbench.key(config, channels, "natural")]
+    _, stored = cache.text("verilog", inputs, compute)
     say(f"{config.name}: Verilog bit-exact on {name}{_stored(stored)}")
 
 
 def _stored(stored: bool) -> str:
     return " (stored)" if stored else ""
-
-
-def _key(config: UnitConfig, channels: Channels) -> str:
-    words = testbench.memories(config, channels, list(testbench.expected(config, channels)))
-    return json.dumps(words)
 
 
 def _fastest(
@@ -173,12 +169,12 @@ def _weigh(
     def compute() -> str:
         run = testbench.run(
             config, [verilog, models], channels, period=period, delays=delays, activity=True,
-            phase_nets=tuple(netlist.outputs["phase"]),
+            phase_nets=tuple(netlist.outputs["phase"]), order="steady",
         )  # fmt: skip
         phases = {p: [t.rises, t.falls] for p, t in run.phases.items()}
         return json.dumps({"clocks": run.clocks, "phases": phases})
 
-    inputs = [verilog, models, delays, f"{period:.6f}", _key(config, channels)]
+    inputs = [verilog, models, delays, f"{period:.6f}", testbench.key(config, channels, "steady")]
     text, stored = cache.text("gates", inputs, compute)
     say(f"{config.name}: netlist with delays bit-exact on {name}{_stored(stored)}")
     run = json.loads(text)

@@ -42,7 +42,7 @@ def _deviation(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
         m.d.comb += distance.eq(Mux(guess > true, guess - true, true - guess))
     multiply(
         m, parts, entry, "FLOOR",
-        a=statistic.total, b=statistic.above, bits=grow + 2,
+        a=parts.total, b=statistic.above, bits=grow + 2,
         addend=statistic.high << grow, subtract=True,
         then=[r.distance.eq(distance)] if one_pass else [],
     )  # fmt: skip
@@ -58,9 +58,18 @@ def _deviation(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
         if one_pass:
             # 4 · distance · N² > deviation: the guess is off by more than a quarter deviation.
             m.d.sync += r.far.eq(r.distance > (deviation >> (2 * grow + 2)))
-        m.next = "GUARD" if one_pass else goes_to
+        if config.overlap:
+            with m.If(settled(parts)):
+                m.next = goes_to
+        else:
+            m.next = "GUARD" if one_pass else goes_to
     if one_pass:
         _guard(m, parts, goes_to)
+
+
+def settled(parts: Parts) -> Signal:
+    """The path no longer needs the shift and the offset of the channel before."""
+    return parts.path.empty
 
 
 def _guard(m: Module, parts: Parts, goes_to: str) -> None:
@@ -77,15 +86,15 @@ def _guard(m: Module, parts: Parts, goes_to: str) -> None:
 
 def _root(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
     """√(N·Σx² − S²), not below its floor."""
-    config, statistic, r = parts.config, parts.statistic, parts.registers
+    config, r = parts.config, parts.registers
     grow = config.log2_elements
-    total, bits = statistic.total, config.need.sum
+    total, bits = parts.total, config.need.sum
     if config.passes == 2:
         # Deviations were taken from ⌊μ⌋; what remains of the mean is the low part of S.
-        total, bits = Cat(statistic.total[:grow], Const(0, 1)).as_signed(), grow + 1
+        total, bits = Cat(parts.total[:grow], Const(0, 1)).as_signed(), grow + 1
     multiply(
         m, parts, entry, "FLOOR",
-        a=total, b=total, bits=bits, addend=parts.path.sum << grow, subtract=True,
+        a=total, b=total, bits=bits, addend=parts.squares << grow, subtract=True,
     )  # fmt: skip
     assert parts.root is not None
     floor = config.spec.root_floor(config.elements)
@@ -145,7 +154,7 @@ def _offset(m: Module, parts: Parts, beta: Signal, entry: str, goes_to: str) -> 
     grow, spec = config.log2_elements, config.spec
     multiply(
         m, parts, entry, "OFFSET_BETA",
-        a=parts.statistic.total, b=r.coefficient, bits=config.coefficient,
+        a=parts.total, b=r.coefficient, bits=config.coefficient,
         addend=1 << (grow - 1), subtract=True,
     )  # fmt: skip
     double = Cat(Const(1, 1), beta).as_signed()

@@ -39,6 +39,8 @@ class Registers:
         self.dgamma = Signal(signed(config.quotient + 1), reset_less=True)
         self.negative = Signal(reset_less=True)
         self.repeated = Signal()
+        self.total = Signal(signed(config.need.sum), reset_less=True)
+        self.level = Signal(signed(config.width), reset_less=True)
         self.far = Signal(reset_less=True)
         self.distance = Signal(config.width + 1, reset_less=True)
 
@@ -51,6 +53,9 @@ class Parts:
         begun: One flag for all states: the block that this state runs has been started.
         guess: Threshold of the previous batch, for one-pass L1 statistics.
         ceiling: Smallest integer at or above the mean, from the sum.
+        total: Σx of the channel whose scalars are computed.
+        squares: Σx², or Σ(x − ⌊μ⌋)², of that channel (L2).
+        products: Σg·x of that channel.
     """
 
     config: UnitConfig
@@ -64,6 +69,9 @@ class Parts:
     begun: Signal = field(default_factory=lambda: Signal(name="begun"))
     guess: Value = None
     ceiling: Value = None
+    total: Value = None
+    squares: Value = None
+    products: Value = None
 
 
 def multiply(

@@ -19,7 +19,8 @@ class Divider(wiring.Component):
         high: First remainder; below the divisor unless the quotient overflows.
         low: Bits that follow, most significant first.
         count: Quotient bits to produce.
-        divisor: Held by the caller while the division runs.
+        divisor: Held by the caller while the division runs. It enters shifted left by
+            ``divisor_scale``, so that the dividend of 1/σ is an integer: so must every dividend.
         quotient: Result.
         zeros: Leading zeros that a normalizing run skipped: the exponent.
         overflow: The first remainder was not below the divisor.
@@ -47,7 +48,7 @@ class Divider(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Build the subtractor and its shift registers."""
         m = Module()
-        wide, scale = len(self.high), self.config.divisor_scale
+        wide = len(self.high)
         remainder = Signal(wide, reset_less=True)
         quotient = Signal.like(self.quotient, reset_less=True)
         zeros = Signal.like(self.zeros, reset_less=True)
@@ -57,7 +58,7 @@ class Divider(wiring.Component):
         left = Signal.like(self.count, reset_less=True)
         divisor = Signal(wide)
         m.d.comb += [
-            divisor.eq(Mux(normalizing, self.divisor << scale, self.divisor)),
+            divisor.eq(self.divisor << self.config.divisor_scale),
             self.quotient.eq(quotient),
             self.zeros.eq(zeros),
             self.overflow.eq(overflow),
@@ -86,7 +87,7 @@ class Divider(wiring.Component):
             with m.If(self.normalize):
                 m.d.sync += zeros.eq(0)
             with m.Else():
-                m.d.sync += overflow.eq(self.high >= self.divisor)
+                m.d.sync += overflow.eq(self.high >= divisor)
         with m.Elif(running):
             m.d.sync += [
                 remainder.eq(Mux(bit, difference, shifted)),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from amaranth.sim import Simulator
 
 from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.ports import Operation, Phase
+from l1bn.rtl.schedule import Element, Scheduler, Step
 from l1bn.rtl.stimulus import Channels, Expected, expected
-from l1bn.rtl.top import NormUnit, Operation, Phase
+from l1bn.rtl.top import NormUnit
+
+Order = Literal["natural", "restored", "steady"]
 
 
 class MismatchError(AssertionError):
@@ -23,11 +27,13 @@ class Run:
     """Record of a simulation.
 
     Attributes:
-        clocks: Clocks of each channel, forward and backward.
+        steps: Clocks of each command.
+        clocks: Clocks of the commands that count, see `l1bn.rtl.schedule.Step`.
         second_passes: Channels whose one-pass statistics were repeated.
     """
 
-    clocks: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+    clocks: int = 0
     second_passes: int = 0
 
 
@@ -37,7 +43,7 @@ def simulate(
     *,
     stall: float = 0.0,
     seed: int = 0,
-    restore: bool = False,
+    order: Order = "natural",
     trace: Path | None = None,
 ) -> Run:
     """Run every channel forward and backward, and compare every output bit.
@@ -47,15 +53,18 @@ def simulate(
         channels: What to feed.
         stall: Probability that the feeder holds an element back, and that the taker is not ready,
             in each clock.
-        seed: Of the stalls.
-        restore: Run all forward passes first, then all backward passes with restored contexts.
+        seed: Of the stalls, and of what is fed where nothing matters.
+        order: "natural": each channel forward and backward in turn, or, where channels overlap, a
+            layer forward and then backward. "restored": a layer forward and then backward, from
+            restored contexts. "steady": the middle of a layer of many channels (overlap only).
         trace: Write a VCD here.
 
     Raises:
         MismatchError: At the first bit that differs from the integer model.
     """
     unit = NormUnit(config)
-    bench = _Bench(unit, channels, stall, random.Random(seed), restore)
+    judged = list(expected(config, channels))
+    bench = _Bench(unit, steps(config, channels, judged, order), judged, stall, seed)
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench.commands)
@@ -70,25 +79,39 @@ def simulate(
     return bench.run
 
 
+def steps(
+    config: UnitConfig, channels: Channels, judged: list[Expected], order: Order
+) -> list[Step]:
+    """The commands of an order, see `simulate`."""
+    scheduler = Scheduler(config, channels, judged)
+    if config.overlap:
+        return scheduler.overlapped(steady=order == "steady")
+    return scheduler.restored() if order == "restored" else scheduler.one_by_one()
+
+
 class _Bench:
     """Feeder, taker and judge around one unit."""
 
     def __init__(
-        self, unit: NormUnit, channels: Channels, stall: float, rng: random.Random, restore: bool
+        self, unit: NormUnit, steps: list[Step], judged: list[Expected], stall: float, seed: int
     ) -> None:
-        self.unit, self.channels, self.stall, self.rng = unit, channels, stall, rng
-        self.restore = restore
-        self.expected: list[Expected] = list(expected(unit.config, channels))
+        self.unit, self.steps, self.judged, self.stall = unit, steps, judged, stall
+        self.rng = random.Random(seed)
         self.run = Run()
-        self.channel = 0
-        self.backward = False
-        self.repeat = False
-        self.pending: list[tuple[int, int]] = []
-        self.position = 0
+        self.step = steps[0]
+        self.elements: list[tuple[Phase, Element]] = []
+        self.pending: list[Element] = []
         self.clock = 0
 
     def _stalled(self) -> bool:
         return self.stall > 0 and self.rng.random() < self.stall
+
+    def _filled(self, layout: Any, fields: Element) -> Element:
+        """The fields, and anything in those that are not named: it must not matter."""
+        return {
+            name: fields[name] if name in fields else self.rng.getrandbits(layout[name].width)
+            for name, _ in layout
+        }
 
     async def watch(self, ctx: Any) -> None:
         """Count clocks; refuse a unit that hangs."""
@@ -100,100 +123,71 @@ class _Bench:
 
     async def commands(self, ctx: Any) -> None:
         """Issue the commands and compare the scalars that each leaves."""
-        count = len(self.channels)
-        if not self.restore:
-            for i in range(count):
-                start = self.clock
-                await self._forward(ctx, i)
-                await self._backward(ctx, i)
-                self.run.clocks.append(self.clock - start)
-            return
-        contexts = [await self._forward(ctx, i) for i in range(count)]
-        for i in reversed(range(count)):
-            ctx.set(self.unit.restore, contexts[i])
-            await self._command(ctx, Operation.RESTORE, i)
-            await self._retire(ctx)
-            await self._backward(ctx, i)
-
-    async def _command(self, ctx: Any, operation: Operation, index: int) -> None:
-        unit, channels = self.unit, self.channels
-        payload = {
-            "operation": operation,
-            "gamma": int(channels.gamma[index]),
-            "beta": int(channels.beta[index]),
-        }
-        if unit.config.norm == "l1" and unit.config.passes == 1:
-            payload["guess"] = int(channels.guess[index])
-        self.channel, self.backward = index, operation is Operation.BACKWARD
-        self.position, self.repeat = 0, False
-        want = self.expected[index]
-        if operation is Operation.FORWARD:
-            self.pending = list(zip(want.y, want.bits, strict=True))
-        elif operation is Operation.BACKWARD:
-            self.pending = [(v, -1) for v in want.dx]
-        else:
-            self.pending = []
-        ctx.set(unit.command.payload, payload)
-        ctx.set(unit.command.valid, 1)
-        while not ctx.get(unit.command.ready):
+        unit = self.unit
+        layout = unit.command.payload.shape()
+        contexts: dict[int, Any] = {}
+        for step in self.steps:
+            start = self.clock
+            self.step = step
+            self.elements, self.pending = list(step.elements), list(step.results)
+            if step.loads is not None:
+                ctx.set(unit.restore, contexts[step.loads])
+            fields = {**step.command, "operation": int(step.operation)}
+            ctx.set(unit.command.payload, self._filled(layout, fields))
+            ctx.set(unit.command.valid, 1)
+            while not ctx.get(unit.command.ready):
+                await ctx.tick()
+            self._judge_scalars(ctx, step)
+            if step.saves is not None:
+                contexts[step.saves] = self._context(ctx, step.saves)
             await ctx.tick()
+            ctx.set(unit.command.valid, 0)
+            self._judge_counts(step)
+            self.run.steps.append(self.clock - start)
+            self.run.clocks += step.counted * self.run.steps[-1]
 
-    async def _retire(self, ctx: Any) -> None:
-        await ctx.tick()
-        ctx.set(self.unit.command.valid, 0)
-        if self.pending:
-            raise MismatchError(f"channel {self.channel}: {len(self.pending)} elements never came")
+    def _judge_scalars(self, ctx: Any, step: Step) -> None:
+        if step.scalars is not None:
+            self._same("dgamma", ctx.get(self.unit.dgamma), step.scalars[0])
+            self._same("dbeta", ctx.get(self.unit.dbeta), step.scalars[1])
 
-    async def _forward(self, ctx: Any, index: int) -> Any:
-        await self._command(ctx, Operation.FORWARD, index)
-        want, got = self.expected[index], ctx.get(self.unit.snapshot)
+    def _judge_counts(self, step: Step) -> None:
+        for what, left in (("went in", self.elements), ("came", self.pending)):
+            if left:
+                raise MismatchError(f"channel {step.channel}: {len(left)} elements never {what}")
+        phases = [phase for phase, _ in step.elements]
+        forward_only = step.operation is Operation.FORWARD and not self.unit.config.overlap
+        if forward_only and self.unit.config.passes == 1 and Phase.DEVIATION in phases:
+            self.run.second_passes += 1
+
+    def _context(self, ctx: Any, channel: int) -> Any:
+        want, got = self.judged[channel], ctx.get(self.unit.snapshot)
         for name in ("total", "spread", "live"):
             self._same(name, int(getattr(got, name)), int(getattr(want, name)))
-        values = {name: getattr(got, name) for name, _ in self.unit.snapshot.shape()}
-        await self._retire(ctx)
-        self._same("second_pass", int(self.repeat), int(want.second_pass))
-        self.run.second_passes += self.repeat
-        return values
-
-    async def _backward(self, ctx: Any, index: int) -> None:
-        await self._command(ctx, Operation.BACKWARD, index)
-        want = self.expected[index]
-        self._same("dgamma", ctx.get(self.unit.dgamma), want.dgamma)
-        self._same("dbeta", ctx.get(self.unit.dbeta), want.dbeta)
-        await self._retire(ctx)
+        return {name: getattr(got, name) for name, _ in self.unit.snapshot.shape()}
 
     def _same(self, name: str, got: int, want: int) -> None:
         if got != want:
-            raise MismatchError(f"channel {self.channel}, {name}: expected {want}, got {got}")
+            raise MismatchError(f"channel {self.step.channel}, {name}: expected {want}, got {got}")
 
     async def feed(self, ctx: Any) -> None:
-        """Send what the phase asks for; between elements, garbage that must not matter."""
-        unit, channels, n = self.unit, self.channels, self.unit.config.elements
-        one_pass = unit.config.norm == "l1" and unit.config.passes == 1
-        low, high = unit.config.spec.data.low, unit.config.spec.data.high
+        """Send the elements of the step; between them, garbage that must not matter."""
+        unit = self.unit
+        layout = unit.element.payload.shape()
         while True:
-            phase = Phase(ctx.get(unit.phase))
-            if phase is Phase.SCALARS or self._stalled():
+            if not self.elements or self._stalled():
                 ctx.set(unit.element.valid, 0)
-                if self.stall:
-                    ctx.set(unit.element.payload.x, self.rng.randint(low, high))
-                    ctx.set(unit.element.payload.g, self.rng.randint(low, high))
+                ctx.set(unit.element.payload, self._filled(layout, {}))
                 await ctx.tick()
                 continue
-            index = self.position % n
-            x, g = int(channels.x[self.channel, index]), int(channels.g[self.channel, index])
-            self.repeat |= one_pass and phase is Phase.DEVIATION
-            payload = {"x": x, "g": g}
-            if unit.config.norm == "l1":
-                payload["above"] = self.expected[self.channel].bits[index]
-                if phase is Phase.GRADIENT:
-                    payload["x"] = 0  # L1's dx needs the bit alone
-            ctx.set(unit.element.payload, payload)
+            wanted, fields = self.elements[0]
+            ctx.set(unit.element.payload, self._filled(layout, fields))
             ctx.set(unit.element.valid, 1)
             taken = False
             while not taken:
-                _, _, taken = await ctx.tick().sample(unit.element.ready)
-            self.position += 1
+                _, _, taken, phase = await ctx.tick().sample(unit.element.ready, unit.phase)
+            self._same("phase", int(phase), int(wanted))
+            self.elements.pop(0)
             ctx.set(unit.element.valid, 0)
 
     async def take(self, ctx: Any) -> None:
@@ -209,10 +203,13 @@ class _Bench:
     def _compare(self, payload: Any) -> None:
         index = self.unit.config.elements - len(self.pending)
         if not self.pending:
-            raise MismatchError(f"channel {self.channel}: more elements came than went in")
-        value, bit = self.pending.pop(0)
-        where = f"{'dx' if self.backward else 'y'}[{index}]"
-        self._same(where, payload.value, value)
-        self._same(f"{where} last", payload.last, int(not self.pending))
-        if bit >= 0 and self.unit.config.norm == "l1":
-            self._same(f"{where} above", payload.above, bit)
+            raise MismatchError(
+                f"channel {self.step.channel}: more elements came than were expected"
+            )
+        want = self.pending.pop(0)
+        forward = self.step.operation is Operation.FORWARD
+        where = f"{'y' if forward else 'dx'}[{index}]"
+        self._same(where, payload.value, want["value"])
+        self._same(f"{where} last", payload.last, want["last"])
+        if "above" in want:
+            self._same(f"{where} above", payload.above, want["above"])

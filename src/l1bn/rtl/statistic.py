@@ -17,6 +17,8 @@ class Statistic(wiring.Component):
 
     Ports:
         x, g: Element and gradient.
+        x_high: Element whose deviation is taken (L1 with overlapped channels: not ``x``, which is
+            of a later channel there).
         level: Threshold that x is compared with (L1).
         clear: Start a new channel: every register to zero.
         clear_high, clear_above: Zero that register only.
@@ -25,7 +27,8 @@ class Statistic(wiring.Component):
         count_high: above += 1 where x ≥ level, without the sum (L1).
         add_gradient: high += g.
         backward: Stable through a pass: ``high`` accumulates g, not x.
-        load, load_total, load_above: Restore ``total`` and ``above`` of an earlier channel.
+        load, load_total, load_above: Restore ``total`` and ``above`` of an earlier channel. Without
+            ``load_total`` where the unit itself holds it.
         total: S = Σx [N steps].
         high: Sum of the elements at or above the level, or Σg.
         above: Number of elements at or above the level (L1).
@@ -44,10 +47,13 @@ class Statistic(wiring.Component):
             "add_total": In(1),
             "add_gradient": In(1),
             "load": In(1),
-            "load_total": In(signed(wide)),
             "total": Out(signed(wide)),
             "high": Out(signed(wide)),
         }
+        if not config.holds_total:
+            ports["load_total"] = In(signed(wide))
+        if config.norm == "l1" and config.overlap:
+            ports["x_high"] = In(signed(w))
         if config.norm == "l1":
             ports |= {
                 "level": In(signed(w)),
@@ -69,8 +75,9 @@ class Statistic(wiring.Component):
         m.d.comb += [self.total.eq(total), self.high.eq(high)]
         with m.If(self.clear):
             m.d.sync += total.eq(0)
-        with m.Elif(self.load):
-            m.d.sync += total.eq(self.load_total)
+        if not self.config.holds_total:
+            with m.Elif(self.load):
+                m.d.sync += total.eq(self.load_total)
         with m.Elif(self.add_total):
             m.d.sync += total.eq(total + self.x)
 
@@ -82,9 +89,10 @@ class Statistic(wiring.Component):
             return m
 
         above = Signal.like(self.above, reset_less=True)
-        m.d.comb += [self.above.eq(above), self.is_above.eq(self.x >= self.level)]
+        x = self.x_high if self.config.overlap else self.x
+        m.d.comb += [self.above.eq(above), self.is_above.eq(x >= self.level)]
         addend = Signal(signed(self.config.width))
-        m.d.comb += addend.eq(Mux(self.backward, self.g, self.x))
+        m.d.comb += addend.eq(Mux(self.backward, self.g, x))
         with m.If(self.clear | self.clear_high):
             m.d.sync += high.eq(0)
         with m.Elif(self.add_gradient | (self.add_high & self.is_above)):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ from typing import Any
 from l1bn.errors import UserError
 from l1bn.rtl import tools
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.stimulus import Channels, Expected, expected
-from l1bn.rtl.top import (
-    Operation,
+from l1bn.rtl.ports import (
     Phase,
     command_layout,
     context_layout,
     element_layout,
     output_layout,
 )
+from l1bn.rtl.schedule import Step
+from l1bn.rtl.simulate import Order, steps
+from l1bn.rtl.stimulus import Channels, expected
+
+#: Width [bit] and words of each memory of the bench, by name.
+Memories = dict[str, tuple[int, list[int]]]
 
 _BENCH = """\
 `timescale 1ns/1ps
@@ -40,6 +45,12 @@ module bench;
   reg [{command_bits}-1:0] command_memory [0:COMMANDS-1];
   reg [{result_bits}-1:0] result_memory [0:RESULTS-1];
   reg [{scalar_bits}-1:0] scalar_memory [0:COMMANDS-1];
+  // Bit 0: counted; 1: store the context; 2: restore one; then the channel of each, 8 bits.
+  reg [18:0] control_memory [0:COMMANDS];
+  reg [{context_bits}-1:0] context_memory [0:255];
+  reg [{context_bits}-1:0] restore = 0;
+  reg [18:0] control = 0;
+  reg counting = 0;
   reg [{element_bits}-1:0] element_payload;
   reg [{command_bits}-1:0] command_payload;
   reg element_valid = 0, command_valid = 0, result_ready = 0;
@@ -58,11 +69,12 @@ module bench;
     .command__ready(command_ready),
     .result__payload(result_payload), .result__valid(result_valid),
     .result__ready(result_ready),
-    .phase(phase), .snapshot(snapshot), .restore({context_bits}'b0),
+    .phase(phase), .snapshot(snapshot), .restore(restore),
     .dgamma(dgamma), .dbeta(dbeta)
   );
 
-  integer element_index = 0, command_index = 0, result_index = 0, clocks = 0, errors = 0;
+  integer element_index = 0, command_index = 0, result_index = 0, errors = 0;
+  integer clocks = 0, all_clocks = 0;
   integer seed = {seed};
   reg started = 0;
 
@@ -71,14 +83,17 @@ module bench;
     $readmemh("commands.hex", command_memory);
     $readmemh("results.hex", result_memory);
     $readmemh("scalars.hex", scalar_memory);
+    $readmemh("controls.hex", control_memory);
     element_payload = element_memory[0];
     command_payload = command_memory[0];
+    control = control_memory[0];
 {annotate}
     repeat (4) @(posedge clk);
     #(PERIOD * {skew}) rst = 0;
     element_valid = 1; command_valid = 1; result_ready = 1;
     started = 1;
 {dump}
+    counting = control[0];
   end
 
   // Everything is sampled at the edge and changed a little after it.
@@ -87,7 +102,8 @@ module bench;
     took_element = element_valid & element_ready;
     took_command = command_valid & command_ready;
     took_result = result_valid & result_ready;
-    clocks = clocks + 1;
+    clocks = clocks + counting;
+    all_clocks = all_clocks + 1;
     if (took_result) begin
       if (result_index >= RESULTS || result_payload !== result_memory[result_index]) begin
         errors = errors + 1;
@@ -102,15 +118,21 @@ module bench;
       $display("MISMATCH scalars %0d: expected %h, got %h", command_index,
                scalar_memory[command_index][{scalar_bits}-1:1], {{dbeta, dgamma}});
     end
+    if (took_command && control[1]) context_memory[control[10:3]] = snapshot;
     if (took_command) command_index = command_index + 1;
     if (took_element) element_index = element_index + 1;
-    if (command_index == COMMANDS || clocks > {limit} || errors > 20) begin
+    if (command_index == COMMANDS || all_clocks > {limit} || errors > 20) begin
       $display("RESULT clocks %0d elements %0d results %0d commands %0d errors %0d",
                clocks, element_index, result_index, command_index, errors);
       $finish;
     end
     #(PERIOD * {skew});
-    if (took_command) command_payload = command_memory[command_index];
+    if (took_command) begin
+      command_payload = command_memory[command_index];
+      control = control_memory[command_index];
+      counting = control[0];
+      if (control[2]) restore = context_memory[control[18:11]];
+    end
     if (took_element) element_payload = element_memory[element_index];
     if (took_element || !element_valid) element_valid = ($random(seed) & 255) >= STALL;
     result_ready = ($random(seed) & 255) >= STALL;
@@ -154,10 +176,8 @@ def pack(layout: Any, values: dict[str, int]) -> int:
     return word
 
 
-def memories(
-    config: UnitConfig, channels: Channels, judged: list[Expected]
-) -> dict[str, tuple[int, list[int]]]:
-    """Width and words of each memory of the bench: elements, commands, results, scalars."""
+def memories(config: UnitConfig, steps: Sequence[Step]) -> Memories:
+    """Width and words of each memory of the bench."""
     element, command, result = (
         element_layout(config), command_layout(config), output_layout(config),
     )  # fmt: skip
@@ -166,46 +186,40 @@ def memories(
     commands: list[int] = []
     results: list[int] = []
     scalars: list[int] = []
-    one_pass = config.passes == 1
-    for i, want in enumerate(judged):
-        xs, gs = channels.x[i].tolist(), channels.g[i].tolist()
-
-        def word(x: int, g: int, bit: int, layout: Any = element) -> int:
-            fields = {"x": x, "g": g}
-            return pack(layout, {**fields, "above": bit} if config.norm == "l1" else fields)
-
-        passes = 2 + (not one_pass) + (one_pass and want.second_pass)
-        # What a pass does not use stays as it was: a feeder has no reason to move it.
-        hold_g = gs[-1]
-        elements += [word(x, hold_g, 0) for _ in range(passes) for x in xs]
-        elements += [word(x, g, 0) for x, g in zip(xs, gs, strict=True)]
-        hold = xs[-1]
-        elements += [
-            word(hold if config.norm == "l1" else x, g, b)
-            for x, g, b in zip(xs, gs, want.bits, strict=True)
-        ]
-        base = {"gamma": int(channels.gamma[i]), "beta": int(channels.beta[i])}
-        if config.norm == "l1" and one_pass:
-            base["guess"] = int(channels.guess[i])
-        commands += [
-            pack(command, {**base, "operation": operation.value})
-            for operation in (Operation.FORWARD, Operation.BACKWARD)
-        ]
-        last = [0] * (config.elements - 1) + [1]
-        for values, bits in ((want.y, want.bits), (want.dx, want.bits)):
-            for v, b, end in zip(values, bits, last, strict=True):
-                fields = {"value": v, "last": end}
-                if config.norm == "l1":
-                    fields["above"] = b
-                results.append(pack(result, fields))
-        pair = (want.dbeta & ((1 << dbeta) - 1)) << dgamma | want.dgamma & ((1 << dgamma) - 1)
-        scalars += [0, pair << 1 | 1]
+    controls: list[int] = []
+    # What a pass does not use stays as it was: a feeder has no reason to move it.
+    held = {name: 0 for name, _ in element}
+    orders = {name: 0 for name, _ in command}
+    for step in steps:
+        for _, fields in step.elements:
+            held |= fields
+            elements.append(pack(element, held))
+        orders |= {**step.command, "operation": step.operation.value}
+        commands.append(pack(command, orders))
+        results += [pack(result, fields) for fields in step.results]
+        scalars.append(0)
+        if step.scalars is not None:
+            values = [
+                v & ((1 << bits) - 1) for v, bits in zip(step.scalars, (dgamma, dbeta), strict=True)
+            ]
+            scalars[-1] = (values[1] << dgamma | values[0]) << 1 | 1
+        controls.append(_control(step))
     return {
         "elements": (element.size, elements),
         "commands": (command.size, commands),
         "results": (result.size, results),
         "scalars": (dgamma + dbeta + 1, scalars),
+        "controls": (19, [*controls, 0]),
     }
+
+
+def _control(step: Step) -> int:
+    """What the bench itself does with a command."""
+    word = int(step.counted)
+    for bit, channel in enumerate((step.saves, step.loads)):
+        if channel is not None:
+            word |= 1 << (1 + bit) | channel << (3 + 8 * bit)
+    return word
 
 
 def run(
@@ -220,6 +234,7 @@ def run(
     phase_nets: tuple[str, ...] = (),
     stall: float = 0.0,
     seed: int = 1,
+    order: Order = "natural",
 ) -> Activity:
     """Compile, simulate, judge, and count transitions.
 
@@ -234,15 +249,14 @@ def run(
         phase_nets: Nets of the port ``phase``, bit 0 first, to split the transitions by.
         stall: Probability that the bench holds an element or a result back.
         seed: Of the stalls.
+        order: As in `l1bn.rtl.simulate`.
 
     Raises:
         SimulationError: If a bit differs from the integer model, or the unit hangs.
         ToolError: If Icarus Verilog is missing or fails.
     """
     tools.find("iverilog")
-    judged = list(expected(config, channels))
-    words = memories(config, channels, judged)
-    # An address beyond the end is read when the last element was taken.
+    words = memories(config, steps(config, channels, list(expected(config, channels)), order))
     counts = {name: len(w) for name, (_, w) in words.items()}
     with tempfile.TemporaryDirectory(prefix="l1bn-") as name:
         folder = Path(name)
@@ -269,9 +283,15 @@ def run(
     return Activity(clocks, phases)
 
 
+def key(config: UnitConfig, channels: Channels, order: Order) -> str:
+    """Text that changes with anything a run depends on beside its sources, period and stalls."""
+    words = memories(config, steps(config, channels, list(expected(config, channels)), order))
+    return json.dumps([_BENCH, words])
+
+
 def _bench(
     config: UnitConfig,
-    words: dict[str, tuple[int, list[int]]],
+    words: Memories,
     counts: dict[str, int],
     top: str | None,
     period: float,
@@ -280,7 +300,7 @@ def _bench(
     stall: float,
     seed: int,
 ) -> str:
-    dump = '    $dumpfile("bench.vcd"); $dumpvars(1, bench.dut);' if activity else ""
+    dump = '    $dumpfile("bench.vcd"); $dumpvars(1, bench.dut, counting);' if activity else ""
     annotate = '    $sdf_annotate("delays.sdf", dut);' if delays is not None else ""
     return _BENCH.format(
         period=period,
@@ -326,7 +346,7 @@ def count_transitions(path: Path, phase_nets: tuple[str, ...] = ()) -> dict[str,
     """Transitions of each one-bit net in a VCD, by the phase that the unit shows.
 
     Args:
-        path: The VCD.
+        path: The VCD. What happens while its variable ``counting`` is 0 is left out.
         phase_nets: Nets that hold the phase; without them everything is ``SCALARS``.
     """
     names: dict[bytes, str] = {}
@@ -338,7 +358,7 @@ def count_transitions(path: Path, phase_nets: tuple[str, ...] = ()) -> dict[str,
     keys = {name: key for key, name in names.items()}
     # The initial values are no transitions, but they set the phase.
     initial, _, rest = rest.partition(b"$dumpvars")[2].partition(b"$end")
-    bits = [keys[n] for n in phase_nets]
+    bits = [keys[n] for n in (*phase_nets, "counting") if n in keys]
     state = [int(b"1" + key in initial.split()) for key in bits]
     counts: dict[int, Counter[bytes]] = {}
     tokens = rest.split()
@@ -349,13 +369,23 @@ def count_transitions(path: Path, phase_nets: tuple[str, ...] = ()) -> dict[str,
         bit, value = marks[tokens[position]]
         state[bit], start = value, position
     counts.setdefault(_number(state), Counter()).update(tokens[start:])
+    counting = 1 << len(phase_nets) if "counting" in keys else 0
+    phases: dict[str, Counter[bytes]] = {}
+    for group, found in counts.items():
+        if group >= counting:
+            phases.setdefault(_phase_name(group - counting), Counter()).update(found)
     return {
-        Phase(phase).name if phase in set(Phase) else Phase.SCALARS.name: Transitions(
-            {name: found.get(b"1" + key, 0) for key, name in names.items()},
-            {name: found.get(b"0" + key, 0) for key, name in names.items()},
+        phase: Transitions(
+            {name: found[b"1" + key] for key, name in names.items()},
+            {name: found[b"0" + key] for key, name in names.items()},
         )
-        for phase, found in sorted(counts.items(), reverse=True)
+        for phase, found in sorted(phases.items())
     }
+
+
+def _phase_name(number: int) -> str:
+    # While its bits change one by one, the phase may show a number that is none.
+    return Phase(number).name if number in set(Phase) else Phase.SCALARS.name
 
 
 def _number(bits: list[int]) -> int:

@@ -45,22 +45,54 @@ VARIANTS = (
         "L2, one pass, two multipliers",
         {"norm": "l2", "passes": 1, "multipliers": 2},
     ),
+    Variant("l1-overlap", "L1, overlapped", {"norm": "l1", "overlap": True}),
+    Variant(
+        "l1-overlap-two-mult",
+        "L1, overlapped, two multipliers",
+        {"norm": "l1", "overlap": True, "multipliers": 2},
+    ),
+    Variant("l2-overlap", "L2, overlapped", {"norm": "l2", "overlap": True}),
+    Variant(
+        "l2-overlap-two-mult",
+        "L2, overlapped, one pass, two multipliers",
+        {"norm": "l2", "overlap": True, "passes": 1, "multipliers": 2},
+    ),
 )
 
 #: Question, the L1 unit and the L2 unit that answer it, and the claim: speed and energy saved.
 COMPARISONS = (
-    ("Like for like: one multiplier, two passes", "l1", "l2", 1.25, 0.37),
-    ("One pass each, one multiplier", "l1-one-pass", "l2-one-pass", None, None),
+    ("Like for like: one multiplier, two passes, one channel at a time", "l1", "l2", 1.25, 0.37),
     (
-        "Frontier: against the best L2 (one pass, two multipliers)",
-        "l1-one-pass",
-        "l2-one-pass-two-mult",
+        "Like for like: one multiplier, two passes, overlapped",
+        "l1-overlap",
+        "l2-overlap",
+        1.25,
+        0.37,
+    ),
+    (
+        "Frontier: two multipliers, overlapped, against the best L2 (one pass)",
+        "l1-overlap-two-mult",
+        "l2-overlap-two-mult",
         1.0,
         0.0,
     ),
-    ("Two-pass L1 against the best L2", "l1", "l2-one-pass-two-mult", None, None),
     (
-        "Power-of-two σ against the best L2",
+        "One multiplier, overlapped, against the best L2 (two multipliers, one pass)",
+        "l1-overlap",
+        "l2-overlap-two-mult",
+        None,
+        None,
+    ),
+    (
+        "One channel at a time: one pass, against two multipliers, one pass",
+        "l1-one-pass",
+        "l2-one-pass-two-mult",
+        None,
+        None,
+    ),
+    ("One pass each, one multiplier", "l1-one-pass", "l2-one-pass", None, None),
+    (
+        "Power-of-two σ, one pass, against two multipliers, one pass",
         "l1-one-pass-pow2",
         "l2-one-pass-two-mult",
         None,
@@ -68,16 +100,19 @@ COMPARISONS = (
     ),
 )
 
+#: The units of the two claims.
+MAIN = ("l1", "l2", "l1-overlap", "l1-overlap-two-mult", "l2-overlap", "l2-overlap-two-mult")
+
 
 def select(names: tuple[str, ...]) -> list[Variant]:
-    """Variants by key; "all" is every one, "main" the four of the claim and the frontier.
+    """Variants by key; "all" is every one, "main" those of the claim and the frontier.
 
     Raises:
         UserError: If a name is unknown.
     """
     groups = {
         "all": [v.key for v in VARIANTS],
-        "main": ["l1", "l1-one-pass", "l2", "l2-one-pass-two-mult"],
+        "main": list(MAIN),
     }
     known = {v.key: v for v in VARIANTS}
     keys: list[str] = []

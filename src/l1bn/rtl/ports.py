@@ -1,0 +1,89 @@
+"""What crosses the boundary of a unit: phases, commands, and the layouts of its streams."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data
+
+from l1bn.rtl.config import UnitConfig
+
+
+class Phase(IntEnum):
+    """What the unit expects next on ``element``, N times."""
+
+    SCALARS = 0
+    STATISTICS = 1
+    DEVIATION = 2
+    NORMALIZE = 3
+    REDUCE = 4
+    GRADIENT = 5
+
+
+class Operation(IntEnum):
+    """Commands."""
+
+    FORWARD = 0
+    BACKWARD = 1
+    RESTORE = 2
+
+
+def element_layout(config: UnitConfig) -> data.StructLayout:
+    """Input element: x, g, and for L1 the bit ``above`` that the forward pass emitted.
+
+    Where channels overlap, elements of the channels that follow travel beside it: ``x_next`` of
+    the next one, ``x_ahead`` of the one whose sum comes first, ``g_next``.
+    """
+    word = signed(config.width)
+    fields: dict[str, Any] = {"x": word, "g": word}
+    if config.norm == "l1":
+        fields["above"] = unsigned(1)
+    if config.overlap and (config.norm == "l1" or config.passes == 1):
+        fields["x_next"] = word
+    if config.holds_total:
+        fields["x_ahead"] = word
+    if config.overlaps_gradient:
+        fields["g_next"] = word
+    return data.StructLayout(fields)
+
+
+def output_layout(config: UnitConfig) -> data.StructLayout:
+    """Output element: y or dx, the last-of-channel mark, and for L1 the bit x ≥ μ."""
+    fields: dict[str, Any] = {"value": signed(config.width), "last": unsigned(1)}
+    if config.norm == "l1":
+        fields["above"] = unsigned(1)
+    return data.StructLayout(fields)
+
+
+def command_layout(config: UnitConfig) -> data.StructLayout:
+    """Command: what to do, γ and β, and for one-pass L1 the previous batch's threshold.
+
+    Where channels overlap, ``fill`` marks a step that has no channel to emit yet.
+    """
+    fields: dict[str, Any] = {
+        "operation": Operation,
+        "gamma": signed(config.width),
+        "beta": signed(config.width),
+    }
+    if config.norm == "l1" and config.passes == 1:
+        fields["guess"] = signed(config.width)
+    if config.overlap:
+        fields["fill"] = unsigned(1)
+    return data.StructLayout(fields)
+
+
+def context_layout(config: UnitConfig) -> data.StructLayout:
+    """What the backward pass needs of the forward pass: stored outside between the two."""
+    fields: dict[str, Any] = {
+        "total": signed(config.need.sum),
+        "spread": unsigned(config.divisor),
+        "live": unsigned(1),
+        "coefficient": signed(config.coefficient),
+        "shift": unsigned(config.shift_bits),
+    }
+    if config.norm == "l1":
+        fields["above"] = unsigned(config.log2_elements + 1)
+        fields["threshold"] = signed(config.width)
+    return data.StructLayout(fields)
