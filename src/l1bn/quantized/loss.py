@@ -23,6 +23,7 @@ from l1bn.quantized.tensor import QTensor
 __all__ = ["Loss", "cross_entropy"]
 
 _MEAN_BITS = 16
+_ONE_BITS = 15
 _MAX_SHIFT = 62
 
 
@@ -32,8 +33,8 @@ class Loss:
 
     Attributes:
         error: Gradient of the mean in the logits, 8 bits.
-        value: Mean cross-entropy [nats], computed from the integer probabilities' product: a number
-            to print, not part of training.
+        value: Mean cross-entropy [nats], from the integers of the soft-max: a number to print, not
+            part of training.
     """
 
     error: QTensor
@@ -60,7 +61,7 @@ def cross_entropy(
     """
     values = logits.values
     _check(values, labels)
-    probability = _softmax(values, logits.exponent)
+    probability, below, total = _softmax(values, logits.exponent)
     count, classes = values.shape
     spread = round(smoothing * (1 << PROBABILITY_BITS))
     target = torch.full_like(probability, spread // classes)
@@ -72,11 +73,16 @@ def cross_entropy(
     kernels = network.clock.kernels(values)
     error = kernels.rescale(wide, shift, bits, network.clock.noise(0, 0))
     exponent = shift - PROBABILITY_BITS - _MEAN_BITS
-    return Loss(QTensor(error, exponent), _mean_nats(probability[rows, labels]))
+    return Loss(QTensor(error, exponent), _mean_nats(below[rows, labels], total[:, 0]))
 
 
-def _softmax(logits: Tensor, exponent: int) -> Tensor:
-    """See `l1bn.fixed_point.loss.softmax`."""
+def _softmax(logits: Tensor, exponent: int) -> tuple[Tensor, Tensor, Tensor]:
+    """See `l1bn.fixed_point.loss.softmax`.
+
+    Returns:
+        The probabilities, how far each logit is below the largest [bits · 2**10], and the sum of
+        the powers [2**-15].
+    """
     wide = logits.long()
     below = (wide.amax(1, keepdim=True) - wide) * LOG2_E
     shift = LOG2_E_BITS - TABLE_BITS - exponent
@@ -84,12 +90,16 @@ def _softmax(logits: Tensor, exponent: int) -> Tensor:
     table = torch.from_numpy(TABLE).to(logits.device)
     power = table[below & ((1 << TABLE_BITS) - 1)] >> (below >> TABLE_BITS).clamp(max=_MAX_SHIFT)
     total = power.sum(1, keepdim=True)
-    return ((power << PROBABILITY_BITS) + total // 2) // total
+    return ((power << PROBABILITY_BITS) + total // 2) // total, below, total
 
 
-def _mean_nats(probability: Tensor) -> float:
-    codes = probability.clamp(min=1).tolist()
-    return PROBABILITY_BITS * math.log(2) - sum(map(math.log, codes)) / len(codes)
+def _mean_nats(below: Tensor, total: Tensor) -> float:
+    """Mean of −ln p, from the integers: log2(total) − 15 + below / 2**10, in nats."""
+    bits = [
+        math.log2(t) - _ONE_BITS + b / (1 << TABLE_BITS)
+        for b, t in zip(below.tolist(), total.tolist(), strict=True)
+    ]
+    return math.log(2) * sum(bits) / len(bits)
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

@@ -36,7 +36,9 @@ _L1 = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm)
 _FIRST_SITE = 2
 
 
-def prepare(model: nn.Module, config: Config | None = None) -> IntegerNetwork:
+def prepare(
+    model: nn.Module, config: Config | None = None, backend: str = "auto"
+) -> IntegerNetwork:
     """Build the integer form of a float network, with its weights and running statistics.
 
     Convolutions and linear layers, L1BN (with its residual and ReLU), ReLU, additions, max pooling,
@@ -45,6 +47,7 @@ def prepare(model: nn.Module, config: Config | None = None) -> IntegerNetwork:
     Args:
         model: The float network, from one tensor of images to logits.
         config: Formats and rounding; None takes the defaults.
+        backend: "auto" takes the compiled kernels where they can run, else "eager".
 
     Returns:
         The network, in training mode, with weights in the layout of channels-last.
@@ -65,15 +68,15 @@ def prepare(model: nn.Module, config: Config | None = None) -> IntegerNetwork:
         ...     if hasattr(t, "is_floating_point"))
         True
     """
-    return _Builder(config or Config()).build(trace(model))
+    return _Builder(config or Config(), backend).build(trace(model))
 
 
 class _Builder:
     """Makes layers of steps; a product, the norm after it and the ReLU after that are one."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, backend: str) -> None:
         self.config = config
-        self.clock = Clock(config)
+        self.clock = Clock(config, backend=backend)
         self.layers: list[IntegerLayer] = []
         self.nodes: list[Node] = []
         self.place: dict[int, int] = {}  # id of a step -> index of the node with its output
