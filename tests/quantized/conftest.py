@@ -32,6 +32,18 @@ def labels() -> torch.Tensor:
 
 
 @pytest.fixture
+def train_step():
+    def step(network, images, labels, lr=0.1):
+        optimizer = quantized.SGD(network, lr=lr, weight_decay=5e-4)
+        loss = quantized.cross_entropy(network, network(images), labels, smoothing=0.1)
+        network.backward(loss.error)
+        optimizer.step()
+        return loss
+
+    return step
+
+
+@pytest.fixture
 def network(backend):
     def build(model="resnet8", config=None, norm="l1"):
         torch.manual_seed(1)

@@ -32,14 +32,6 @@ def _is_integer(dtype: torch.dtype) -> bool:
     return not (dtype.is_floating_point or dtype.is_complex)
 
 
-def train_step(network, images, labels):
-    optimizer = quantized.SGD(network, lr=0.1, weight_decay=5e-4)
-    loss = quantized.cross_entropy(network, network(images), labels, smoothing=0.1)
-    network.backward(loss.error)
-    optimizer.step()
-    return loss
-
-
 CONFIGS = [
     quantized.Config(),
     quantized.Config(sigma="pow2"),
@@ -52,7 +44,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("model", ["resnet8", "vgg7"])
-def test_a_training_step_is_made_of_integers(network, images, labels, config, model):
+def test_a_training_step_is_made_of_integers(network, train_step, images, labels, config, model):
     net = network(model, config)
     with IntegersOnly():
         train_step(net, images, labels)
@@ -71,7 +63,7 @@ def test_preprocessing_is_made_of_integers():
         prepare(data.train.images[:8])
 
 
-def test_a_planted_float_is_caught(network, images, labels, monkeypatch):
+def test_a_planted_float_is_caught(network, train_step, images, labels, monkeypatch):
     def backward(self, error):
         halved = (error.values.float() * 0.5).to(torch.int8)
         return (quantized.QTensor(halved, error.exponent + 1),)
@@ -82,7 +74,7 @@ def test_a_planted_float_is_caught(network, images, labels, monkeypatch):
         train_step(net, images, labels)
 
 
-def test_all_state_is_integer(network, images, labels):
+def test_all_state_is_integer(network, train_step, images, labels):
     net = network()
     train_step(net, images, labels)
     tensors = {k: v for k, v in net.state_dict().items() if isinstance(v, torch.Tensor)}

@@ -1,6 +1,7 @@
 """Training in integers: every tensor of a step holds integers, normalization included."""
 
 from l1bn.quantized.config import Config
+from l1bn.quantized.export import export
 from l1bn.quantized.loss import Loss, cross_entropy
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.optimizer import SGD
@@ -14,6 +15,7 @@ __all__ = [
     "Loss",
     "QTensor",
     "cross_entropy",
+    "export",
     "prepare",
     "quantize",
 ]

@@ -50,6 +50,7 @@ class IntegerNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.nodes = nodes
         self.clock = clock
+        self._checked: torch.Size | None = None
         self._mark_needed_gradients()
 
     @property
@@ -77,17 +78,28 @@ class IntegerNetwork(nn.Module):
 
         Raises:
             TypeError: If the images are not int8.
+            ValueError: If a batch of this size cannot be trained on: sums could overflow.
         """
         if not isinstance(images, QTensor) or images.values.dtype != torch.int8:
             raise TypeError(
                 f"expected a QTensor of int8 images, got {_describe(images)}; quantize them first, "
                 "for example with l1bn.quantized.quantize"
             )
+        if self.training and images.shape != self._checked:
+            self._check(images.shape)
         outputs: list[QTensor] = []
         for node in self.nodes:
             inputs = [images if i == _INPUT else outputs[i] for i in node.inputs]
             outputs.append(self._layer(node)(*inputs))
         return outputs[-1]
+
+    def _check(self, shape: torch.Size) -> None:
+        """Refuse a batch before any layer has changed."""
+        shapes: list[torch.Size] = []
+        for node in self.nodes:
+            inputs = [shape if i == _INPUT else shapes[i] for i in node.inputs]
+            shapes.append(self._layer(node).check(*inputs))
+        self._checked = shape
 
     def backward(self, error: QTensor) -> None:
         """Leave in every parameter its gradient.

@@ -156,7 +156,8 @@ class _Builder:
         rule = self._rule()
         if product is None:
             return NormLayer(*at, buffers, rule, relu)
-        return ProductNormLayer(*at, buffers, rule, relu, **_product(product, self.config))
+        options = _product(product, self.config)
+        return ProductNormLayer(*at, buffers, rule, relu, product=product.name, **options)
 
     def _rule(self) -> NormRule:
         rules: dict[str, type[L1Rule]] = {"l1": L1Rule, "l2": L2Rule, "range": RangeRule}

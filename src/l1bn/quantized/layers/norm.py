@@ -34,6 +34,7 @@ class _Normalizing(IntegerLayer):
         self.rule = rule
         self.relu = relu
         self._saved: Saved | None = None
+        self._residual = False
 
     def _normalize(
         self, wide: Tensor, peak: Tensor, exponent: int, residual: QTensor | None
@@ -41,17 +42,24 @@ class _Normalizing(IntegerLayer):
         fraction = self.rule.spec.output.fraction
         added = None if residual is None else to_exponent(residual, -fraction).values
         if self.training:
-            self._check(wide)
             shift = self.rule.shift(peak)
             y, self._saved = self.rule.train(
                 self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
             )
         else:
-            shift = (self.norm.running_exponent.cpu().long() - exponent).clamp(0, MAX_SHIFT)
+            shift = self.evaluation_shift(exponent)
             y = self.rule.evaluate(
                 self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
             )
         return QTensor(y, -fraction)
+
+    def evaluation_shift(self, exponent: int) -> Tensor:
+        """Return the right shift of each channel's sums in evaluation.
+
+        Shape:
+            - Output: (C,)
+        """
+        return (self.norm.running_exponent.cpu().long() - exponent).clamp(0, MAX_SHIFT)
 
     def _differentiate(self, error: QTensor, residual: bool) -> tuple[QTensor, QTensor | None]:
         saved = self._saved
@@ -67,13 +75,13 @@ class _Normalizing(IntegerLayer):
         branch = None if found.dresidual is None else QTensor(found.dresidual, g.exponent)
         return QTensor(found.dx, found.exponent), branch
 
-    def _check(self, wide: Tensor) -> None:
-        count = wide.numel() // wide.shape[1]
-        if count < 2:
+    def _check(self, shape: torch.Size) -> torch.Size:
+        if shape.numel() // max(shape[1], 1) < 2:
             raise ValueError(
                 f"{self.name}: expected more than 1 value per channel when training, got input "
-                f"size {tuple(wide.shape)}; use a larger batch"
+                f"size {tuple(shape)}; use a larger batch"
             )
+        return shape
 
     def forget(self) -> None:
         """Drop what the forward pass kept."""
@@ -95,6 +103,10 @@ class NormLayer(_Normalizing):
         rule: The kind of normalization.
         relu: Whether it ends in a ReLU.
     """
+
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """See `IntegerLayer.check`."""
+        return self._check(shapes[0])
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the normalized input, plus the second input if there is one."""
@@ -120,6 +132,7 @@ class ProductNormLayer(_Normalizing):
         buffers: γ, β and running statistics.
         rule: The kind of normalization.
         relu: Whether it ends in a ReLU.
+        product: Name of the float convolution or linear layer.
         weight: (K, C, kh, kw).
         bias: (K,) or None.
         stride: Stride [pixels].
@@ -135,6 +148,7 @@ class ProductNormLayer(_Normalizing):
         buffers: NormBuffers,
         rule: NormRule,
         relu: bool,
+        product: str,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
         stride: int = 1,
@@ -143,7 +157,11 @@ class ProductNormLayer(_Normalizing):
     ) -> None:
         super().__init__(name, site, clock, buffers, rule, relu)
         self.weight, self.bias = weight, bias
-        self.product = Product(self, weight, bias, stride, padding, linear)
+        self.product = Product(self, product, weight, bias, stride, padding, linear)
+
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """See `IntegerLayer.check`."""
+        return self._check(self.product.check(shapes[0]))
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the normalized product, plus the second input if there is one."""

@@ -12,9 +12,9 @@ from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.scaling import OutputScale
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["GlobalAveragePoolLayer", "MaxPoolLayer"]
+__all__ = ["INVERSE_BITS", "GlobalAveragePoolLayer", "MaxPoolLayer", "inverse_pixels"]
 
-_INVERSE_BITS = 15
+INVERSE_BITS = 15
 _ERROR = 2
 
 
@@ -33,12 +33,16 @@ class GlobalAveragePoolLayer(IntegerLayer):
         super().__init__(name, site, clock)
         self.scaling = OutputScale()
 
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """See `IntegerLayer.check`."""
+        return torch.Size((*shapes[0][:2], 1, 1))
+
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the means, with as many fraction bits as 8 bits hold."""
         x = inputs[0]
         self._size = x.shape[2:]
-        wide = (x.values.sum((2, 3), keepdim=True) * _inverse(self._size)).int()
-        exponent = x.exponent - _INVERSE_BITS
+        wide = (x.values.sum((2, 3), keepdim=True) * inverse_pixels(self._size)).int()
+        exponent = x.exponent - INVERSE_BITS
         shift = self.scaling.shift(int(wide.abs().max()), exponent, self.training)
         values = self.clock.kernels(wide).rescale(wide, shift, 8, None)
         return QTensor(values, exponent + shift)
@@ -46,18 +50,18 @@ class GlobalAveragePoolLayer(IntegerLayer):
     def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
         """Return the error, divided evenly over the pixels."""
         assert self._size is not None
-        wide = error.values.int() * _inverse(self._size)
+        wide = error.values.int() * inverse_pixels(self._size)
         bits = self.clock.config.error_bits
         shift = peak_shift(int(wide.abs().max()), bits)
         values = self.clock.kernels(wide).rescale(wide, shift, bits, self.noise(_ERROR))
         spread = values.expand(-1, -1, *self._size)
-        return (QTensor(channels_last(spread), error.exponent - _INVERSE_BITS + shift),)
+        return (QTensor(channels_last(spread), error.exponent - INVERSE_BITS + shift),)
 
 
-def _inverse(size: torch.Size) -> int:
-    """1/pixels with `_INVERSE_BITS` fraction bits."""
+def inverse_pixels(size: torch.Size) -> int:
+    """1/pixels with `INVERSE_BITS` fraction bits."""
     pixels = size.numel()
-    return ((2 << _INVERSE_BITS) + pixels) // (2 * pixels)
+    return ((2 << INVERSE_BITS) + pixels) // (2 * pixels)
 
 
 class MaxPoolLayer(IntegerLayer):
@@ -80,6 +84,11 @@ class MaxPoolLayer(IntegerLayer):
     ) -> None:
         super().__init__(name, site, clock)
         self.kernel, self.stride, self.padding = kernel, stride, padding
+
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """See `IntegerLayer.check`."""
+        size = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in shapes[0][2:])
+        return torch.Size((*shapes[0][:2], *size))
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the maxima; ties go to the first, in the order of rows."""

@@ -12,10 +12,11 @@ from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.scaling import OutputScale
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["Product", "ProductLayer"]
+__all__ = ["Product", "ProductLayer", "aligned_bias"]
 
 _GRADIENT, _ERROR, _BIAS = 0, 1, 2
-_SUM_LIMIT = 31
+_TERMS = ((1 << 31) - 1) // (127 * 128)
+"""Products of 8 bits whose sum fits 32 bits."""
 
 
 class Product:
@@ -25,6 +26,7 @@ class Product:
 
     Args:
         layer: The owner.
+        name: Name of the float layer.
         weight: (K, C, kh, kw).
         bias: (K,) or None.
         stride: Stride [pixels].
@@ -35,33 +37,29 @@ class Product:
     def __init__(
         self,
         layer: IntegerLayer,
+        name: str,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
         stride: int,
         padding: int,
         linear: bool,
     ) -> None:
-        self.layer, self.weight, self.bias = layer, weight, bias
+        self.layer, self.name, self.weight, self.bias = layer, name, weight, bias
         self.stride, self.padding, self.linear = stride, padding, linear
         self._x: QTensor | None = None
         self._w: QTensor | None = None
 
     def forward(self, x: QTensor) -> tuple[Tensor, Tensor, int]:
-        """Return the sums (N, K, ...), the largest magnitude of each channel, and the exponent.
-
-        Raises:
-            ValueError: If the sums of a batch of this size could overflow.
-        """
+        """Return the sums (N, K, ...), the largest magnitude of each channel, and the exponent."""
         values = channels_last(x.values[:, :, None, None] if self.linear else x.values)
         w = self.weight.narrow()
         kernels = self.layer.clock.kernels(values)
         acc, peak = kernels.conv2d(values, w.values, self.stride, self.padding)
         exponent = x.exponent + w.exponent
         if self.bias is not None:
-            acc = acc + per_channel(_aligned(self.bias, exponent), acc)
+            acc = acc + per_channel(aligned_bias(self.bias, exponent), acc)
             peak = acc.abs().amax((0, 2, 3)).cpu()
         if self.layer.training:
-            self.check(acc.shape)
             self._x, self._w = QTensor(values, x.exponent), w
         return (acc[:, :, 0, 0] if self.linear else acc), peak, exponent
 
@@ -69,7 +67,7 @@ class Product:
         """Leave the gradients of weight and bias, and return the input's, if it is needed."""
         x, w = self._x, self._w
         if x is None or w is None:
-            raise RuntimeError(f"{self.layer.name}: expected a forward pass in training mode first")
+            raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         e = channels_last(error.values[:, :, None, None] if self.linear else error.values)
         kernels, layer = self.layer.clock.kernels(e), self.layer
         bits = layer.clock.config.error_bits
@@ -90,30 +88,38 @@ class Product:
         exponent = error.exponent + w.exponent + shift
         return QTensor(values[:, :, 0, 0] if self.linear else values, exponent)
 
-    def check(self, shape: torch.Size) -> None:
-        """Refuse a batch whose sums could overflow 32 bits.
+    def check(self, shape: torch.Size) -> torch.Size:
+        """Return the shape of the sums, having refused a batch whose sums could overflow 32 bits.
 
         Raises:
             ValueError: It names the layer, the sum and the largest batch that fits.
         """
-        outputs, inputs, *kernel = self.weight.weight.shape
-        pixels = shape[2] * shape[3]
-        taps = kernel[0] * kernel[1]
-        sums = {
-            "output": (inputs * taps, None),
-            "input gradient": (outputs * taps, None),
-            "weight gradient": (shape[0] * pixels, pixels),
+        outputs, inputs, kh, kw = self.weight.weight.shape
+        if len(shape) != (2 if self.linear else 4) or shape[1] != inputs:
+            expected = f"(N, {inputs})" if self.linear else f"(N, {inputs}, H, W)"
+            raise ValueError(f"{self.name}: expected input of shape {expected}, got {tuple(shape)}")
+        height, width = (1, 1) if self.linear else shape[2:]
+        height, width = (
+            (size + 2 * self.padding - k) // self.stride + 1
+            for size, k in ((height, kh), (width, kw))
+        )
+        pixels = height * width
+        terms = {
+            "output": (inputs * kh * kw, "use fewer channels"),
+            "input gradient": (outputs * kh * kw, "use fewer channels"),
+            "weight gradient": (
+                shape[0] * pixels,
+                f"use batches of at most {_TERMS // max(pixels, 1)} images",
+            ),
         }
-        limit = ((1 << _SUM_LIMIT) - 1) // (127 * 128)
-        for name, (terms, per_image) in sums.items():
-            if terms > limit:
-                way = "use fewer channels"
-                if per_image is not None:
-                    way = f"use batches of at most {limit // per_image} images"
+        for name, (count, way) in terms.items():
+            if count > _TERMS:
                 raise ValueError(
-                    f"{self.layer.name}: expected sums of at most {limit} 8-bit products, which "
-                    f"fit {_SUM_LIMIT + 1} bits, got {terms} in the {name}; {way}"
+                    f"{self.name}: expected sums of at most {_TERMS} 8-bit products, which fit 32 "
+                    f"bits, got {count} in the {name}; {way}"
                 )
+        sums = (shape[0], outputs) if self.linear else (shape[0], outputs, height, width)
+        return torch.Size(sums)
 
     def forget(self) -> None:
         """Drop what the forward pass kept."""
@@ -124,7 +130,7 @@ class Product:
         return [t.values for t in (self._x, self._w) if t is not None]
 
 
-def _aligned(bias: IntegerParameter, exponent: int) -> Tensor:
+def aligned_bias(bias: IntegerParameter, exponent: int) -> Tensor:
     """The bias in steps of the sums, rounded to nearest, below half of their range."""
     shift = bias.exponent - exponent
     value = bias.weight.long()
@@ -163,8 +169,12 @@ class ProductLayer(IntegerLayer):
     ) -> None:
         super().__init__(name, site, clock)
         self.weight, self.bias = weight, bias
-        self.product = Product(self, weight, bias, stride, padding, linear)
+        self.product = Product(self, name, weight, bias, stride, padding, linear)
         self.scaling = None if wide else OutputScale()
+
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """See `IntegerLayer.check`."""
+        return self.product.check(shapes[0])
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the sums in 8 bits, or in 32."""

@@ -57,6 +57,10 @@ class FlattenLayer(IntegerLayer):
 
     _shape: torch.Size | None = None
 
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """See `IntegerLayer.check`."""
+        return torch.Size((shapes[0][0], shapes[0][1:].numel()))
+
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the input with its channels and pixels in one dimension."""
         self._shape = inputs[0].shape

@@ -1,0 +1,230 @@
+"""Writes a trained integer network as arrays and a list of operations."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from l1bn.fixed_point.inference import FORMAT
+from l1bn.quantized.layers import (
+    AddLayer,
+    FlattenLayer,
+    GlobalAveragePoolLayer,
+    IdentityLayer,
+    IntegerLayer,
+    MaxPoolLayer,
+    NormLayer,
+    ProductLayer,
+    ProductNormLayer,
+    ReluLayer,
+)
+from l1bn.quantized.layers.pooling import INVERSE_BITS, inverse_pixels
+from l1bn.quantized.layers.product import Product, aligned_bias
+from l1bn.quantized.network import IntegerNetwork
+from l1bn.quantized.tensor import QTensor
+
+__all__ = ["export"]
+
+
+def export(network: IntegerNetwork, path: str | Path, example: QTensor) -> Path:
+    """Write a network for inference; `l1bn.fixed_point.inference.load_model` runs it in NumPy.
+
+    Exponents and everything folded from the running statistics are constants of the file. The
+    logits are the integers that ``network.eval()`` gives.
+
+    Args:
+        network: A trained network.
+        path: Where to write; ``.npz`` is added if it is missing.
+        example: Images of the size and exponent that the network is for.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: If the network has not been trained, so that its exponents are not known.
+    """
+    target = Path(path)
+    target = target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
+    training = network.training
+    network.eval()
+    try:
+        writer = _Writer(network, example)
+        writer.write_all()
+    finally:
+        network.train(training)
+    temporary = target.with_name(target.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, graph=np.array(json.dumps(writer.graph())), **writer.arrays)
+    os.replace(temporary, target)
+    return target
+
+
+class _Writer:
+    """Collects operations; `at` maps a node to the place of its output."""
+
+    def __init__(self, network: IntegerNetwork, example: QTensor) -> None:
+        self.network = network
+        self.example = example
+        self.operations: list[dict[str, Any]] = []
+        self.arrays: dict[str, Any] = {}
+        self.at: list[int] = []
+        self.outputs: list[QTensor] = []
+
+    def graph(self) -> dict[str, Any]:
+        """Return what the JSON text says."""
+        return {
+            "format": FORMAT,
+            "operations": self.operations,
+            "input_exponent": self.example.exponent,
+            "output_exponent": self.outputs[-1].exponent,
+        }
+
+    def write_all(self) -> None:
+        """Write every node, following the example's exponents and sizes."""
+        for node in self.network.nodes:
+            layer = self.network.layers[node.layer]
+            assert isinstance(layer, IntegerLayer)
+            inputs = [self.example if i < 0 else self.outputs[i] for i in node.inputs]
+            places = [-1 if i < 0 else self.at[i] for i in node.inputs]
+            write: Callable[..., int] = _WRITERS[type(layer)]
+            self.at.append(write(self, layer, places, inputs))
+            self.outputs.append(layer(*inputs))
+
+    def add(self, kind: str, inputs: list[int], **fields: Any) -> int:
+        """Append an operation and return its place."""
+        self.operations.append({"kind": kind, "inputs": inputs, **fields})
+        return len(self.operations) - 1
+
+    def array(self, layer: IntegerLayer, name: str, values: Tensor, dtype: str) -> str:
+        """Store an array and return its name."""
+        key = f"{layer.name}.{name}"
+        self.arrays[key] = np.ascontiguousarray(values.cpu().numpy()).astype(dtype)
+        return key
+
+    def product(
+        self, layer: IntegerLayer, product: Product, place: int, x: QTensor
+    ) -> tuple[int, int]:
+        """Write the sums; return their place and exponent."""
+        weight = product.weight.narrow()
+        exponent = x.exponent + weight.exponent
+        bias = None
+        if product.bias is not None:
+            bias = self.array(layer, "bias", aligned_bias(product.bias, exponent), "int32")
+        return self.add(
+            "product",
+            [place],
+            weight=self.array(layer, "weight", weight.values, "int8"),
+            bias=bias,
+            stride=product.stride,
+            padding=product.padding,
+        ), exponent
+
+    def align(self, place: int, x: QTensor, exponent: int) -> int:
+        """Write a change of exponent, where one is needed."""
+        shift = exponent - x.exponent
+        return place if shift == 0 else self.add("align", [place], shift=max(-16, min(shift, 16)))
+
+
+def _known(layer: IntegerLayer, seen: bool) -> None:
+    if not seen:
+        raise ValueError(
+            f"{layer.name}: expected a trained network, got one whose exponents are not known yet; "
+            "run it on a few batches in training mode first"
+        )
+
+
+def _write_product(
+    writer: _Writer, layer: ProductLayer, places: list[int], inputs: list[QTensor]
+) -> int:
+    place, exponent = writer.product(layer, layer.product, places[0], inputs[0])
+    if layer.scaling is None:
+        return place
+    _known(layer, bool(layer.scaling.seen))
+    return writer.add("rescale", [place], shift=layer.scaling.shift(0, exponent, False))
+
+
+def _write_norm(
+    writer: _Writer, layer: NormLayer | ProductNormLayer, places: list[int], inputs: list[QTensor]
+) -> int:
+    place, exponent = places[0], inputs[0].exponent
+    _known(layer, bool(layer.norm.num_batches_tracked > 0))
+    if isinstance(layer, ProductNormLayer):
+        place, exponent = writer.product(layer, layer.product, place, inputs[0])
+    shift = layer.evaluation_shift(exponent)
+    if bool((shift != 0).any()):
+        place = writer.add("rescale", [place], shift=writer.array(layer, "rescale", shift, "int32"))
+    coefficient, offset, right = layer.rule.constants(shift + exponent, layer.norm)
+    sources = [place]
+    if len(places) > 1:
+        fraction = layer.rule.spec.output.fraction
+        sources.append(writer.align(places[1], inputs[1], -fraction))
+    return writer.add(
+        "normalize",
+        sources,
+        coefficient=writer.array(layer, "coefficient", coefficient, "int32"),
+        offset=writer.array(layer, "offset", offset, "int64"),
+        shift=writer.array(layer, "shift", right, "int32"),
+        relu=layer.relu,
+    )
+
+
+def _write_add(writer: _Writer, layer: AddLayer, places: list[int], inputs: list[QTensor]) -> int:
+    del layer
+    exponent = max(i.exponent for i in inputs)
+    aligned = [writer.align(p, i, exponent) for p, i in zip(places, inputs, strict=True)]
+    return writer.add("add", aligned)
+
+
+def _write_average(
+    writer: _Writer, layer: GlobalAveragePoolLayer, places: list[int], inputs: list[QTensor]
+) -> int:
+    _known(layer, bool(layer.scaling.seen))
+    x = inputs[0]
+    place = writer.add("average", places, inverse=inverse_pixels(x.shape[2:]))
+    shift = layer.scaling.shift(0, x.exponent - INVERSE_BITS, False)
+    return writer.add("rescale", [place], shift=shift)
+
+
+def _write_max_pool(
+    writer: _Writer, layer: MaxPoolLayer, places: list[int], inputs: list[QTensor]
+) -> int:
+    del inputs
+    return writer.add(
+        "max_pool", places, kernel=layer.kernel, stride=layer.stride, padding=layer.padding
+    )
+
+
+def _write_plain(kind: str) -> Callable[..., int]:
+    def write(
+        writer: _Writer, layer: IntegerLayer, places: list[int], inputs: list[QTensor]
+    ) -> int:
+        del layer, inputs
+        return writer.add(kind, places)
+
+    return write
+
+
+def _write_identity(
+    writer: _Writer, layer: IntegerLayer, places: list[int], inputs: list[QTensor]
+) -> int:
+    del writer, layer, inputs
+    return places[0]
+
+
+_WRITERS: dict[type[IntegerLayer], Callable[..., int]] = {
+    ProductLayer: _write_product,
+    ProductNormLayer: _write_norm,
+    NormLayer: _write_norm,
+    AddLayer: _write_add,
+    GlobalAveragePoolLayer: _write_average,
+    MaxPoolLayer: _write_max_pool,
+    ReluLayer: _write_plain("relu"),
+    FlattenLayer: _write_plain("flatten"),
+    IdentityLayer: _write_identity,
+}
