@@ -22,12 +22,13 @@ from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.statistics import L2Statistics
 from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.eager_norm import (
+    EagerGradient,
     all_but_channels,
     channel_peak,
     python_numbers,
     tensor_of,
 )
-from l1bn.quantized.kernels.interface import NormGradient, per_channel
+from l1bn.quantized.kernels.interface import channels_last, per_channel
 from l1bn.quantized.norm_state import NormBuffers
 from l1bn.quantized.rules import L1Rule, Saved
 from l1bn.quantized.tensor import Noise, QTensor
@@ -79,7 +80,7 @@ class L2Rule(L1Rule):
         bits: int,
         noise: Noise | None,
         residual: bool,
-    ) -> NormGradient:
+    ) -> EagerGradient:
         """Return the gradients."""
         masked = g.values if saved.y is None else torch.where(saved.y > 0, g.values, 0)
         state, x = saved.state, saved.x
@@ -101,7 +102,7 @@ class L2Rule(L1Rule):
         exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
         dx = kernels.rescale(wide, torch.from_numpy(shift), bits, noise)
         branch = masked if residual else None
-        return NormGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
+        return EagerGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
 
     def _statistics(self, x: Tensor) -> tuple[L2Statistics, tuple[Tensor, Tensor] | None]:
         dims, count = all_but_channels(x), x.numel() // x.shape[1]
@@ -158,7 +159,7 @@ class RangeRule(L2Rule):
         flat = flat.scatter_add(1, top, -push).scatter_add(1, bottom, push)
         shape = (x.shape[1], x.shape[0], *x.shape[2:])
         limit = (1 << 31) - 1
-        wide = flat.view(shape).transpose(0, 1).clamp(-limit, limit).int()
+        wide = channels_last(flat.view(shape).transpose(0, 1).clamp(-limit, limit).int())
         return wide, dgamma
 
 

@@ -180,5 +180,6 @@ def _statistics(state: NormState) -> L1Statistics:
     total, above, deviation = (
         np.array(a.tolist(), dtype=object) for a in (state.total, state.above, state.deviation)
     )
-    live = state.live.numpy()
-    return L1Statistics(state.count, total, state.threshold.numpy(), above, deviation, live, ~live)
+    live = state.live.numpy().astype(bool)
+    threshold = state.threshold.numpy().astype(np.int64)
+    return L1Statistics(state.count, total, threshold, above, deviation, live, ~live)

@@ -16,6 +16,8 @@ from l1bn.fixed_point.scaling import MAX_SHIFT, common_exponent, peak_shift
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.update import LIMIT_BITS, RATE_BITS, UNIT_BITS, SgdStep
 from l1bn.quantized.kernels.eager_norm import (
+    EagerGradient,
+    EagerState,
     all_but_channels,
     channel_of,
     channel_peak,
@@ -25,7 +27,7 @@ from l1bn.quantized.kernels.eager_norm import (
     state_of,
     tensor_of,
 )
-from l1bn.quantized.kernels.interface import NormGradient, NormState, per_channel
+from l1bn.quantized.kernels.interface import per_channel
 from l1bn.quantized.kernels.matmul import int_matmul, patches
 from l1bn.quantized.kernels.random import random_bits
 from l1bn.quantized.tensor import Noise
@@ -93,7 +95,7 @@ class EagerKernels:
         spec: NormSpec,
         residual: Tensor | None,
         relu: bool,
-    ) -> tuple[Tensor, Tensor, NormState]:
+    ) -> tuple[Tensor, Tensor, EagerState]:
         """See `Kernels`."""
         x = self.rescale(acc, shift, 8, None)
         statistics = l1_statistics(x, spec)
@@ -123,14 +125,14 @@ class EagerKernels:
         g: Tensor,
         y: Tensor | None,
         x: Tensor,
-        state: NormState,
+        state: EagerState,
         spec: NormSpec,
         g_exponent: int,
         x_exponent: Tensor,
         bits: int,
         noise: Noise | None,
         residual: bool,
-    ) -> NormGradient:
+    ) -> EagerGradient:
         """See `Kernels`."""
         if y is not None:
             g = torch.where(y > 0, g, 0)
@@ -145,7 +147,7 @@ class EagerKernels:
         exponents = g_exponent - channel.shift - spec.output.fraction - python_numbers(x_exponent)
         exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
         dx = self.rescale(wide, torch.from_numpy(shift), bits, noise)
-        return NormGradient(
+        return EagerGradient(
             dx, exponent, g if residual else None, tensor_of(slopes.dgamma), dbeta.cpu()
         )
 

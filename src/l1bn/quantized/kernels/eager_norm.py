@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -11,9 +13,11 @@ from l1bn.fixed_point.backward import Slopes
 from l1bn.fixed_point.normalize import Channel, Reciprocal
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.statistics import L1Statistics
-from l1bn.quantized.kernels.interface import NormState, per_channel
+from l1bn.quantized.kernels.interface import per_channel
 
 __all__ = [
+    "EagerGradient",
+    "EagerState",
     "all_but_channels",
     "channel_of",
     "channel_peak",
@@ -25,6 +29,32 @@ __all__ = [
 ]
 
 _Numbers = npt.NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class EagerState:
+    """A `NormState`, with the scalars of the backward pass."""
+
+    count: int
+    total: Tensor
+    threshold: Tensor
+    above: Tensor
+    deviation: Tensor
+    live: Tensor
+    coefficient: Tensor
+    shift: Tensor
+    exponent: Tensor
+
+
+@dataclass(frozen=True)
+class EagerGradient:
+    """A `NormGradient`."""
+
+    dx: Tensor
+    exponent: int
+    dresidual: Tensor | None
+    dgamma: Tensor
+    dbeta: Tensor
 
 
 def all_but_channels(x: Tensor) -> list[int]:
@@ -70,11 +100,11 @@ def l1_statistics(x: Tensor, spec: NormSpec) -> L1Statistics:
     )
 
 
-def state_of(channel: Channel) -> NormState:
+def state_of(channel: Channel) -> EagerState:
     """Return a channel's numbers as tensors."""
     s = channel.statistics
     assert isinstance(s, L1Statistics)
-    return NormState(
+    return EagerState(
         count=s.count,
         total=tensor_of(s.total),
         threshold=torch.from_numpy(s.threshold),
@@ -87,7 +117,7 @@ def state_of(channel: Channel) -> NormState:
     )
 
 
-def channel_of(state: NormState) -> Channel:
+def channel_of(state: EagerState) -> Channel:
     """The judge's view of a state. The mantissa of 1/σ is not needed any more."""
     live = np.array(state.live.tolist(), dtype=bool)
     total, deviation = python_numbers(state.total), python_numbers(state.deviation)
@@ -100,7 +130,7 @@ def channel_of(state: NormState) -> Channel:
     )
 
 
-def l1_products(g: Tensor, x: Tensor, state: NormState, slopes: Slopes) -> Tensor:
+def l1_products(g: Tensor, x: Tensor, state: EagerState, slopes: Slopes) -> Tensor:
     """Return the input gradient before its last shift, int32."""
     coefficient, low, high, threshold = (
         per_channel(a.int(), x)

@@ -6,8 +6,7 @@ function of the same name in `l1bn.fixed_point`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,48 +15,62 @@ from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
 from l1bn.quantized.tensor import Noise
 
-__all__ = ["Kernels", "NormGradient", "NormState"]
+__all__ = ["Kernels", "NormGradient", "NormState", "channels_last", "per_channel"]
 
 
-@dataclass(frozen=True)
-class NormState:
+class NormState(Protocol):
     """What a normalization keeps of each channel for its backward pass and running statistics.
 
-    Attributes:
-        count: Elements per channel, M.
-        total: Σx.
-        threshold: Smallest integer at or above the mean.
-        above: Elements at or above the mean.
-        deviation: Σ|M·x − S|, not below the floor (L1); M·σ (others).
-        live: Where the floor does not hold.
-        coefficient: γ/σ.
-        shift: Shift of y.
-        exponent: Exponent of 1/σ.
-
-    Shape:
-        - all but count: (C,), int64, on the CPU
+    All but ``count`` have the shape (C,), hold integers and lie on the CPU.
     """
 
-    count: int
-    total: Tensor
-    threshold: Tensor
-    above: Tensor
-    deviation: Tensor
-    live: Tensor
-    coefficient: Tensor
-    shift: Tensor
-    exponent: Tensor
+    @property
+    def count(self) -> int:
+        """Elements per channel, M."""
+
+    @property
+    def total(self) -> Tensor:
+        """Σx."""
+
+    @property
+    def threshold(self) -> Tensor:
+        """Smallest integer at or above the mean."""
+
+    @property
+    def above(self) -> Tensor:
+        """Elements at or above the mean."""
+
+    @property
+    def deviation(self) -> Tensor:
+        """Σ|M·x − Σx|, not below the floor."""
+
+    @property
+    def live(self) -> Tensor:
+        """Where the floor does not hold."""
 
 
-@dataclass(frozen=True)
-class NormGradient:
+class NormGradient(Protocol):
     """Gradients of a normalization; see `l1bn.fixed_point.LayerGradient`."""
 
-    dx: Tensor
-    exponent: int
-    dresidual: Tensor | None
-    dgamma: Tensor
-    dbeta: Tensor
+    @property
+    def dx(self) -> Tensor:
+        """Input gradient, int8."""
+
+    @property
+    def exponent(self) -> int:
+        """Exponent of dx."""
+
+    @property
+    def dresidual(self) -> Tensor | None:
+        """Gradient of the residual, in the exponent of g."""
+
+    @property
+    def dgamma(self) -> Tensor:
+        """Σg·x̂ per channel, in steps of g."""
+
+    @property
+    def dbeta(self) -> Tensor:
+        """Σg per channel, in steps of g."""
 
 
 class Kernels(Protocol):
@@ -109,7 +122,7 @@ class Kernels(Protocol):
         g: Tensor,
         y: Tensor | None,
         x: Tensor,
-        state: NormState,
+        state: Any,
         spec: NormSpec,
         g_exponent: int,
         x_exponent: Tensor,

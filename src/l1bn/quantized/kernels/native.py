@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from l1bn.ops import int8_conv
-from l1bn.quantized.kernels.eager import EagerKernels
+from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.update import SgdStep
+from l1bn.ops import int8_conv, int8_norm
+from l1bn.quantized.tensor import Noise
 
 __all__ = ["NativeKernels", "unavailable"]
 
 
 def unavailable() -> str | None:
     """Say why the kernels cannot be used here, or None where they can."""
-    return int8_conv.available()
+    return int8_conv.available() or int8_norm.available()
 
 
-class NativeKernels(EagerKernels):
+class NativeKernels:
     """See `l1bn.quantized.kernels.interface.Kernels`."""
 
     name = "cpu"
@@ -35,3 +37,99 @@ class NativeKernels(EagerKernels):
     ) -> Tensor:
         """See `Kernels`."""
         return int8_conv.conv2d_weight_gradient(x, error, kernel, stride, padding)
+
+    def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
+        """See `Kernels`."""
+        right = shift.int() if isinstance(shift, Tensor) else shift
+        return int8_norm.rescale(value, right, bits, _rounding(noise))
+
+    def norm_forward(
+        self,
+        acc: Tensor,
+        shift: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        spec: NormSpec,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Tensor, int8_norm.NormState]:
+        """See `Kernels`."""
+        right = shift.int()
+        return int8_norm.norm_forward_fused(acc, right, gamma, beta, spec, residual, relu)
+
+    def norm_apply(
+        self,
+        x: Tensor,
+        coefficient: Tensor,
+        offset: Tensor,
+        shift: Tensor,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> Tensor:
+        """See `Kernels`."""
+        c, o, s = (a.int() for a in (coefficient, offset, shift))
+        return int8_norm.norm_apply(x, c, o, s, residual=residual, relu=relu)
+
+    def norm_backward(
+        self,
+        g: Tensor,
+        y: Tensor | None,
+        x: Tensor,
+        state: int8_norm.NormState,
+        spec: NormSpec,
+        g_exponent: int,
+        x_exponent: Tensor,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> int8_norm.Gradients:
+        """See `Kernels`."""
+        return int8_norm.norm_backward(
+            g,
+            x,
+            y,
+            state,
+            spec,
+            g_exponent,
+            x_exponent.int(),
+            bits=bits,
+            rounding=_rounding(noise),
+            residual=residual,
+        )
+
+    def add(
+        self, a: Tensor, a_exponent: int, b: Tensor, b_exponent: int, bits: int, noise: Noise | None
+    ) -> tuple[Tensor, int]:
+        """See `Kernels`."""
+        return int8_norm.add_scaled(a, a_exponent, b, b_exponent, bits, _rounding(noise))
+
+    def sgd_step(
+        self,
+        weight: Tensor,
+        exponent: int,
+        momentum: Tensor,
+        momentum_exponent: int,
+        gradient: Tensor,
+        gradient_exponent: int,
+        step: SgdStep,
+        bits: int,
+        noise: tuple[Noise, Noise] | None,
+    ) -> int:
+        """See `Kernels`."""
+        return int8_norm.sgd_step(
+            weight,
+            momentum,
+            gradient,
+            step,
+            exponent=exponent,
+            momentum_exponent=momentum_exponent,
+            gradient_exponent=gradient_exponent,
+            bits=bits,
+            rounding=_rounding(None if noise is None else noise[0]),
+        )
+
+
+def _rounding(noise: Noise | None) -> int8_norm.Rounding:
+    if noise is None:
+        return int8_norm.NEAREST
+    return int8_norm.Rounding(True, noise.seed, noise.stream)
