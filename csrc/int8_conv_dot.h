@@ -28,11 +28,6 @@ constexpr int kShift = 0;
 #endif
 constexpr int kGroup = 4 / sizeof(A);
 
-// Tallest tile of broadcast rows for V vectors: what the registers hold.
-template <int V>
-constexpr int kRows = V == 4 ? 6 : 8;
-constexpr int kMaxRows = 8;
-
 #if defined(__AVX512BW__)
 
 using Vec = __m512i;
@@ -66,8 +61,6 @@ L1BN_INLINE Vec raise(Vec peak, Vec v) { return _mm512_max_epu32(peak, _mm512_ab
 using Vec = __m256i;
 constexpr int kLanes = 8;
 constexpr int kMaxVectors = 2;
-template <>
-constexpr int kRows<2> = 6;
 
 L1BN_INLINE Vec load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
 L1BN_INLINE void store(void* p, Vec v) { _mm256_storeu_si256((__m256i*)p, v); }
@@ -89,10 +82,6 @@ typedef int32_t Vec __attribute__((vector_size(16)));
 typedef uint32_t Unsigned __attribute__((vector_size(16)));
 constexpr int kLanes = 4;
 constexpr int kMaxVectors = 2;
-template <>
-constexpr int kRows<2> = 4;
-template <>
-constexpr int kRows<1> = 4;
 
 L1BN_INLINE Vec load(const void* p) {
   Vec v;

@@ -18,56 +18,90 @@ struct Panel {
   int64_t depth;
 };
 
-struct Tile {
-  const char* a[kMaxRows];
-  const int32_t* init[kMaxRows];
-  int32_t* out[kMaxRows];
-  int64_t rows;      // those in use; the pointers of the others repeat a used one
-  int64_t channels;  // lanes to store, more than (V - 1) * kLanes
-  uint32_t* peak;    // [V * kLanes] largest magnitudes so far, or null
+struct Row {
+  int64_t in;   // bytes from `a`
+  int64_t out;  // elements from `out`
 };
 
-template <int V>
-void multiply(const Panel& panel, const Tile& tile) {
-  constexpr int R = kRows<V>;
+// The left side, and where the result goes.
+struct Rows {
+  const Row* list;
+  int64_t count;
+  const char* a;
+  int32_t* out;
+  const int32_t* init;  // [V * kLanes] for every row, or null: what `out` holds
+  int64_t channels;     // lanes to store, more than (V - 1) * kLanes
+  uint32_t* peak;       // [V * kLanes] largest magnitudes so far, or null
+  int64_t pair;         // bytes from every even row to the odd one after it; 0: no such order
+  bool scattered;       // neighbours in `list` are none in `out`: fetch what will be written
+};
+
+// P pointers, of S rows each.
+template <int V, int P, int S>
+L1BN_INLINE void multiply_tile(const Panel& panel, const Rows& rows, const Row* list, int64_t used) {
+  constexpr int R = P * S;
   Vec sum[R][V];
-  const char* a[R];
-#pragma GCC unroll 8
+  const char* a[P];
+#pragma GCC unroll 16
+  for (int i = 0; i < P; ++i) a[i] = rows.a + list[i * S].in;
+#pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    a[i] = tile.a[i];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) sum[i][v] = load(tile.init[i] + v * kLanes);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      sum[i][v] = load((rows.init ? rows.init : rows.out + list[i].out) + v * kLanes);
   }
   const B* b = panel.data;
   for (int64_t r = 0; r < panel.depth; ++r, b += V * kLanes * kGroup) {
-    const int64_t offset = panel.offset[r];
+    const int64_t first = panel.offset[r], second = first + rows.pair;
     Vec right[V];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v) right[v] = load(b + v * kLanes * kGroup);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const Vec left = broadcast(a[i] + offset);
-#pragma GCC unroll 8
+      const Vec left = broadcast(a[i / S] + (i % S ? second : first));
+#pragma GCC unroll 4
       for (int v = 0; v < V; ++v) sum[i][v] = dot(sum[i][v], left, right[v]);
     }
   }
-#pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) {
-    if (tile.peak) {
-      Vec peak = load(tile.peak + v * kLanes);
-#pragma GCC unroll 8
+  if (rows.peak) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      Vec peak = load(rows.peak + v * kLanes);
+#pragma GCC unroll 16
       for (int i = 0; i < R; ++i) peak = raise(peak, sum[i][v]);
-      store(tile.peak + v * kLanes, peak);
+      store(rows.peak + v * kLanes, peak);
     }
-    const int64_t left = tile.channels - v * kLanes;
-#pragma GCC unroll 8
-    for (int i = 0; i < R; ++i) {
-      if (i >= tile.rows) break;
-      if (left >= kLanes)
-        store(tile.out[i] + v * kLanes, sum[i][v]);
-      else
-        store_first(tile.out[i] + v * kLanes, sum[i][v], left);
+  }
+  const bool whole = rows.channels >= V * kLanes;
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    if (i >= used) break;
+    int32_t* out = rows.out + list[i].out;
+#pragma GCC unroll 4
+    for (int v = 0; v < V - 1; ++v) store(out + v * kLanes, sum[i][v]);
+    if (whole)
+      store(out + (V - 1) * kLanes, sum[i][V - 1]);
+    else
+      store_first(out + (V - 1) * kLanes, sum[i][V - 1], rows.channels - (V - 1) * kLanes);
+  }
+}
+
+template <int V, int P, int S>
+void multiply_rows(const Panel& panel, const Rows& rows) {
+  constexpr int R = P * S;
+  Row tail[R];
+  for (int64_t first = 0; first < rows.count; first += R) {
+    const Row* list = rows.list + first;
+    const int64_t left = rows.count - first, used = left < R ? left : R;
+    if (used < R) {
+      // The last rows, repeated: pairs as pairs.
+      for (int64_t i = 0; i < R; ++i) tail[i] = list[i < used ? i : used - S + i % S];
+      list = tail;
     }
+    if (rows.scattered && left >= 2 * R)
+      for (int i = R; i < 2 * R; ++i)
+        for (int v = 0; v < V; ++v) __builtin_prefetch(rows.out + list[i].out + v * kLanes, 1);
+    multiply_tile<V, P, S>(panel, rows, list, used);
   }
 }
 
@@ -77,16 +111,20 @@ L1BN_INLINE int panel_vectors(int64_t vectors_left) {
   return vectors_left >= 2 ? 2 : 1;
 }
 
-L1BN_INLINE int panel_rows(int vectors) {
-  return vectors == 4 ? kRows<4> : vectors == 2 ? kRows<2> : kRows<1>;
-}
-
-L1BN_INLINE void multiply(int vectors, const Panel& panel, const Tile& tile) {
+L1BN_INLINE void multiply(int vectors, const Panel& panel, const Rows& rows) {
 #if defined(__AVX512BW__)
-  if (vectors == 4) return multiply<4>(panel, tile);
+  if (vectors == 4) return multiply_rows<4, 6, 1>(panel, rows);
+  if (vectors == 2) return multiply_rows<2, 8, 1>(panel, rows);
+  // One vector: reading `right` is a load in nine, so let more rows share it.
+  if (rows.pair && rows.count > 8) return multiply_rows<1, 8, 2>(panel, rows);
+  multiply_rows<1, 8, 1>(panel, rows);
+#elif defined(__AVX2__)
+  if (vectors == 2) return multiply_rows<2, 6, 1>(panel, rows);
+  multiply_rows<1, 8, 1>(panel, rows);
+#else
+  if (vectors == 2) return multiply_rows<2, 4, 1>(panel, rows);
+  multiply_rows<1, 4, 1>(panel, rows);
 #endif
-  if (vectors == 2) return multiply<2>(panel, tile);
-  multiply<1>(panel, tile);
 }
 
 // sums[lane] = kShift * sum over r of panel[r][lane]: what the shift of the left side adds.

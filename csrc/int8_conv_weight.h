@@ -16,13 +16,16 @@ namespace L1BN_ISA {
 
 constexpr int64_t kUnitPixels = 1024;
 constexpr int64_t kUnitBytes = 256 << 10;
-constexpr int64_t kTransposeRows = 16;
+constexpr int64_t kGatherRows = 16;
 
 class WeightGradient {
  public:
   explicit WeightGradient(const l1bn_int8_conv_weight_gradient_args& args)
-      : a_(args),
-        p_(flattened(args.problem)),
+      : pointwise_(is_pointwise(args.problem)),
+        x_(pointwise_ ? args.e : args.x),
+        e_(pointwise_ ? args.x : args.e),
+        dw_(args.dw),
+        p_(pointwise_ ? exchanged(args.problem) : args.problem),
         out_height_((p_.height + 2 * p_.padding - p_.kernel_height) / p_.stride + 1),
         out_width_((p_.width + 2 * p_.padding - p_.kernel_width) / p_.stride + 1),
         lanes_(round_up(p_.outputs, kLanes)),
@@ -33,18 +36,17 @@ class WeightGradient {
         plane_(unit_rows(unit_.rows) * column_phases_ * pitch_),
         row_groups_(ceil_div(unit_.cols, kGroup)),
         depth_(unit_.images * unit_.rows * row_groups_),
-        positions_at_(positions_),
+        rows_(positions_),
         offsets_(depth_),
         zeros_(max_of(p_.channels, p_.outputs)),
         planes_(p_.threads * planes_size()),
-        groups_(p_.threads * groups_size()),
         panels_(p_.threads * panel_size()),
         sums_(p_.threads * sums_size()),
         shifts_(p_.threads * lanes_) {}
 
   int64_t run() {
-    if (!positions_at_.data || !offsets_.data || !zeros_.data || !planes_.data || !groups_.data ||
-        !panels_.data || !sums_.data || !shifts_.data)
+    if (!rows_.data || !offsets_.data || !zeros_.data || !planes_.data || !panels_.data ||
+        !sums_.data || !shifts_.data)
       return L1BN_INT8_CONV_NO_MEMORY;
     memset(zeros_.data, 0, (size_t)max_of(p_.channels, p_.outputs));
     list_offsets();
@@ -76,23 +78,32 @@ class WeightGradient {
     int64_t images, rows, cols;
   };
 
-  const l1bn_int8_conv_weight_gradient_args& a_;
+  const bool pointwise_;
+  const int8_t *const x_, *const e_;
+  int32_t* const dw_;
   const l1bn_int8_conv_problem p_;
   const int64_t out_height_, out_width_, lanes_, positions_, column_phases_;
   const Unit unit_;
   const int64_t pitch_, plane_, row_groups_, depth_;
-  Array<int64_t> positions_at_, offsets_;  // bytes
+  Array<Row> rows_;  // of the product: positions, from the planes' and the sums' start
+  Array<int64_t> offsets_;
   Array<int8_t> zeros_;
-  Array<A> planes_, groups_;
+  Array<A> planes_;
   Array<B> panels_;
   Array<uint32_t> sums_, shifts_;
 
-  // Where a kernel is one pixel wide and meets every pixel, all pixels are one long row.
-  static l1bn_int8_conv_problem flattened(l1bn_int8_conv_problem p) {
-    if (p.kernel_height == 1 && p.kernel_width == 1 && p.stride == 1 && p.padding == 0) {
-      p.width *= p.images * p.height;
-      p.images = p.height = 1;
-    }
+  static bool is_pointwise(const l1bn_int8_conv_problem& p) {
+    return p.kernel_height == 1 && p.kernel_width == 1 && p.stride == 1 && p.padding == 0;
+  }
+
+  // Where a kernel is one pixel wide and meets every pixel, all pixels are one long row, and inputs
+  // and errors may change places: the sums then have the order of the weights.
+  static l1bn_int8_conv_problem exchanged(l1bn_int8_conv_problem p) {
+    const int64_t channels = p.channels;
+    p.width *= p.images * p.height;
+    p.images = p.height = 1;
+    p.channels = p.outputs;
+    p.outputs = channels;
     return p;
   }
 
@@ -103,7 +114,6 @@ class WeightGradient {
   int64_t planes_size() const {
     return round_up(unit_.images * p_.channels * plane_, kCacheLine);
   }
-  int64_t groups_size() const { return round_up(p_.channels * kGroup, kCacheLine); }
   int64_t panel_size() const { return depth_ * kMaxVectors * kLanes * kGroup; }
   int64_t sums_size() const { return positions_ * lanes_; }
 
@@ -144,12 +154,13 @@ class WeightGradient {
 
   void list_offsets() {
     const int64_t row = column_phases_ * pitch_;
-    int64_t* at = positions_at_.data;
+    int64_t position = 0;
     for (int64_t ky = 0; ky < p_.kernel_height; ++ky)
       for (int64_t kx = 0; kx < p_.kernel_width; ++kx)
-        for (int64_t c = 0; c < p_.channels; ++c)
-          *at++ = (c * plane_ + ky * row + kx % p_.stride * pitch_ + kx / p_.stride) *
-                  (int64_t)sizeof(A);
+        for (int64_t c = 0; c < p_.channels; ++c, ++position) {
+          const int64_t at = c * plane_ + ky * row + kx % p_.stride * pitch_ + kx / p_.stride;
+          rows_.data[position] = {at * (int64_t)sizeof(A), position * lanes_};
+        }
     int64_t* offset = offsets_.data;
     for (int64_t b = 0; b < unit_.images; ++b)
       for (int64_t i = 0; i < unit_.rows; ++i)
@@ -161,8 +172,8 @@ class WeightGradient {
   void run_unit(int64_t unit, int thread) const {
     const Place at = place(unit);
     A* planes = planes_.data + thread * planes_size();
-    A* groups = groups_.data + thread * groups_size();
-    for (int64_t b = 0; b < at.images; ++b) split(planes + b * p_.channels * plane_, groups, at, b);
+    fill_shift(planes, at.images * p_.channels * plane_);
+    for (int64_t b = 0; b < at.images; ++b) split(planes + b * p_.channels * plane_, at, b);
     B* data = panels_.data + thread * panel_size();
     uint32_t* sums = sums_.data + thread * sums_size();
     const int64_t depth = at.images * at.rows * row_groups_;
@@ -174,31 +185,22 @@ class WeightGradient {
     }
   }
 
-  // Inputs of one image into planes.
-  void split(A* planes, A* groups, const Place& at, int64_t b) const {
+  // Inputs of one image into planes that hold zeros.
+  void split(A* planes, const Place& at, int64_t b) const {
     for (int64_t y = 0; y < unit_rows(at.rows); ++y) {
-      if (y % p_.stride >= p_.kernel_height) continue;
       const int64_t source = at.row * p_.stride - p_.padding + y;
-      const bool inside = source >= 0 && source < p_.height;
-      const int8_t* row =
-          inside ? a_.x + ((at.image + b) * p_.height + source) * p_.width * p_.channels : nullptr;
-      for (int64_t f = 0; f < column_phases_; ++f)
-        split_row(planes + (y * column_phases_ + f) * pitch_, groups, row,
-                  at.col * p_.stride - p_.padding + f);
-    }
-  }
-
-  // Every stride-th column of a row, from `first` on.
-  void split_row(A* out, A* groups, const int8_t* row, int64_t first) const {
-    for (int64_t j = 0; j < pitch_; j += kGroup) {
-      const int8_t* sources[kGroup];
-      for (int i = 0; i < kGroup; ++i) {
-        const int64_t col = first + (j + i) * p_.stride;
-        const bool inside = row && col >= 0 && col < p_.width;
-        sources[i] = inside ? row + col * p_.channels : zeros_.data;
+      if (y % p_.stride >= p_.kernel_height || source < 0 || source >= p_.height) continue;
+      const int8_t* row = x_ + ((at.image + b) * p_.height + source) * p_.width * p_.channels;
+      for (int64_t f = 0; f < column_phases_; ++f) {
+        // Number j of a plane's row is column first + j * stride.
+        const int64_t first = at.col * p_.stride - p_.padding + f;
+        const int64_t begin = first < 0 ? ceil_div(-first, p_.stride) : 0;
+        const int64_t end = min_of(ceil_div(max_of(p_.width - first, 0), p_.stride), pitch_);
+        if (begin >= end) continue;
+        transpose(planes + (y * column_phases_ + f) * pitch_ + begin, plane_,
+                  row + (first + begin * p_.stride) * p_.channels, p_.stride * p_.channels,
+                  end - begin, p_.channels);
       }
-      interleave<kShift>(groups, sources, p_.channels);
-      for (int64_t c = 0; c < p_.channels; ++c) memcpy(out + c * plane_ + j, groups + c * kGroup, 4);
     }
   }
 
@@ -207,14 +209,14 @@ class WeightGradient {
     for (int64_t b = 0; b < at.images; ++b)
       for (int64_t i = 0; i < at.rows; ++i) {
         const int64_t row = ((at.image + b) * out_height_ + at.row + i) * out_width_ + at.col;
-        const int8_t* errors = a_.e + row * p_.outputs + lane;
+        const int8_t* errors = e_ + row * p_.outputs + lane;
         for (int64_t g = 0; g < row_groups_; ++g, out += lanes * kGroup) {
           const int8_t* sources[kGroup];
           for (int j = 0; j < kGroup; ++j) {
             const int64_t col = g * kGroup + j;
             sources[j] = col < at.cols ? errors + col * p_.outputs : zeros_.data;
           }
-          interleave<0>(out, sources, channels);
+          interleave(out, sources, channels);
           if (channels < lanes)
             memset(out + channels * kGroup, 0, (size_t)((lanes - channels) * kGroup) * sizeof(B));
         }
@@ -228,38 +230,47 @@ class WeightGradient {
   }
 
   void multiply_all(int vectors, const Panel& panel, const char* planes, uint32_t* sums) const {
-    const int tall = panel_rows(vectors);
-    Tile tile;
-    tile.channels = vectors * kLanes;
-    tile.peak = nullptr;
-    for (int64_t first = 0; first < positions_; first += tall) {
-      tile.rows = min_of(tall, positions_ - first);
-      for (int i = 0; i < tall; ++i) {
-        const int64_t position = min_of(first + i, positions_ - 1);
-        tile.a[i] = planes + positions_at_.data[position];
-        tile.out[i] = (int32_t*)(sums + position * lanes_);
-        tile.init[i] = tile.out[i];
+    Rows rows;
+    rows.list = rows_.data;
+    rows.count = positions_;
+    rows.a = planes;
+    rows.out = (int32_t*)sums;
+    rows.init = nullptr;
+    rows.channels = vectors * kLanes;
+    rows.peak = nullptr;
+    rows.pair = p_.channels % 2 ? 0 : plane_ * (int64_t)sizeof(A);
+    rows.scattered = false;
+    multiply(vectors, panel, rows);
+  }
+
+  // The threads' sums, less what the shift of the inputs added, in the order of the weights.
+  void gather(Team team) const {
+    const int64_t blocks = ceil_div(positions_, kGatherRows);
+    for (int64_t block = team.index; block < blocks; block += team.size) {
+      const int64_t first = block * kGatherRows;
+      const int64_t last = min_of(first + kGatherRows, positions_);
+      for (int64_t lane = 0; lane < lanes_; lane += kLanes) {
+        const int64_t lanes = min_of(kLanes, p_.outputs - lane);
+        for (int64_t m = first; m < last; ++m) put(m, lane, lanes, total(team, m, lane));
       }
-      multiply(vectors, panel, tile);
     }
   }
 
-  // The threads' sums, less what the shift of the inputs added, transposed.
-  void gather(Team team) const {
-    const int64_t blocks = ceil_div(positions_, kTransposeRows);
-    for (int64_t block = team.index; block < blocks; block += team.size) {
-      const int64_t first = block * kTransposeRows;
-      const int64_t last = min_of(first + kTransposeRows, positions_);
-      for (int64_t k = 0; k < p_.outputs; ++k) {
-        uint32_t shift = 0;
-        for (int t = 0; t < team.size; ++t) shift += shifts_.data[t * lanes_ + k];
-        for (int64_t m = first; m < last; ++m) {
-          uint32_t sum = 0u - shift;
-          for (int t = 0; t < team.size; ++t) sum += sums_.data[t * sums_size() + m * lanes_ + k];
-          a_.dw[k * positions_ + m] = (int32_t)sum;
-        }
-      }
+  Vec total(Team team, int64_t position, int64_t lane) const {
+    Vec sum = zero();
+    for (int t = 0; t < team.size; ++t) {
+      const Vec shift = load(shifts_.data + t * lanes_ + lane);
+      const Vec sums = load(sums_.data + t * sums_size() + position * lanes_ + lane);
+      sum = subtract(sum, subtract(shift, sums));
     }
+    return sum;
+  }
+
+  void put(int64_t position, int64_t lane, int64_t lanes, Vec sum) const {
+    if (pointwise_) return store_first(dw_ + position * p_.outputs + lane, sum, lanes);
+    int32_t all[kLanes];
+    store(all, sum);
+    for (int64_t l = 0; l < lanes; ++l) dw_[(lane + l) * positions_ + position] = all[l];
   }
 };
 

@@ -8,6 +8,7 @@
 #include "int8_conv_pack.h"
 #include "int8_conv_tile.h"
 #include "parallel.h"
+#include "plan.h"
 
 namespace l1bn {
 namespace int8_conv {
@@ -66,18 +67,23 @@ class WindowRun {
         bias_(window.phase_count * lanes_),
         pixels_(window.phase_count * block_pixels()),
         buffers_(window.threads * buffer_size()),
-        peaks_(window.threads * lanes_) {}
+        peaks_(window.threads * lanes_) {
+    for (int64_t p = 0; p < window.phase_count; ++p) gaps_ |= window.phases[p].taps == 0;
+  }
 
   int64_t run() {
     if (!panels_.data || !offsets_.data || !bias_.data || !pixels_.data || !buffers_.data ||
         !peaks_.data)
       return L1BN_INT8_CONV_NO_MEMORY;
+    expect_large(w_.result, w_.images * w_.result_height * w_.result_width * w_.result_channels *
+                                (int64_t)sizeof(int32_t));
     pack();
     list_pixels();
     memset(peaks_.data, 0, (size_t)(w_.threads * lanes_) * sizeof(uint32_t));
     int64_t next = 0;
     const int64_t units = block_.units(w_.images, steps_down_);
     auto work = [&](Team team) {
+      fill_shift(buffers_.data + team.index * buffer_size(), buffer_size());
       for (;;) {
         const int64_t unit = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
         if (unit >= units) break;
@@ -98,10 +104,6 @@ class WindowRun {
     }
   };
 
-  struct Pixel {
-    int64_t in, out;  // in: bytes from the buffer's start; out: elements from the block's result
-  };
-
   const Window& w_;
   const int64_t pixel_, groups_, lanes_;
   const int64_t steps_down_, steps_across_, buffer_cols_;
@@ -109,9 +111,10 @@ class WindowRun {
   Array<B> panels_;
   Array<int64_t> offsets_;
   Array<uint32_t> bias_;
-  Array<Pixel> pixels_;
+  Array<Row> pixels_;  // from the buffer's and the block's start
   Array<A> buffers_;
   Array<uint32_t> peaks_;
+  bool gaps_ = false;  // results that no weight reaches
 
   int64_t buffer_rows(int64_t rows) const { return (rows - 1) * w_.step + w_.rows.span; }
   int64_t image_size(int64_t rows) const { return buffer_rows(rows) * buffer_cols_ * pixel_; }
@@ -154,12 +157,11 @@ class WindowRun {
       vectors = panel_vectors((lanes_ - lane) / kLanes);
       const int64_t lanes = vectors * kLanes, outputs = min_of(lanes, w_.result_channels - lane);
       B* out = panel(phase, lane);
-      for (int64_t t = 0; t < phase.taps; ++t) {
-        const int8_t* in = w_.w + w_.taps[phase.first_tap + t].weight * w_.weight_step;
-        for (int64_t c = 0; c < w_.channels; c += kGroup, out += lanes * kGroup)
-          pack_weights(out, in + lane * w_.output_step + c * w_.input_step, outputs, lanes,
-                       min_of(kGroup, w_.channels - c), w_.output_step, w_.input_step);
-      }
+      for (int64_t t = 0; t < phase.taps; ++t, out += groups_ * lanes * kGroup)
+        pack_weights(out,
+                     w_.w + w_.taps[phase.first_tap + t].weight * w_.weight_step +
+                         lane * w_.output_step,
+                     outputs, lanes, w_.channels, w_.output_step, w_.input_step);
       uint32_t* bias = bias_.data + index * lanes_ + lane;
       shift_sums((int)vectors, panel(phase, lane), phase.taps * groups_, bias);
       for (int64_t i = 0; i < lanes; ++i) bias[i] = 0u - bias[i];
@@ -181,7 +183,7 @@ class WindowRun {
     const int64_t pixel_bytes = pixel_ * (int64_t)sizeof(A);
     for (int64_t p = 0; p < w_.phase_count; ++p) {
       const Phase& phase = w_.phases[p];
-      Pixel* pixel = pixels_.data + p * block_pixels();
+      Row* pixel = pixels_.data + p * block_pixels();
       for (int64_t b = 0; b < block_.images; ++b)
         for (int64_t i = 0; i < rows_of(phase, 0, block_.rows); ++i)
           for (int64_t j = 0; j < cols_of(phase); ++j, ++pixel) {
@@ -204,13 +206,20 @@ class WindowRun {
            buffer_rows(rows));
     int32_t* result = w_.result + (image * w_.result_height + row * w_.result_step) *
                                       w_.result_width * w_.result_channels;
+    const int64_t end = min_of(w_.result_height, (row + rows) * w_.result_step);
+    const int64_t height = (images - 1) * w_.result_height + end - row * w_.result_step;
+    if (gaps_)
+      memset(result, 0,
+             (size_t)(height * w_.result_width * w_.result_channels) * sizeof(int32_t));
     for (int64_t p = 0; p < w_.phase_count; ++p) {
       const Phase& phase = w_.phases[p];
+      if (phase.taps == 0) continue;
       const int64_t count = images * rows_of(phase, row, rows) * cols_of(phase);
       run_phase(p, count, (const char*)buffer, result, peaks_.data + thread * lanes_);
     }
   }
 
+  // The columns left and right of the image were filled before the first block.
   void fill(A* out, int64_t image, int64_t first, int64_t rows) const {
     const int64_t left = min_of(max_of(-w_.cols.low, 0), buffer_cols_);
     const int64_t end = max_of(min_of(w_.width - w_.cols.low, buffer_cols_), left);
@@ -220,35 +229,28 @@ class WindowRun {
         continue;
       }
       const int64_t source = (image * w_.height + y) * w_.width + left + w_.cols.low;
-      fill_shift(out, left * pixel_);
       copy_pixels(out + left * pixel_, w_.source + source * w_.channels, end - left, w_.channels);
-      fill_shift(out + end * pixel_, (buffer_cols_ - end) * pixel_);
     }
   }
 
   void run_phase(int64_t index, int64_t count, const char* buffer, int32_t* result,
                  uint32_t* peak) const {
     const Phase& phase = w_.phases[index];
-    const Pixel* pixels = pixels_.data + index * block_pixels();
     for (int64_t lane = 0, vectors; lane < lanes_; lane += vectors * kLanes) {
       vectors = panel_vectors((lanes_ - lane) / kLanes);
-      const int tall = panel_rows((int)vectors);
       const Panel panel_here = {panel(phase, lane), offsets_.data + phase.first_tap * groups_,
                                 phase.taps * groups_};
-      Tile tile;
-      tile.channels = w_.result_channels - lane;
-      tile.peak = w_.peak ? peak + lane : nullptr;
-      for (int i = 0; i < tall; ++i)
-        tile.init[i] = (const int32_t*)(bias_.data + index * lanes_ + lane);
-      for (int64_t first = 0; first < count; first += tall) {
-        tile.rows = min_of(tall, count - first);
-        for (int i = 0; i < tall; ++i) {
-          const Pixel& pixel = pixels[min_of(first + i, count - 1)];
-          tile.a[i] = buffer + pixel.in;
-          tile.out[i] = result + pixel.out + lane;
-        }
-        multiply((int)vectors, panel_here, tile);
-      }
+      Rows rows;
+      rows.list = pixels_.data + index * block_pixels();
+      rows.count = count;
+      rows.a = buffer;
+      rows.out = result + lane;
+      rows.init = (const int32_t*)(bias_.data + index * lanes_ + lane);
+      rows.channels = w_.result_channels - lane;
+      rows.peak = w_.peak ? peak + lane : nullptr;
+      rows.pair = cols_of(phase) % 2 ? 0 : w_.step * pixel_ * (int64_t)sizeof(A);
+      rows.scattered = w_.result_step > 1;
+      multiply((int)vectors, panel_here, rows);
     }
   }
 
