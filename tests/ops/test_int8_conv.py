@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +223,16 @@ def test_sources_have_no_floating_point() -> None:
     for file in files:
         found = re.search(r"\b(float|double|_p[sd]\b|\d+\.\d)", file.read_text())
         assert found is None, f"{file.name}: {found}"
+
+
+def test_the_c_interface_without_torch() -> None:
+    driver = Path(__file__).parents[1] / "native" / "drive_int8_conv.py"
+    library = Path(int8_conv.__file__).with_name("libl1bn.so")
+    done = subprocess.run(
+        [sys.executable, str(driver), str(library)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "passed, 0 failed" in done.stdout
 
 
 def test_select_refuses_what_cannot_run() -> None:
