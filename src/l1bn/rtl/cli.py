@@ -9,12 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from l1bn.errors import UserError
 from l1bn.rtl import tools
+
+if TYPE_CHECKING:
+    from l1bn.rtl.config import UnitConfig
+    from l1bn.rtl.stimulus import Channels
+
+_NORMS: tuple[Literal["l1", "l2"], ...] = ("l1", "l2")
 
 _USAGE = """\
 usage: l1bn rtl {generate,report} [OPTIONS]
@@ -67,6 +73,7 @@ class ReportConfig:
         channels: Channels to simulate per stimulus.
         stimuli: Gaussian data, or activations and gradients of a trained network.
         recipes: Scripts for abc; each unit keeps its fastest netlist.
+        parts: Measure the parts of a unit alone, too: statistic, reciprocal, normalize, gradient.
         gating: Clock gates, in every unit alike.
         cache: Folder of finished steps; an interrupted report goes on from there.
     """
@@ -79,6 +86,7 @@ class ReportConfig:
     channels: int = 2
     stimuli: tuple[Literal["gaussian", "activations"], ...] = ("gaussian", "activations")
     recipes: tuple[Literal["twice", "thrice", "depth"], ...] = ("twice", "thrice", "depth")
+    parts: bool = True
     gating: bool = True
     cache: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(user cache)")] = None
 
@@ -130,42 +138,57 @@ def report(config: ReportConfig) -> int:
     absent = tools.missing("yosys", "iverilog", "vvp")
     if absent:
         raise UserError(f"the report needs programs that are missing: {absent}")
-    from l1bn.rtl import flow, stimulus, synthesis
+    from l1bn.rtl import flow, part_flow, synthesis
     from l1bn.rtl import report as writer
     from l1bn.rtl.cache import Cache, default_folder
+    from l1bn.rtl.config import UnitConfig
     from l1bn.rtl.variants import select
 
     chosen = select(config.variants)
-    units = [
-        (path, width, variant)
+    try:
+        units = [
+            (path, variant.key, variant.config(width, config.elements))
+            for path in config.liberty
+            for width in config.width
+            for variant in chosen
+        ]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    alone = [
+        (path, UnitConfig(norm=norm, width=width, elements=config.elements))
         for path in config.liberty
         for width in config.width
-        for variant in chosen
+        for norm in _NORMS
+        if config.parts
     ]
+    technologies = {path: synthesis.prepare(path) for path in config.liberty}
     cache = Cache(config.cache or default_folder())
     effort = flow.Effort(config.recipes, config.gating)
-    say = _progress(len(units))
-    records = []
-    technologies: dict[Path, synthesis.Technology] = {}
-    for number, (path, width, variant) in enumerate(units, 1):
-        if path not in technologies:
-            technologies[path] = synthesis.prepare(path)
-        try:
-            unit = variant.config(width, config.elements)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        channels = {str(n): stimulus.named(n, unit, config.channels) for n in config.stimuli}
+    say = _progress(len(units) + len(alone))
+    records, parts = [], []
+    for number, (path, key, unit) in enumerate(units, 1):
         record = flow.measure(
-            unit, technologies[path], channels, effort=effort, cache=cache,
+            unit, technologies[path], _stimuli(unit, config), effort=effort, cache=cache,
             say=partial(say, number),
         )  # fmt: skip
-        records.append({"variant": variant.key, **record})
-    paths = writer.write(records, config.out)
+        records.append({"variant": key, **record})
+    for number, (path, unit) in enumerate(alone, len(units) + 1):
+        parts += part_flow.measure(
+            unit, technologies[path], _stimuli(unit, config), effort=effort, cache=cache,
+            say=partial(say, number),
+        )  # fmt: skip
+    paths = writer.write(records, config.out, parts)
     for line in _verdict(config.out):
         print(line)
     for path in paths:
         print(f"  {path}")
     return 0
+
+
+def _stimuli(unit: UnitConfig, config: ReportConfig) -> dict[str, Channels]:
+    from l1bn.rtl import stimulus
+
+    return {str(n): stimulus.named(n, unit, config.channels) for n in config.stimuli}
 
 
 def _progress(total: int) -> Callable[[int, str], None]:

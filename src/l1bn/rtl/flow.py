@@ -62,7 +62,9 @@ def measure(
     source = emit.verilog_text(config)
     for name, channels in stimuli.items():
         _verify(config, source, name, channels, cache, say)
-    netlist, result, recipe = _fastest(config, source, technology, effort, cache, say)
+    netlist, result, recipe = fastest(
+        config.name, config.width, source, technology, effort, cache, say
+    )
     library = technology.library
     blocks = assign_blocks(netlist, library, config)
     record: dict[str, Any] = {
@@ -98,15 +100,17 @@ def _verify(
 
     inputs = [source, testbench.key(config, channels, "natural")]
     _, stored = cache.text("verilog", inputs, compute)
-    say(f"{config.name}: Verilog bit-exact on {name}{_stored(stored)}")
+    say(f"{config.name}: Verilog bit-exact on {name}{stored_mark(stored)}")
 
 
-def _stored(stored: bool) -> str:
+def stored_mark(stored: bool) -> str:
+    """What a progress line says of a step that was not computed again."""
     return " (stored)" if stored else ""
 
 
-def _fastest(
-    config: UnitConfig,
+def fastest(
+    name: str,
+    width: int,
     source: str,
     technology: synthesis.Technology,
     effort: Effort,
@@ -115,17 +119,17 @@ def _fastest(
 ) -> tuple[Netlist, timing.Timing, str]:
     """The netlist with the smallest period over the synthesis recipes."""
     best: tuple[Netlist, timing.Timing, str] | None = None
-    target = first_guess(technology.library, config.width)
+    target = first_guess(technology.library, width)
     for recipe in effort.recipes:
         text, stored = synthesis.synthesize(
-            source, config.name, technology, target, recipe=recipe, gating=effort.gating,
+            source, name, technology, target, recipe=recipe, gating=effort.gating,
             cache=cache,
         )  # fmt: skip
-        netlist = from_yosys(text, config.name)
+        netlist = from_yosys(text, name)
         result = timing.analyse(netlist, technology.library)
         say(
-            f"{config.name}: {recipe} gives {result.period:.3f} ns, "
-            f"{len(netlist.instances)} cells{_stored(stored)}"
+            f"{name}: {recipe} gives {result.period:.3f} ns, "
+            f"{len(netlist.instances)} cells{stored_mark(stored)}"
         )
         if best is None or result.period < best[1].period:
             best = netlist, result, recipe
@@ -176,7 +180,7 @@ def _weigh(
 
     inputs = [verilog, models, delays, f"{period:.6f}", testbench.key(config, channels, "steady")]
     text, stored = cache.text("gates", inputs, compute)
-    say(f"{config.name}: netlist with delays bit-exact on {name}{_stored(stored)}")
+    say(f"{config.name}: netlist with delays bit-exact on {name}{stored_mark(stored)}")
     run = json.loads(text)
     elements = len(channels) * config.elements
     time = run["clocks"] * result.period

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -80,8 +81,38 @@ def compare(records: Sequence[Record], stimulus: str) -> list[Record]:
     return result
 
 
-def write(records: Sequence[Record], folder: Path) -> list[Path]:
-    """Write results.json, report.md, report.html and the plots; return their paths."""
+def compare_parts(parts: Sequence[Record], stimulus: str) -> list[Record]:
+    """What each part of L2 needs in multiples of the same part of L1, by library and width."""
+    found = {(p["library"], p["width"], p["part"], p["norm"]): p for p in parts}
+    result = []
+    for (library, width, part, norm), one in found.items():
+        two = found.get((library, width, part, "l2"))
+        if norm != "l1" or two is None:
+            continue
+        l1, l2 = one["stimuli"][stimulus], two["stimuli"][stimulus]
+        result.append(
+            {
+                "library": library,
+                "width": width,
+                "part": part,
+                "l1": {**l1, "area": one["area"], "period": one["period"]},
+                "l2": {**l2, "area": two["area"], "period": two["period"]},
+                "area": two["area"] / one["area"],
+                "speed": l2["time_per_element"] / l1["time_per_element"],
+                "energy": l2["energy_per_element"] / l1["energy_per_element"],
+            }
+        )
+    return result
+
+
+def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ()) -> list[Path]:
+    """Write results.json, the tables, report.md, report.html and the plots; return their paths.
+
+    Args:
+        records: Units, from `l1bn.rtl.flow.measure`.
+        folder: Where to write.
+        parts: Parts, from `l1bn.rtl.part_flow.measure`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(n for r in records for n in r["stimuli"]))
     comparisons = {name: compare(records, name) for name in names}
@@ -94,20 +125,63 @@ def write(records: Sequence[Record], folder: Path) -> list[Path]:
             "left_out": LEFT_OUT,
         },
         "records": list(records),
+        "parts": list(parts),
         "comparisons": comparisons,
     }
     json_path = folder / "results.json"
     json_path.write_text(json.dumps(content, indent=1) + "\n")
-    pictures = plots.write(records, names[0], folder)
-    markdown, html = folder / "report.md", folder / "report.html"
-    markdown.write_text(_render("report.md.jinja", records, names, comparisons, pictures))
-    html.write_text(_render("report.html.jinja", records, names, comparisons, pictures))
-    return [json_path, markdown, html, *pictures]
+    ratios = compare_parts(parts, names[0])
+    pictures = plots.write(records, ratios, names[0], folder)
+    written = [json_path, *_tables(records, parts, folder)]
+    for template in ("report.md", "report.html"):
+        path = folder / template
+        path.write_text(_render(f"{template}.jinja", records, ratios, names, comparisons, pictures))
+        written.append(path)
+    return [*written, *pictures]
+
+
+def _tables(records: Sequence[Record], parts: Sequence[Record], folder: Path) -> list[Path]:
+    """units.csv and parts.csv: a row per unit, or part, and stimulus."""
+    units = [
+        {
+            "library": r["library"], "width": r["config"]["width"], "variant": r["variant"],
+            "stimulus": name, "area": r["area"], "period_ns": r["period"],
+            "clocks_per_element": s["clocks_per_element"],
+            "time_per_element_ns": s["time_per_element"],
+            "energy_per_element_pJ": s["energy_per_element"],
+        }
+        for r in records for name, s in r["stimuli"].items()
+    ]  # fmt: skip
+    alone = [
+        {
+            "library": p["library"], "width": p["width"], "norm": p["norm"], "part": p["part"],
+            "stimulus": name, "area": p["area"], "period_ns": p["period"],
+            "clocks_per_element": s["clocks_per_element"],
+            "time_per_element_ns": s["time_per_element"],
+            "energy_per_element_pJ": s["energy_per_element"],
+        }
+        for p in parts for name, s in p["stimuli"].items()
+    ]  # fmt: skip
+    written = []
+    for file, rows in (("units.csv", units), ("parts.csv", alone)):
+        if not rows:
+            continue
+        path = folder / file
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow(
+                    {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+                )
+        written.append(path)
+    return written
 
 
 def _render(
     template: str,
     records: Sequence[Record],
+    parts: Sequence[Record],
     names: Sequence[str],
     comparisons: dict[str, list[Record]],
     pictures: Iterable[Path],
@@ -119,6 +193,7 @@ def _render(
     )  # fmt: skip
     return environment_.get_template(template).render(
         groups=_groups(records, names[0]),
+        parts=parts,
         comparisons=comparisons,
         names=names,
         pictures=[p.name for p in pictures],

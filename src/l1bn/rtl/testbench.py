@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from l1bn.errors import UserError
+from l1bn.fixed_point.formats import IntArray
 from l1bn.rtl import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.ports import (
@@ -46,7 +48,7 @@ module bench;
   reg [{result_bits}-1:0] result_memory [0:RESULTS-1];
   reg [{scalar_bits}-1:0] scalar_memory [0:COMMANDS-1];
   // Bit 0: counted; 1: store the context; 2: restore one; then the channel of each, 8 bits.
-  reg [18:0] control_memory [0:COMMANDS];
+  reg [18:0] control_memory [0:COMMANDS-1];
   reg [{context_bits}-1:0] context_memory [0:255];
   reg [{context_bits}-1:0] restore = 0;
   reg [18:0] control = 0;
@@ -127,13 +129,14 @@ module bench;
       $finish;
     end
     #(PERIOD * {skew});
-    if (took_command) begin
+    if (took_command && command_index < COMMANDS) begin
       command_payload = command_memory[command_index];
       control = control_memory[command_index];
       counting = control[0];
       if (control[2]) restore = context_memory[control[18:11]];
     end
-    if (took_element) element_payload = element_memory[element_index];
+    if (took_element && element_index < ELEMENTS)
+      element_payload = element_memory[element_index];
     if (took_element || !element_valid) element_valid = ($random(seed) & 255) >= STALL;
     result_ready = ($random(seed) & 255) >= STALL;
   end
@@ -209,7 +212,7 @@ def memories(config: UnitConfig, steps: Sequence[Step]) -> Memories:
         "commands": (command.size, commands),
         "results": (result.size, results),
         "scalars": (dgamma + dbeta + 1, scalars),
-        "controls": (19, [*controls, 0]),
+        "controls": (19, controls),
     }
 
 
@@ -355,38 +358,62 @@ def count_transitions(path: Path, phase_nets: tuple[str, ...] = ()) -> dict[str,
         part = line.split()
         if len(part) >= 6 and part[0] == b"$var" and part[2] == b"1":
             names[part[3]] = part[4].decode()
-    keys = {name: key for key, name in names.items()}
+    codes = {name: _code(key) for key, name in names.items()}
     # The initial values are no transitions, but they set the phase.
     initial, _, rest = rest.partition(b"$dumpvars")[2].partition(b"$end")
-    bits = [keys[n] for n in (*phase_nets, "counting") if n in keys]
-    state = [int(b"1" + key in initial.split()) for key in bits]
-    counts: dict[int, Counter[bytes]] = {}
-    tokens = rest.split()
-    start = 0
-    marks = {b"%d" % v + key: (i, v) for i, key in enumerate(bits) for v in (0, 1)}
-    for position in [i for i, t in enumerate(tokens) if t in marks] if marks else []:
-        counts.setdefault(_number(state), Counter()).update(tokens[start:position])
-        bit, value = marks[tokens[position]]
-        state[bit], start = value, position
-    counts.setdefault(_number(state), Counter()).update(tokens[start:])
-    counting = 1 << len(phase_nets) if "counting" in keys else 0
-    phases: dict[str, Counter[bytes]] = {}
-    for group, found in counts.items():
-        if group >= counting:
-            phases.setdefault(_phase_name(group - counting), Counter()).update(found)
+    bits = [codes[n] for n in (*phase_nets, "counting") if n in codes]
+    changes = _changes(rest)
+    high = set(_changes(initial).tolist())
+    group = np.zeros(len(changes), dtype=np.int64)
+    for bit, code in enumerate(bits):
+        group += _levels(changes, code, 2 * code + 1 in high) << bit
+    counting = 1 << len(phase_nets) if "counting" in codes else 0
+    phases: dict[str, IntArray] = {}
+    size = 2 * max(codes.values()) + 2
+    for number in np.unique(group).tolist():
+        if number >= counting:
+            found = np.bincount(changes[group == number], minlength=size)
+            phase = _phase_name(number - counting)
+            phases[phase] = phases.get(phase, np.int64(0)) + found
     return {
         phase: Transitions(
-            {name: found[b"1" + key] for key, name in names.items()},
-            {name: found[b"0" + key] for key, name in names.items()},
+            {name: int(found[2 * code + 1]) for name, code in codes.items()},
+            {name: int(found[2 * code]) for name, code in codes.items()},
         )
         for phase, found in sorted(phases.items())
     }
 
 
+def _code(key: bytes) -> int:
+    """Number of an identifier of at most three characters."""
+    return sum((c - 32) << (7 * i) for i, c in enumerate(key))
+
+
+def _changes(text: bytes) -> IntArray:
+    """One-bit changes of a VCD in order: twice the code of the variable, plus the value."""
+    data = np.frombuffer(text + b"\n\0\0\0", dtype=np.uint8)
+    starts = np.flatnonzero(data[:-4] == ord("\n")) + 1
+    first = data[starts]
+    is_change = (first == ord("0")) | (first == ord("1"))
+    starts, first = starts[is_change], first[is_change]
+    code = np.zeros(len(starts), dtype=np.int64)
+    alive = np.ones(len(starts), dtype=bool)
+    for i in range(3):
+        letter = data[starts + 1 + i].astype(np.int64)
+        alive &= letter > 32
+        code += np.where(alive, letter - 32, 0) << (7 * i)
+    return 2 * code + (first == ord("1"))
+
+
+def _levels(changes: IntArray, code: int, initial: bool) -> IntArray:
+    """Level of a variable after each change."""
+    moved = np.flatnonzero(changes >> 1 == code)
+    levels = np.concatenate(([int(initial)], changes[moved] & 1))
+    edges = np.zeros(len(changes), dtype=np.int64)
+    edges[moved] = np.diff(levels)
+    return levels[0] + np.cumsum(edges)
+
+
 def _phase_name(number: int) -> str:
     # While its bits change one by one, the phase may show a number that is none.
     return Phase(number).name if number in set(Phase) else Phase.SCALARS.name
-
-
-def _number(bits: list[int]) -> int:
-    return sum(b << i for i, b in enumerate(bits))
