@@ -174,6 +174,24 @@ def _floor_shift(covariance: ScalarArray, exponent: ScalarArray, count: int) -> 
     return (covariance << up) // (count << down)
 
 
+def frozen_dgamma(
+    total: ScalarArray, products: ScalarArray, statistics: L1Statistics
+) -> ScalarArray:
+    """Σg·x̂ with statistics that are constants, in steps of g.
+
+    Args:
+        total: Σg.
+        products: Σg·x.
+        statistics: What `evaluation_statistics` gives.
+
+    Shape:
+        - total, products, Output: (C,)
+    """
+    covariance = statistics.count * products - statistics.total * total
+    q = divide_truncated(covariance * statistics.count, statistics.deviation)
+    return (q * INVERSE_K + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+
+
 @dataclass(frozen=True)
 class L2Slopes:
     """The input gradient of L2BN before its last shift: ``g · coefficient − x · slope + offset``.

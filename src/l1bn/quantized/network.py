@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from l1bn.quantized.config import Config
 from l1bn.quantized.layers.base import Clock, IntegerLayer
+from l1bn.quantized.layers.norm import NormalizingLayer
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.tensor import QTensor
 
@@ -62,11 +63,11 @@ class IntegerNetwork(nn.Module):
         """Errors flow back only to layers that have, or follow, something that trains."""
         needed: list[bool] = []
         for node in self.nodes:
-            before = any(i != _INPUT and needed[i] for i in node.inputs)
             layer = self._layer(node)
-            layer.needs_input_gradient = before
+            layer.needs_input_gradient = any(i != _INPUT and needed[i] for i in node.inputs)
             trains = any(isinstance(m, IntegerParameter) and m.trains for m in layer.modules())
-            needed.append(before or trains)
+            layer.learns = layer.needs_input_gradient or trains
+            needed.append(layer.learns)
 
     def _layer(self, node: Node) -> IntegerLayer:
         layer = self.layers[node.layer]
@@ -90,7 +91,10 @@ class IntegerNetwork(nn.Module):
         outputs: list[QTensor] = []
         for node in self.nodes:
             inputs = [images if i == _INPUT else outputs[i] for i in node.inputs]
-            outputs.append(self._layer(node)(*inputs))
+            layer = self._layer(node)
+            outputs.append(layer(*inputs))
+            if not layer.learns:
+                layer.forget()
         return outputs[-1]
 
     def _check(self, shape: torch.Size) -> None:
@@ -117,16 +121,10 @@ class IntegerNetwork(nn.Module):
             if arrived is None:
                 continue
             for source, found in zip(node.inputs, layer.backward(arrived), strict=True):
-                if found is None or source == _INPUT or not self._wanted(source):
+                if found is None or source == _INPUT or not self._layer(self.nodes[source]).learns:
                     continue
                 errors[source] = self._join(errors.get(source), found, index)
             layer.forget()
-
-    def _wanted(self, index: int) -> bool:
-        layer = self._layer(self.nodes[index])
-        return layer.needs_input_gradient or any(
-            p.trains for p in layer.modules() if isinstance(p, IntegerParameter)
-        )
 
     def _join(self, have: QTensor | None, more: QTensor, index: int) -> QTensor:
         if have is None:
@@ -143,6 +141,24 @@ class IntegerNetwork(nn.Module):
         for module in self.modules():
             if isinstance(module, IntegerParameter):
                 yield module
+
+    def set_rates(self, backbone: float, last: float = 1.0) -> None:
+        """Set factors on the learning rate; 0 freezes weights and stops errors before them.
+
+        Args:
+            backbone: Of all layers but the last.
+            last: Of the last layer.
+        """
+        head = set(map(id, self._layer(self.nodes[-1]).modules()))
+        for parameter in self.integer_parameters():
+            parameter.rate = last if id(parameter) in head else backbone
+        self._mark_needed_gradients()
+
+    def freeze_statistics(self) -> None:
+        """Normalize by the running statistics in training too, and leave them as they are."""
+        for layer in self.layers:
+            if isinstance(layer, NormalizingLayer):
+                layer.freeze()
 
     def kept_bytes(self) -> int:
         """Return the bytes kept for the backward pass, each storage once [bytes]."""

@@ -17,6 +17,8 @@ from l1bn.quantized.scaling import follow
 __all__ = ["NormBuffers"]
 
 _AFFINE_RANGE_BITS = 4  # masters of γ and β hold ±8
+_LARGEST_GAMMA = 127 / 64
+_LARGEST_BETA = 127 / 16
 _STEPS_BITS = 4  # a float checkpoint's σ becomes 16 to 32 steps
 
 
@@ -35,12 +37,12 @@ class NormBuffers(nn.Module):
         num_batches_tracked: Batches seen, int64.
 
     Args:
+        name: Name of the float layer.
         norm: The float layer, BatchNorm's state.
         bits: Bits of the masters [bit].
-        frozen: Keep the statistics in training.
 
     Raises:
-        ValueError: If the layer's averages have no fixed momentum.
+        ValueError: If the layer's averages have no fixed momentum, or γ or β does not fit 8 bits.
     """
 
     running_mean: Tensor
@@ -59,10 +61,13 @@ class NormBuffers(nn.Module):
         channels = norm.num_features
         weight = torch.ones(channels) if norm.weight is None else norm.weight
         bias = torch.zeros(channels) if norm.bias is None else norm.bias
+        _check_range(name, "weight", weight, _LARGEST_GAMMA)
+        _check_range(name, "bias", bias, _LARGEST_BETA)
         exponent = _AFFINE_RANGE_BITS - bits
         self.gamma = IntegerParameter(weight, bits, exponent)
         self.beta = IntegerParameter(bias, bits, exponent)
-        self.gamma.trains = self.beta.trains = norm.affine
+        if not norm.affine:
+            self.gamma.rate = self.beta.rate = 0.0
         self.momentum = max(1, round(norm.momentum * (1 << 11)))
         state = _from_float(norm.running_mean, norm.running_var)
         for buffer, value in zip(("mean", "var", "exponent"), state, strict=True):
@@ -120,6 +125,15 @@ class NormBuffers(nn.Module):
         step = torch.ldexp(torch.ones(()), self.running_exponent)
         scale = 2.0**-RUNNING_BITS
         return self.running_mean * scale * step, self.running_var * scale * step * step
+
+
+def _check_range(name: str, what: str, value: Tensor, largest: float) -> None:
+    peak = float(value.detach().abs().max()) if value.numel() else 0.0
+    if not peak <= largest:
+        raise ValueError(
+            f"{name}.{what}: expected values within ±{largest:.4g}, which 8 bits hold, got "
+            f"{peak:.4g}; train the float network with weight decay on its norms, or rescale them"
+        )
 
 
 def _from_float(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -41,9 +41,9 @@ class SGD:
         self.nesterov = nesterov
         self._quantize(decays=True)
 
-    def _quantize(self, decays: bool) -> SgdStep:
+    def _quantize(self, decays: bool, factor: float = 1.0) -> SgdStep:
         decay = self.weight_decay if decays else 0.0
-        return SgdStep.quantize(self.lr, self.momentum, decay, self.nesterov)
+        return SgdStep.quantize(self.lr * factor, self.momentum, decay, self.nesterov)
 
     def step(self) -> None:
         """Move every parameter that has a gradient, and forget the gradients.
@@ -51,7 +51,6 @@ class SGD:
         The network's step number advances, so that the next step draws other random bits.
         """
         clock = self.network.clock
-        steps = {decays: self._quantize(decays) for decays in (False, True)}
         for index, parameter in enumerate(self.network.integer_parameters()):
             gradient, parameter.gradient = parameter.gradient, None
             if gradient is None or not parameter.trains:
@@ -65,7 +64,7 @@ class SGD:
                 parameter.momentum_exponent,
                 gradient.values,
                 gradient.exponent,
-                steps[parameter.decays],
+                self._quantize(parameter.decays, parameter.rate),
                 parameter.bits,
                 None if first is None or second is None else (first, second),
             )

@@ -24,7 +24,7 @@ class IntegerParameter(nn.Module):
         momentum: Momentum, int16.
         exponents: Exponents of both, int32 (2,).
         decays: Whether weight decay acts on it.
-        trains: Whether the optimizer moves it.
+        rate: Factor on the learning rate; 0 keeps the weights as they are.
         gradient: The last gradient, or None.
 
     Args:
@@ -32,6 +32,9 @@ class IntegerParameter(nn.Module):
         bits: Bits of master and momentum [bit].
         exponent: Exponent of the master; None takes the one that leaves `HEADROOM`.
         decays: Whether weight decay acts on it.
+
+    Raises:
+        ValueError: If a value is not finite.
     """
 
     weight: Tensor
@@ -42,9 +45,14 @@ class IntegerParameter(nn.Module):
         self, value: Tensor, bits: int = 16, exponent: int | None = None, decays: bool = False
     ) -> None:
         super().__init__()
+        if not bool(torch.isfinite(value.detach()).all()):
+            raise ValueError(
+                f"expected finite weights, got NaN or infinity in a parameter of shape "
+                f"{tuple(value.shape)}; start from another checkpoint"
+            )
         self.bits = bits
         self.decays = decays
-        self.trains = True
+        self.rate = 1.0
         self.gradient: QTensor | None = None
         if exponent is None:
             exponent = _fitting_exponent(value, bits)
@@ -59,6 +67,11 @@ class IntegerParameter(nn.Module):
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._read_exponents()
+
+    @property
+    def trains(self) -> bool:
+        """Whether the optimizer moves it."""
+        return self.rate > 0
 
     def moved(self, momentum_exponent: int) -> None:
         """Take note of the momentum's exponent after an update."""

@@ -9,13 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l1bn.fixed_point.backward import frozen_dgamma
 from l1bn.fixed_point.normalize import fold
-from l1bn.fixed_point.running import evaluation_statistics
-from l1bn.fixed_point.scaling import peak_shift
+from l1bn.fixed_point.running import Running, evaluation_statistics
+from l1bn.fixed_point.scaling import common_exponent, peak_shift
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.statistics import L1Statistics
 from l1bn.quantized.kernels import Kernels, NormState
-from l1bn.quantized.kernels.interface import NormGradient
+from l1bn.quantized.kernels.eager_norm import (
+    EagerGradient,
+    all_but_channels,
+    channel_peak,
+    python_numbers,
+    tensor_of,
+)
+from l1bn.quantized.kernels.interface import NormGradient, per_channel
 from l1bn.quantized.norm_state import NormBuffers
 from l1bn.quantized.tensor import Noise, QTensor
 
@@ -41,6 +49,21 @@ class Saved:
     def tensors(self) -> list[Tensor]:
         """Return what it holds."""
         return [self.x] if self.y is None else [self.x, self.y]
+
+
+@dataclass(frozen=True)
+class FrozenState:
+    """Numbers of each channel where the statistics are constants.
+
+    Attributes:
+        running: The statistics, in steps of the data.
+        coefficient: γ/σ.
+        shift: Shift of y.
+    """
+
+    running: Running
+    coefficient: Tensor
+    shift: Tensor
 
 
 class NormRule(Protocol):
@@ -72,7 +95,7 @@ class NormRule(Protocol):
         buffers: NormBuffers,
         residual: Tensor | None,
         relu: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Saved]:
         """Normalize by the running statistics."""
 
     def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,6 +111,17 @@ class NormRule(Protocol):
         residual: bool,
     ) -> NormGradient:
         """Return the gradients."""
+
+    def backward_frozen(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients where the statistics were constants."""
 
 
 class L1Rule:
@@ -135,11 +169,14 @@ class L1Rule:
         buffers: NormBuffers,
         residual: Tensor | None,
         relu: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Saved]:
         """Normalize by the running statistics."""
         x = kernels.rescale(wide, shift, 8, None)
-        coefficient, offset, right = self.constants(shift + exponent, buffers)
-        return kernels.norm_apply(x, coefficient, offset, right, residual, relu)
+        exponents = shift + exponent
+        coefficient, offset, right = self.constants(exponents, buffers)
+        y = kernels.norm_apply(x, coefficient, offset, right, residual, relu)
+        frozen = FrozenState(buffers.running(exponents), coefficient, right)
+        return y, Saved(x, y if relu else None, exponents, frozen)
 
     def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
         """Return coefficient, offset and shift of evaluation, for data of these exponents."""
@@ -174,6 +211,38 @@ class L1Rule:
             noise,
             residual,
         )
+
+    def backward_frozen(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients where the statistics were constants: dx = g · γ/σ."""
+        state, x = saved.state, saved.x
+        assert isinstance(state, FrozenState)
+        masked = g.values if saved.y is None else torch.where(saved.y > 0, g.values, 0)
+        dims = all_but_channels(x)
+        total, products = masked.sum(dims), (masked.int() * x).sum(dims)
+        dgamma = frozen_dgamma(
+            python_numbers(total),
+            python_numbers(products),
+            evaluation_statistics(state.running, self.spec),
+        )
+        wide = masked * per_channel(state.coefficient.int(), x)
+        exponents = (
+            g.exponent
+            - python_numbers(state.shift)
+            - self.spec.output.fraction
+            - python_numbers(saved.exponent)
+        )
+        exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
+        dx = kernels.rescale(wide, torch.from_numpy(shift), bits, noise)
+        branch = masked if residual else None
+        return EagerGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
 
 
 def _statistics(state: NormState) -> L1Statistics:

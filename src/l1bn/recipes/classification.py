@@ -154,6 +154,9 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.config = config
         self.data = data
+        _check_classes(config, data)
+        self.train_split = data.train.only(config.classes, config.images, config.seed)
+        self.test_split = data.test.only(config.classes)
         self.device = pick_device(config.device)
         torch.manual_seed(config.seed)
         self._build(build_model(config.model, config.norm, data.spec(config.width)))
@@ -241,13 +244,20 @@ class Trainer:
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
+
+    def _train_mode(self) -> None:
+        self.model.train()
+        if self.config.frozen_statistics:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return the batches of an epoch."""
         config = self.config
         return plan_epoch(
-            len(self.data.train),
+            len(self.train_split),
             config.batch_size,
             config.seed,
             epoch,
@@ -266,6 +276,18 @@ class Trainer:
             correct += int((logits.argmax(1).cpu() == labels).sum())
         return loss_sum / len(split), correct / len(split)
 
+    @torch.no_grad()
+    def class_accuracy(self) -> list[float]:
+        """Return the accuracy on the test images of each class, in evaluation mode."""
+        self.model.eval()
+        classes = len(self.data.classes)
+        right, all_ = torch.zeros(classes), torch.zeros(classes)
+        for images, labels in _chunks(self.data.test):
+            predicted = self.loss(images, labels)[1].argmax(1).cpu()
+            all_ += torch.bincount(labels, minlength=classes)
+            right += torch.bincount(labels[predicted == labels], minlength=classes)
+        return [round(a, 5) for a in (right / all_.clamp(min=1)).tolist()]
+
     def _mirrored(self) -> bool:
         if self.config.augment == "auto":
             return self.data.mirror
@@ -276,7 +298,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _steps_per_epoch(self) -> int:
-        return max(1, len(self.data.train) // self.config.batch_size)
+        return max(1, len(self.train_split) // self.config.batch_size)
 
     def _global_step(self) -> int:
         return self._state.epoch * self._steps_per_epoch() + self._state.batch
@@ -290,7 +312,7 @@ class Trainer:
     def _run_epoch(self, log: CurveLog, stop: StopRequest) -> None:
         self._train_epoch(log, stop)
         state = self._state
-        test_loss, test_accuracy = self.evaluate(self.data.test)
+        test_loss, test_accuracy = self.evaluate(self.test_split)
         if stop.made:
             self._interrupt()
         step = self._global_step()
@@ -312,7 +334,7 @@ class Trainer:
     def _train_epoch(self, log: CurveLog, stop: StopRequest) -> None:
         state, config = self._state, self.config
         plan = self.plan(state.epoch)
-        self.model.train()
+        self._train_mode()
         title = f"{config.norm} seed {config.seed} epoch {state.epoch + 1}/{config.epochs}"
         with tqdm(
             total=len(plan),
@@ -321,7 +343,7 @@ class Trainer:
             leave=False,
             disable=None if config.progress else True,
         ) as bar:
-            for images, labels in plan.batches(self.data.train, state.batch):
+            for images, labels in plan.batches(self.train_split, state.batch):
                 began = time.perf_counter()
                 step = self._global_step()
                 rate = self._learning_rate(step)
@@ -367,12 +389,13 @@ class Trainer:
         rows = read_rows(self.config.out / "epochs.csv")
         seconds = sum(float(r["seconds"]) for r in rows)
         images = (
-            len(rows) * self._steps_per_epoch() * min(self.config.batch_size, len(self.data.train))
+            len(rows) * self._steps_per_epoch() * min(self.config.batch_size, len(self.train_split))
         )
         result = {
             "config": self.config.saved(),
             "parameters": self.parameter_count(),
             "test_accuracy": float(rows[-1]["test_accuracy"]),
+            "class_accuracy": self.class_accuracy(),
             "test_loss": float(rows[-1]["test_loss"]),
             "train_loss": float(rows[-1]["train_loss"]),
             "seconds": round(seconds, 3),
@@ -383,11 +406,31 @@ class Trainer:
 
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split the parameters by whether weight decay acts on them."""
-    decayed = [p for p in model.parameters() if p.dim() > 1 or config.decay_norm]
-    others = [p for p in model.parameters() if not (p.dim() > 1 or config.decay_norm)]
-    groups = [(decayed, config.weight_decay), (others, 0.0)]
-    return [{"params": p, "weight_decay": decay} for p, decay in groups if p]
+    """Split the parameters by whether weight decay acts on them, and backbone from last layer."""
+    head = {id(p) for p in last_layer(model).parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        rate = 1.0 if id(parameter) in head else config.backbone_rate
+        if rate == 0.0:
+            parameter.requires_grad_(False)
+            continue
+        decay = config.weight_decay if parameter.dim() > 1 or config.decay_norm else 0.0
+        groups.setdefault((decay, rate), []).append(parameter)
+    return [{"params": p, "weight_decay": d, "rate": r} for (d, r), p in groups.items()]
+
+
+def last_layer(model: nn.Module) -> nn.Module:
+    """Return the linear layer that gives the logits."""
+    return [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+
+
+def _check_classes(config: TrainConfig, data: ImageSet) -> None:
+    unknown = [c for c in config.classes or () if not 0 <= c < len(data.classes)]
+    if unknown:
+        raise UserError(
+            f"expected --classes of 0 to {len(data.classes) - 1}, got {unknown[0]}: {data.name} "
+            f"has {len(data.classes)} classes"
+        )
 
 
 def _chunks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -28,6 +28,10 @@ class Recipe:
     """Column of the classes, if there are several."""
     image_size: int | None = None
     """Resize the images to this height and width [pixels]."""
+    classes: tuple[int, ...] | None = None
+    """Train and test on these classes only; the network keeps an output for every class."""
+    images: int | None = None
+    """Train on this many images only, drawn by the seed [default: all]."""
     model: str = "resnet8"
     """resnet8, resnet20, resnet18, resnet50, vgg7 or mobilenet."""
     width: float = 1.0
@@ -44,6 +48,10 @@ class Recipe:
     """Nesterov's form of the momentum."""
     weight_decay: float = 5e-4
     """Weight decay (L2 penalty)."""
+    backbone_rate: float = 1.0
+    """Factor on the learning rate of all but the last layer; 0 freezes it."""
+    frozen_statistics: bool = False
+    """Normalize by the running statistics in training too, and leave them as they are."""
     decay_norm: bool = False
     """Let the weight decay act on biases and on the norms' weights too."""
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
@@ -81,10 +89,12 @@ class Recipe:
         check_model(self.model)
         for name in ("epochs", "batch_size", "lr", "width", "log_every"):
             _require(self, name, getattr(self, name) > 0, "greater than 0")
-        for name in ("image_size", "threads"):
+        for name in ("image_size", "images", "threads"):
             value = getattr(self, name)
             _require(self, name, value is None or value > 0, "greater than 0")
         _require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        _require(self, "backbone_rate", self.backbone_rate >= 0, "at least 0")
+        _require(self, "classes", self.classes is None or len(self.classes) > 0, "not empty")
         _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         _require(self, "warmup", 0 <= self.warmup < 1, "in [0, 1)")
         _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
@@ -120,13 +130,14 @@ class TrainConfig(Recipe):
     def saved(self) -> dict[str, Any]:
         """Return the configuration as plain values, as checkpoints and results keep it."""
         values = dataclasses.asdict(self)
-        return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        return {k: _plain(v) for k, v in values.items()}
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
         """Return the configuration that `saved` gave."""
         paths = {k: Path(values[k]) for k in ("out", "weights") if values.get(k) is not None}
-        return cls(**{**values, **paths})
+        classes = values.get("classes")
+        return cls(**{**values, **paths, "classes": None if classes is None else tuple(classes)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +165,12 @@ class CompareConfig(Recipe):
         shared = {k: v for k, v in dataclasses.asdict(self).items() if k in names}
         out = self.out / "runs" / f"{norm}-seed{seed}"
         return TrainConfig(**shared, norm=norm, seed=seed, out=out)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 _FREE = frozenset({"out", "threads", "device", "log_every", "tensorboard", "progress"})

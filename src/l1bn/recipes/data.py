@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,29 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def only(
+        self, classes: Sequence[int] | None = None, images: int | None = None, seed: int = 0
+    ) -> Split:
+        """Return the images of some classes, and only so many of them.
+
+        Args:
+            classes: Labels to keep; None keeps all.
+            images: How many to draw; None keeps all.
+            seed: Decides which are drawn.
+
+        Raises:
+            UserError: If that leaves no image.
+        """
+        index = torch.arange(len(self))
+        if classes is not None:
+            index = index[torch.isin(self.labels, torch.tensor(list(classes)))]
+        if images is not None and images < len(index):
+            generator = torch.Generator().manual_seed(seed)
+            index = index[torch.randperm(len(index), generator=generator)[:images].sort().values]
+        if len(index) == 0:
+            raise UserError(f"no image has a label of {classes}; see the data set's classes")
+        return self if len(index) == len(self) else Split(self.images[index], self.labels[index])
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ class IntegerTrainer(Trainer):
             self.model = quantized.prepare(model, choices).to(self.device)
         except ValueError as error:
             raise UserError(f"--precision int8: {error}") from error
+        self.model.set_rates(config.backbone_rate, 1.0)
+        if config.frozen_statistics:
+            self.model.freeze_statistics()
         self.integers = IntegerPreprocess(self.data, self.device)
         self.optimizer = quantized.SGD(
             self.model,
@@ -106,6 +109,9 @@ class IntegerTrainer(Trainer):
 
     def _set_rate(self, rate: float) -> None:
         self.optimizer.lr = rate
+
+    def _train_mode(self) -> None:
+        self.model.train()
 
     def _optimizer_state(self) -> dict[str, Any]:
         return {}  # the momentum lies in the network's buffers

@@ -59,6 +59,7 @@ class IntegerLayer(nn.Module):
         name: Name of the float layer it came from.
         site: Its number in the network.
         needs_input_gradient: Whether a layer before it has something to learn.
+        learns: Whether it, or a layer before it, has something to learn.
     """
 
     def __init__(self, name: str, site: int, clock: Clock) -> None:
@@ -67,6 +68,7 @@ class IntegerLayer(nn.Module):
         self.site = site
         self.clock = clock
         self.needs_input_gradient = True
+        self.learns = True
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """Return the shape of the output, having refused inputs that cannot be trained on.

@@ -18,12 +18,12 @@ from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.rules import NormRule, Saved
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["NormLayer", "ProductNormLayer", "to_exponent"]
+__all__ = ["NormLayer", "NormalizingLayer", "ProductNormLayer", "to_exponent"]
 
 _DX, _RESIDUAL = 3, 4
 
 
-class _Normalizing(IntegerLayer):
+class NormalizingLayer(IntegerLayer):
     """What both layers share: γ, β, running statistics, residual and ReLU."""
 
     def __init__(
@@ -35,22 +35,37 @@ class _Normalizing(IntegerLayer):
         self.relu = relu
         self._saved: Saved | None = None
         self._residual = False
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Normalize by the running statistics in training too, and leave them as they are.
+
+        Raises:
+            ValueError: If there are none yet.
+        """
+        if int(self.norm.num_batches_tracked) == 0:
+            raise ValueError(
+                f"{self.name}: expected running statistics to freeze, got none; start from the "
+                "weights of a trained network"
+            )
+        self.frozen = True
 
     def _normalize(
         self, wide: Tensor, peak: Tensor, exponent: int, residual: QTensor | None
     ) -> QTensor:
         fraction = self.rule.spec.output.fraction
         added = None if residual is None else to_exponent(residual, -fraction).values
-        if self.training:
+        if self.training and not self.frozen:
             shift = self.rule.shift(peak)
             y, self._saved = self.rule.train(
                 self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
             )
         else:
             shift = self.evaluation_shift(exponent)
-            y = self.rule.evaluate(
+            y, saved = self.rule.evaluate(
                 self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
             )
+            self._saved = saved if self.training else None
         return QTensor(y, -fraction)
 
     def evaluation_shift(self, exponent: int) -> Tensor:
@@ -67,9 +82,8 @@ class _Normalizing(IntegerLayer):
             raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         g = QTensor(channels_last(error.values), error.exponent)
         kernels = self.clock.kernels(g.values)
-        found = self.rule.backward(
-            kernels, g, saved, self.clock.config.error_bits, self.noise(_DX), residual
-        )
+        rule = self.rule.backward_frozen if self.frozen else self.rule.backward
+        found = rule(kernels, g, saved, self.clock.config.error_bits, self.noise(_DX), residual)
         self.norm.gamma.gradient = QTensor(found.dgamma.to(g.values.device), g.exponent)
         self.norm.beta.gradient = QTensor(found.dbeta.to(g.values.device), g.exponent)
         branch = None if found.dresidual is None else QTensor(found.dresidual, g.exponent)
@@ -92,7 +106,7 @@ class _Normalizing(IntegerLayer):
         return [] if self._saved is None else self._saved.tensors()
 
 
-class NormLayer(_Normalizing):
+class NormLayer(NormalizingLayer):
     """L1BN of an 8-bit tensor, with an optional residual and ReLU.
 
     Args:
@@ -122,7 +136,7 @@ class NormLayer(_Normalizing):
         return (dx, branch) if self._residual else (dx,)
 
 
-class ProductNormLayer(_Normalizing):
+class ProductNormLayer(NormalizingLayer):
     """A convolution or linear layer and the L1BN of its sums, with an optional residual and ReLU.
 
     Args:
