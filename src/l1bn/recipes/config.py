@@ -65,6 +65,18 @@ class Recipe:
     digits crop). Do not mirror images of text."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16 runs the forward pass under autocast; int8 trains in integers throughout."""
+    int8_norm: Literal["same", "range", "none"] = "same"
+    """Normalization of integer training: that of --norm, Range BN, or none."""
+    int8_sigma: Literal["exact", "pow2"] = "exact"
+    """Divide by σ, or by the nearest power of two."""
+    int8_master_bits: int = 16
+    """Bits of master weights and momentum in integer training [bit]."""
+    int8_error_bits: int = 8
+    """Bits of errors and weight gradients in integer training [bit]."""
+    int8_rounding: Literal["stochastic", "nearest"] = "stochastic"
+    """Rounding of errors, gradients and updates in integer training."""
+    int8_exponents: Literal["channel", "tensor"] = "channel"
+    """One exponent for each channel before a norm, or one for the tensor."""
     channels_last: bool = True
     """Memory format of images and weights (NHWC); faster convolutions on most devices."""
     device: str = "auto"
@@ -156,6 +168,11 @@ class CompareConfig(Recipe):
     def validate(self) -> None:
         """Refuse values that make no sense."""
         super().validate()
+        if self.precision == "int8":
+            raise UserError(
+                "expected --precision fp32 or bf16 in a comparison, got int8; train each run with "
+                "l1bn train --precision int8"
+            )
         _require(self, "seeds", self.seeds > 0, "greater than 0")
         _require(self, "rounds", self.rounds > 0, "greater than 0")
 

@@ -13,10 +13,11 @@ from l1bn import quantized
 from l1bn.errors import UserError
 from l1bn.recipes.checkpoint import load_checkpoint, load_weights
 from l1bn.recipes.classification import Trainer
+from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.models import build_model
 
-__all__ = ["IntegerPreprocess", "IntegerTrainer"]
+__all__ = ["IntegerPreprocess", "IntegerTrainer", "integer_config"]
 
 _LEVELS = 256
 _SATURATED = 1.05  # up to this factor above the range, the brightest pixels saturate
@@ -47,6 +48,23 @@ class IntegerPreprocess:
         return quantized.QTensor(values, self.exponent)
 
 
+def integer_config(config: TrainConfig) -> quantized.Config:
+    """Return the formats and rounding that the options ask for.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    return quantized.Config(
+        norm=config.norm if config.int8_norm == "same" else config.int8_norm,
+        sigma=config.int8_sigma,
+        master_bits=config.int8_master_bits,
+        error_bits=config.int8_error_bits,
+        stochastic=config.int8_rounding == "stochastic",
+        per_channel=config.int8_exponents == "channel",
+        seed=config.seed,
+    )
+
+
 class IntegerTrainer(Trainer):
     """One run whose every training step is made of integers.
 
@@ -57,9 +75,8 @@ class IntegerTrainer(Trainer):
 
     def _build(self, model: nn.Module) -> None:
         config = self.config
-        choices = quantized.Config(norm=config.norm, seed=config.seed)
         try:
-            self.model = quantized.prepare(model, choices).to(self.device)
+            self.model = quantized.prepare(model, integer_config(config)).to(self.device)
         except ValueError as error:
             raise UserError(f"--precision int8: {error}") from error
         self.model.set_rates(config.backbone_rate, 1.0)

@@ -1,0 +1,187 @@
+"""Accuracy of integer training against float, over seeds, and what each choice of formats costs.
+
+    python benchmarks/integer_accuracy.py resnet20 --data ../data/cifar10
+    python benchmarks/integer_accuracy.py ablation --data ../data/cifar10
+
+Runs what is not yet there under ``runs/integer-PLAN`` (an interrupted run goes on where it was) and
+writes ``results/DATE-integer-PLAN``: every run, the curves, and a table of the last epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l1bn.environment import describe_environment
+from l1bn.recipes.curves import read_rows
+from l1bn.recipes.statistics import compare_paired, summarize
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms that share everything but a few options.
+
+    Attributes:
+        shared: Options of every run.
+        arms: Options of each arm, by its name; the first is what the others are compared with.
+        seeds: Number of seeds.
+    """
+
+    shared: tuple[str, ...]
+    arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    seeds: int = 2
+
+
+INT8 = ("--precision", "int8")
+PRECISIONS = {"int8": INT8, "l1": ("--norm", "l1"), "l2": ("--norm", "l2")}
+ABLATION = {
+    "int8": (),
+    "no-norm": ("--int8-norm", "none", "--lr", "0.02"),
+    "l2-norm": ("--norm", "l2"),
+    "range-norm": ("--int8-norm", "range"),
+    "sigma-pow2": ("--int8-sigma", "pow2"),
+    "tensor-exponents": ("--int8-exponents", "tensor"),
+    "nearest": ("--int8-rounding", "nearest"),
+    "master-12": ("--int8-master-bits", "12"),
+    "master-8": ("--int8-master-bits", "8"),
+    "master-8-nearest": ("--int8-master-bits", "8", "--int8-rounding", "nearest"),
+    "error-6": ("--int8-error-bits", "6"),
+    "error-4": ("--int8-error-bits", "4"),
+}
+PLANS = {
+    "resnet20": Plan(("--model", "resnet20", "--epochs", "12"), PRECISIONS),
+    "vgg7": Plan(("--model", "vgg7", "--width", "0.125", "--epochs", "10"), PRECISIONS),
+    "fashion": Plan(("--model", "resnet20", "--epochs", "3"), PRECISIONS, seeds=3),
+    "ablation": Plan(
+        ("--model", "resnet8", "--epochs", "4", "--images", "12500"),
+        {
+            **{name: (*INT8, *options) for name, options in ABLATION.items()},
+            "float-l1": ("--norm", "l1"),
+            "float-l2": ("--norm", "l2"),
+        },
+    ),
+}
+
+
+def run(folder: Path, options: list[str]) -> None:
+    """Train one run to its end."""
+    if (folder / "result.json").exists():
+        return
+    command = [sys.executable, "-m", "l1bn.cli", "train"]
+    if (folder / "last.pt").exists():
+        command += ["--resume", str(folder)]
+    else:
+        command += [*options, "--out", str(folder)]
+    print(" ".join(command[3:]), flush=True)
+    subprocess.run(command, check=True)
+
+
+def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
+    """Return the finished runs."""
+    rows = []
+    for arm in plan.arms:
+        for seed in range(plan.seeds):
+            path = runs / f"{arm}-seed{seed}" / "result.json"
+            if path.exists():
+                result = json.loads(path.read_text())
+                rows.append({"arm": arm, "seed": seed, **result})
+    return rows
+
+
+def table(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return mean, deviation and difference from the first arm, paired by seed [points]."""
+    found = []
+    first = next(iter(plan.arms))
+    by_seed = {arm: {r["seed"]: r for r in rows if r["arm"] == arm} for arm in plan.arms}
+    for arm, runs in by_seed.items():
+        if not runs:
+            continue
+        shared = sorted(runs.keys() & by_seed[first].keys())
+        summary = summarize([r["test_accuracy"] for r in runs.values()])
+        entry: dict[str, Any] = {
+            "arm": arm,
+            "n": len(runs),
+            "accuracy": round(100 * summary.mean, 2),
+            "std": "" if len(runs) < 2 else round(100 * summary.std, 2),
+            "train_loss": round(sum(r["train_loss"] for r in runs.values()) / len(runs), 4),
+        }
+        if arm != first and len(shared) > 1:
+            mine, theirs = ([by_seed[a][s]["test_accuracy"] for s in shared] for a in (arm, first))
+            difference = compare_paired(mine, theirs)
+            entry["minus_first"] = round(100 * difference.mean, 2)
+            if difference.welch is not None:
+                low, high = difference.welch
+                entry["welch_95"] = f"{100 * low:+.2f} to {100 * high:+.2f}"
+        found.append(entry)
+    return found
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(k for r in rows for k in r))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write(plan: Plan, runs: Path, out: Path, command: str) -> None:
+    """Write the results of the finished runs."""
+    rows = collect(plan, runs)
+    out.mkdir(parents=True, exist_ok=True)
+    curves = [
+        {"arm": r["arm"], "seed": r["seed"], **row}
+        for r in rows
+        for row in read_rows(runs / f"{r['arm']}-seed{r['seed']}" / "epochs.csv")
+    ]
+    write_csv(out / "curves.csv", curves)
+    summary = table(plan, rows)
+    write_csv(out / "table.csv", summary)
+    for r in rows:
+        r["config"] = {k: v for k, v in r["config"].items() if k not in ("out", "weights")}
+    content = {
+        "command": command,
+        "environment": describe_environment(),
+        "runs": rows,
+        "table": summary,
+    }
+    (out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    for entry in summary:
+        print(entry)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--arms", nargs="*", help="only these")
+    parser.add_argument("--seeds", type=int, help="other than the plan's")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--collect", action="store_true", help="train nothing; write what is there")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    options = parser.parse_args()
+    plan = PLANS[options.plan]
+    runs = ROOT / "runs" / f"integer-{options.plan}"
+    seeds = options.seeds or plan.seeds
+    if not options.collect:
+        for seed in range(seeds):
+            for arm in options.arms or plan.arms:
+                extra = ["--data", options.data, "--seed", str(seed)]
+                if options.threads:
+                    extra += ["--threads", str(options.threads)]
+                run(runs / f"{arm}-seed{seed}", [*plan.shared, *plan.arms[arm], *extra])
+    command = (
+        f"python benchmarks/integer_accuracy.py {options.plan} --data DATA --out {options.out}"
+    )
+    write(Plan(plan.shared, plan.arms, seeds), runs, options.out, command)
+
+
+if __name__ == "__main__":
+    main()
