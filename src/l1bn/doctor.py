@@ -13,6 +13,7 @@ from rich.table import Table
 
 from l1bn.environment import cpu_features, cpu_name, version_of
 from l1bn.errors import UserError
+from l1bn.ops import int8_conv, int8_norm
 from l1bn.ops.registry import registry
 
 __all__ = ["doctor_command", "missing_requirements"]
@@ -68,8 +69,12 @@ def _backends() -> list[tuple[str, str]]:
     rows = []
     for name in registry.names():
         reason = registry.get(name).unavailable()
-        rows.append((f"backend {name}", "available" if reason is None else f"missing: {reason}"))
-    return rows
+        rows.append((f"backend {name}", _state(reason)))
+    return [*rows, ("int8 kernels", _state(int8_conv.available() or int8_norm.available()))]
+
+
+def _state(reason: str | None) -> str:
+    return "available" if reason is None else f"missing: {reason}"
 
 
 def _extras() -> list[tuple[str, str]]:

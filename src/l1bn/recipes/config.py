@@ -110,6 +110,10 @@ class Recipe:
         _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         _require(self, "warmup", 0 <= self.warmup < 1, "in [0, 1)")
         _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+        if self.frozen_statistics and getattr(self, "weights", None) is None:
+            raise UserError(
+                "expected --weights with --frozen-statistics: a fresh network has no statistics yet"
+            )
         if self.nesterov and self.momentum == 0:
             raise UserError("--nesterov needs --momentum greater than 0; or give --no-nesterov")
 

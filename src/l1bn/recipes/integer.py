@@ -34,7 +34,8 @@ class IntegerPreprocess:
     def __init__(self, data: ImageSet, device: torch.device) -> None:
         mean, std = (m.double().view(-1, 1) for m in data.moments())
         levels = (torch.arange(_LEVELS, dtype=torch.float64) - mean) / std
-        peak = float(levels.abs().max()) / _SATURATED
+        low, high = int(data.train.images.min()), int(data.train.images.max())
+        peak = float(levels[:, low : high + 1].abs().max()) / _SATURATED
         self.exponent = math.ceil(math.log2(peak / 127))
         codes = torch.round(torch.ldexp(levels, torch.tensor(-self.exponent))).clamp(-127, 127)
         self._table = codes.to(torch.int8).to(device)
@@ -80,8 +81,6 @@ class IntegerTrainer(Trainer):
         except ValueError as error:
             raise UserError(f"--precision int8: {error}") from error
         self.model.set_rates(config.backbone_rate, 1.0)
-        if config.frozen_statistics:
-            self.model.freeze_statistics()
         self.integers = IntegerPreprocess(self.data, self.device)
         self.optimizer = quantized.SGD(
             self.model,
@@ -129,6 +128,8 @@ class IntegerTrainer(Trainer):
 
     def _train_mode(self) -> None:
         self.model.train()
+        if self.config.frozen_statistics:
+            self.model.freeze_statistics()
 
     def _optimizer_state(self) -> dict[str, Any]:
         return {}  # the momentum lies in the network's buffers
