@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist test mutants bench-cpu rtl-report rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist test mutants bench-cpu bench-integer integer-accuracy rtl-report rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -44,6 +44,19 @@ mutants: env  ## break the formulas one by one; every break must turn the tests 
 bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks: 10 minutes, quiet
 	$(BIN)/python benchmarks/cpu_ops.py
 	$(BIN)/python benchmarks/cpu_networks.py
+
+bench-integer: env  ## time training in integers against float: 5 minutes, quiet
+	$(BIN)/python benchmarks/int8_conv.py
+	$(BIN)/python benchmarks/int8_norm.py
+	$(BIN)/python benchmarks/integer_steps.py
+
+# Hours on 2 cores; an interrupted run goes on where it was. CIFAR10 and DATA may be local folders.
+CIFAR10 ?= uoft-cs/cifar10
+integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, and its ablations (slow)
+	$(BIN)/python benchmarks/integer_accuracy.py resnet20 --data $(CIFAR10) --out results/integer-resnet20
+	$(BIN)/python benchmarks/integer_accuracy.py vgg7 --data $(CIFAR10) --out results/integer-vgg7
+	$(BIN)/python benchmarks/integer_accuracy.py fashion --data $(DATA) --out results/integer-fashion
+	$(BIN)/python benchmarks/integer_accuracy.py ablation --data $(CIFAR10) --out results/integer-ablation
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
 rtl-report: env  ## synthesize and weigh the hardware units on three libraries: an hour or two
