@@ -14,6 +14,16 @@ int64_t out_size(int64_t size, int64_t kernel, const l1bn_int8_conv_problem& p) 
   return (size + 2 * p.padding - kernel) / p.stride + 1;
 }
 
+// Waking a thread costs a few microseconds: each shall have as much to do.
+constexpr int64_t kProductsPerThread = 1 << 19;
+
+int64_t useful_threads(const l1bn_int8_conv_problem& p) {
+  const int64_t pixels = p.images * out_size(p.height, p.kernel_height, p) *
+                         out_size(p.width, p.kernel_width, p);
+  const int64_t weights = p.outputs * p.kernel_height * p.kernel_width * p.channels;
+  return max_of(min_of(pixels * weights / kProductsPerThread, p.threads), 1);
+}
+
 int64_t forward(const l1bn_int8_conv_forward_args& a) {
   const l1bn_int8_conv_problem& p = a.problem;
   const int64_t count = p.kernel_height * p.kernel_width;
@@ -44,7 +54,7 @@ int64_t forward(const l1bn_int8_conv_forward_args& a) {
   w.tap_count = count;
   w.phases = &phase;
   w.taps = taps.data;
-  w.threads = max_of(p.threads, 1);
+  w.threads = useful_threads(p);
   return w.run();
 }
 
@@ -105,13 +115,13 @@ int64_t input_gradient(const l1bn_int8_conv_input_gradient_args& a) {
   w.input_step = p.kernel_height * p.kernel_width * p.channels;
   w.phases = phases.data;
   w.taps = taps.data;
-  w.threads = max_of(p.threads, 1);
+  w.threads = useful_threads(p);
   return w.run();
 }
 
 int64_t weight_gradient(const l1bn_int8_conv_weight_gradient_args& args) {
   l1bn_int8_conv_weight_gradient_args a = args;
-  a.problem.threads = max_of(a.problem.threads, 1);
+  a.problem.threads = useful_threads(a.problem);
   return WeightGradient(a).run();
 }
 

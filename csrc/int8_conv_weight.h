@@ -32,6 +32,7 @@ class WeightGradient {
         positions_(p_.kernel_height * p_.kernel_width * p_.channels),
         column_phases_(min_of(p_.stride, p_.kernel_width)),
         unit_(plan()),
+        direct_(pointwise_ && unit_.cols >= out_width_),
         pitch_(row_pitch(unit_.cols)),
         plane_(unit_rows(unit_.rows) * column_phases_ * pitch_),
         row_groups_(ceil_div(unit_.cols, kGroup)),
@@ -53,6 +54,7 @@ class WeightGradient {
     int64_t next = 0;
     const int64_t units = unit_count();
     auto work = [&](Team team) {
+      if (direct_) return run_direct(team);
       memset(sums_.data + team.index * sums_size(), 0, (size_t)sums_size() * sizeof(int32_t));
       memset(shifts_.data + team.index * lanes_, 0, (size_t)lanes_ * sizeof(uint32_t));
       for (;;) {
@@ -63,7 +65,8 @@ class WeightGradient {
       team.wait();
       gather(team);
     };
-    parallel_run((int)min_of(p_.threads, max_of(units, 1)), work);
+    const int64_t shares = direct_ ? ceil_div(lanes_, kMaxVectors * kLanes) : units;
+    parallel_run((int)min_of(p_.threads, max_of(shares, 1)), work);
     return 0;
   }
 
@@ -84,6 +87,7 @@ class WeightGradient {
   const l1bn_int8_conv_problem p_;
   const int64_t out_height_, out_width_, lanes_, positions_, column_phases_;
   const Unit unit_;
+  const bool direct_;  // one unit, whose sums are the result
   const int64_t pitch_, plane_, row_groups_, depth_;
   Array<Row> rows_;  // of the product: positions, from the planes' and the sums' start
   Array<int64_t> offsets_;
@@ -115,12 +119,12 @@ class WeightGradient {
     return round_up(unit_.images * p_.channels * plane_, kCacheLine);
   }
   int64_t panel_size() const { return depth_ * kMaxVectors * kLanes * kGroup; }
-  int64_t sums_size() const { return positions_ * lanes_; }
+  int64_t sums_size() const { return direct_ ? 0 : positions_ * lanes_; }
 
   // Large enough that the sums are seldom fetched and put back, small enough for the cache.
   Unit plan() const {
     Unit unit = {1, 1, min_of(max_of(out_width_, 1), kUnitPixels)};
-    if (p_.images * out_height_ == 1)
+    if (p_.images * out_height_ == 1 && out_width_ > kUnitPixels)
       unit.cols = min_of(unit.cols, ceil_div(max_of(out_width_, 1), p_.threads));
     if (unit.cols < out_width_) return unit;
     const int64_t row_bytes = p_.stride * column_phases_ * row_pitch(unit.cols) * p_.channels *
@@ -140,7 +144,7 @@ class WeightGradient {
   }
 
   Place place(int64_t unit) const {
-    const int64_t across = ceil_div(out_width_, unit_.cols);
+    const int64_t across = max_of(ceil_div(out_width_, unit_.cols), 1);
     const int64_t down = ceil_div(out_height_, unit_.rows);
     Place at;
     at.col = unit % across * unit_.cols;
@@ -154,12 +158,13 @@ class WeightGradient {
 
   void list_offsets() {
     const int64_t row = column_phases_ * pitch_;
+    const int64_t pitch = direct_ ? p_.outputs : lanes_;
     int64_t position = 0;
     for (int64_t ky = 0; ky < p_.kernel_height; ++ky)
       for (int64_t kx = 0; kx < p_.kernel_width; ++kx)
         for (int64_t c = 0; c < p_.channels; ++c, ++position) {
           const int64_t at = c * plane_ + ky * row + kx % p_.stride * pitch_ + kx / p_.stride;
-          rows_.data[position] = {at * (int64_t)sizeof(A), position * lanes_};
+          rows_.data[position] = {at * (int64_t)sizeof(A), position * pitch};
         }
     int64_t* offset = offsets_.data;
     for (int64_t b = 0; b < unit_.images; ++b)
@@ -181,7 +186,28 @@ class WeightGradient {
       vectors = panel_vectors((lanes_ - lane) / kLanes);
       pack_errors(data, at, lane, vectors * kLanes);
       add_shifts((int)vectors, data, depth, shifts_.data + thread * lanes_ + lane);
-      multiply_all((int)vectors, {data, offsets_.data, depth}, (const char*)planes, sums + lane);
+      multiply_all((int)vectors, {data, offsets_.data, depth}, (const char*)planes,
+                   (int32_t*)sums + lane, nullptr, vectors * kLanes);
+    }
+  }
+
+  // The threads take panels of the only unit in turn.
+  void run_direct(Team team) const {
+    const Place at = place(0);
+    A* planes = planes_.data + team.index * planes_size();
+    fill_shift(planes, p_.channels * plane_);
+    split(planes, at, 0);
+    B* data = panels_.data + team.index * panel_size();
+    int64_t turn = 0;
+    for (int64_t lane = 0, vectors; lane < lanes_; lane += vectors * kLanes) {
+      vectors = panel_vectors((lanes_ - lane) / kLanes);
+      if (turn++ % team.size != team.index) continue;
+      pack_errors(data, at, lane, vectors * kLanes);
+      uint32_t bias[kMaxVectors * kLanes];
+      shift_sums((int)vectors, data, depth_, bias);
+      for (int64_t i = 0; i < vectors * kLanes; ++i) bias[i] = 0u - bias[i];
+      multiply_all((int)vectors, {data, offsets_.data, depth_}, (const char*)planes, dw_ + lane,
+                   (const int32_t*)bias, p_.outputs - lane);
     }
   }
 
@@ -229,14 +255,15 @@ class WeightGradient {
     for (int i = 0; i < vectors * kLanes; ++i) shifts[i] += here[i];
   }
 
-  void multiply_all(int vectors, const Panel& panel, const char* planes, uint32_t* sums) const {
+  void multiply_all(int vectors, const Panel& panel, const char* planes, int32_t* out,
+                    const int32_t* init, int64_t channels) const {
     Rows rows;
     rows.list = rows_.data;
     rows.count = positions_;
     rows.a = planes;
-    rows.out = (int32_t*)sums;
-    rows.init = nullptr;
-    rows.channels = vectors * kLanes;
+    rows.out = out;
+    rows.init = init;
+    rows.channels = channels;
     rows.peak = nullptr;
     rows.pair = p_.channels % 2 ? 0 : plane_ * (int64_t)sizeof(A);
     rows.scattered = false;

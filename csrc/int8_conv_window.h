@@ -77,13 +77,15 @@ class WindowRun {
       return L1BN_INT8_CONV_NO_MEMORY;
     expect_large(w_.result, w_.images * w_.result_height * w_.result_width * w_.result_channels *
                                 (int64_t)sizeof(int32_t));
-    pack();
+    list_offsets();
     list_pixels();
     memset(peaks_.data, 0, (size_t)(w_.threads * lanes_) * sizeof(uint32_t));
     int64_t next = 0;
     const int64_t units = block_.units(w_.images, steps_down_);
     auto work = [&](Team team) {
       fill_shift(buffers_.data + team.index * buffer_size(), buffer_size());
+      for (int64_t p = 0; p < w_.phase_count; ++p) pack_phase(p, team);
+      team.wait();
       for (;;) {
         const int64_t unit = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
         if (unit >= units) break;
@@ -138,23 +140,25 @@ class WindowRun {
     return {1, min_of(max_of(rows, 1), steps_down_)};
   }
 
-  void pack() {
+  void list_offsets() {
     int64_t* offset = offsets_.data;
     for (int64_t t = 0; t < w_.tap_count; ++t)
       for (int64_t g = 0; g < groups_; ++g)
         *offset++ = ((w_.taps[t].row * buffer_cols_ + w_.taps[t].col) * pixel_ + g * kGroup) *
                     (int64_t)sizeof(A);
-    for (int64_t p = 0; p < w_.phase_count; ++p) pack_phase(p);
   }
 
   B* panel(const Phase& phase, int64_t lane) const {
     return panels_.data + (phase.first_tap * lanes_ + lane * phase.taps) * pixel_;
   }
 
-  void pack_phase(int64_t index) {
+  // The weights of a phase: the threads take panels in turn.
+  void pack_phase(int64_t index, Team team) const {
     const Phase& phase = w_.phases[index];
+    int64_t turn = index;
     for (int64_t lane = 0, vectors; lane < lanes_; lane += vectors * kLanes) {
       vectors = panel_vectors((lanes_ - lane) / kLanes);
+      if (turn++ % team.size != team.index) continue;
       const int64_t lanes = vectors * kLanes, outputs = min_of(lanes, w_.result_channels - lane);
       B* out = panel(phase, lane);
       for (int64_t t = 0; t < phase.taps; ++t, out += groups_ * lanes * kGroup)

@@ -53,22 +53,26 @@ class Case:
         )
 
 
+# The first ones are large enough for two threads.
 CASES = [
-    Case(2, 3, (8, 8), 16, 3, 1, 1),
+    Case(9, 3, (14, 14), 16, 3, 1, 1),
     Case(3, 16, (32, 32), 16, 3, 1, 1),  # an image to a block, and several blocks
     Case(33, 16, (8, 8), 33, 3, 1, 1),  # several images to a block, the last one short
-    Case(2, 17, (9, 7), 66, 3, 2, 1),  # odd sizes, 4 + 1 vectors of outputs
-    Case(3, 16, (8, 8), 32, 1, 2, 0),  # the shortcut of a ResNet: input pixels without gradient
-    Case(130, 64, (1, 1), 10, 1),  # a linear layer
+    Case(9, 17, (19, 15), 66, 3, 2, 1),  # odd sizes, 4 + 1 vectors of outputs
+    Case(40, 16, (16, 16), 32, 1, 2, 0),  # the shortcut of a ResNet: input pixels without gradient
+    Case(520, 64, (1, 1), 34, 1),  # a linear layer
+    Case(1, 24, (60, 60), 15, 3, 1, 1),  # an image larger than a block
+    Case(1, 16, (2, 1100), 33, 3, 1, 1),  # a row longer than a unit of work
     Case(3, 5, (6, 5), 48, 1),
+    Case(130, 64, (1, 1), 10, 1),
     Case(1, 4, (15, 13), 7, 5, 2, 2),
     Case(2, 3, (14, 14), 20, 7, 2, 3),
     Case(2, 2, (5, 5), 3, 3, 4, 0),  # pixels that no window meets
     Case(1, 1, (3, 3), 1, 1, 1, 2),  # more padding than kernel
     Case(2, 3, (4, 4), 2, 1, 5, 3),  # windows that meet padding only
-    Case(1, 48, (60, 60), 5, 3, 1, 1),  # an image larger than a block
-    Case(1, 2, (1, 1100), 3, 3, 1, 1),  # a row longer than a unit of work
+    Case(1030, 20, (1, 1), 30, 1),  # more rows than a unit of work has
     Case(0, 3, (4, 4), 2, 3, 1, 1),
+    Case(0, 3, (1, 1), 2, 1),
 ]
 
 
@@ -265,7 +269,7 @@ def test_refuses_other_tensors() -> None:
         int8_conv.conv2d(x, w, stride=0)
     with pytest.raises(ValueError, match="expected sizes of at least 1"):
         int8_conv.conv2d(x[:, :0], w[:, :0])
-    with pytest.raises(ValueError, match=r"expected e in the output's shape \(2, 16, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"expected e in the output's shape \(9, 16, 6, 6\)"):
         int8_conv.conv2d_input_gradient(e, w, (8, 8))
     with pytest.raises(ValueError, match="belongs to another input size, stride or padding"):
         int8_conv.conv2d_weight_gradient(x, e[:, :, :4], (3, 3), padding=1)
