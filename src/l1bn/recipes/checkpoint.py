@@ -12,27 +12,33 @@ from l1bn.errors import UserError
 
 __all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "write_text"]
 
-_FORMAT = "l1bn-classification-1"
+_FORMATS = {"train": "l1bn-classification-1", "gan": "l1bn-gan-1"}
+"""Formats by the command that writes them."""
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, content: dict[str, Any], command: str = "train") -> None:
     """Write a checkpoint; a reader sees the old file or the new one, never a part.
 
     Args:
         path: Where to write.
         content: Tensors, numbers, strings, and lists and dicts of these.
+        command: What made it, ``"train"`` or ``"gan"``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
-        torch.save({"format": _FORMAT, **content}, file)
+        torch.save({"format": _FORMATS[command], **content}, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
     """Read a checkpoint that `save_checkpoint` wrote.
+
+    Args:
+        path: The file.
+        command: What must have made it, ``"train"`` or ``"gan"``.
 
     Raises:
         UserError: If the file is missing, damaged or something else.
@@ -45,8 +51,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged or no checkpoint ({type(error).__name__}); it was left as it is"
         ) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise UserError(f'{path} is no checkpoint of `l1bn train` (format "{_FORMAT}")')
+    if not isinstance(content, dict) or content.get("format") != _FORMATS[command]:
+        raise UserError(
+            f'{path} is no checkpoint of `l1bn {command}` (format "{_FORMATS[command]}")'
+        )
     return content
 
 

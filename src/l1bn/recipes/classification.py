@@ -114,11 +114,10 @@ def train(config: TrainConfig, data: ImageSet | None = None, resume: bool = Fals
             f"{config.out} already holds a run; continue it with --resume {config.out}, or choose "
             "another folder with --out"
         )
-    if saved is not None and (changed := config.changed_fields(saved["config"])):
+    if saved is not None and (changes := config.changes(saved["config"])):
         raise UserError(
-            f"{checkpoint} was made with "
-            + ", ".join(f"{n} {saved['config'].get(n)}, not {config.saved()[n]}" for n in changed)
-            + "; resume without changing it, or start a new run with another --out"
+            f"{checkpoint} was made with {changes}; resume without changing it, or start a new run "
+            "with another --out"
         )
     trainer = make_trainer(config, load_recipe_data(config) if data is None else data)
     if saved is not None:

@@ -72,12 +72,8 @@ def _check_same(run: TrainConfig) -> None:
         saved = json.loads(path.read_text(encoding="utf-8"))["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; remove the folder to repeat that run") from error
-    if changed := run.changed_fields(saved):
-        raise UserError(
-            f"{run.out} was made with "
-            + ", ".join(f"{n} {saved.get(n)}, not {run.saved()[n]}" for n in changed)
-            + "; choose another folder with --out"
-        )
+    if changes := run.changes(saved):
+        raise UserError(f"{run.out} was made with {changes}; choose another folder with --out")
 
 
 def _complete(run: TrainConfig, data: ImageSet, title: str, say: Callable[[str], None]) -> None:

@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 from l1bn.errors import UserError
 
-__all__ = ["NORMS", "CompareConfig", "NormName", "Recipe", "TrainConfig"]
+__all__ = [
+    "NORMS",
+    "CompareConfig",
+    "NormName",
+    "Recipe",
+    "RunConfig",
+    "TrainConfig",
+    "require_option",
+]
 
 NormName = Literal["l1", "l2"]
 NORMS: tuple[NormName, ...] = ("l1", "l2")
@@ -100,16 +108,16 @@ class Recipe:
 
         check_model(self.model)
         for name in ("epochs", "batch_size", "lr", "width", "log_every"):
-            _require(self, name, getattr(self, name) > 0, "greater than 0")
+            require_option(self, name, getattr(self, name) > 0, "greater than 0")
         for name in ("image_size", "images", "threads"):
             value = getattr(self, name)
-            _require(self, name, value is None or value > 0, "greater than 0")
-        _require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
-        _require(self, "backbone_rate", self.backbone_rate >= 0, "at least 0")
-        _require(self, "classes", self.classes is None or len(self.classes) > 0, "not empty")
-        _require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
-        _require(self, "warmup", 0 <= self.warmup < 1, "in [0, 1)")
-        _require(self, "label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
+            require_option(self, name, value is None or value > 0, "greater than 0")
+        require_option(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        require_option(self, "backbone_rate", self.backbone_rate >= 0, "at least 0")
+        require_option(self, "classes", self.classes is None or len(self.classes) > 0, "not empty")
+        require_option(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        require_option(self, "warmup", 0 <= self.warmup < 1, "in [0, 1)")
+        require_option(self, "label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)")
         if self.frozen_statistics and getattr(self, "weights", None) is None:
             raise UserError(
                 "expected --weights with --frozen-statistics: a fresh network has no statistics yet"
@@ -123,8 +131,28 @@ class Recipe:
         return self.augment in ("auto", "crop+mirror")
 
 
+class RunConfig:
+    """What the configuration of one run keeps of itself, and how it differs from a saved one."""
+
+    def saved(self) -> dict[str, Any]:
+        """Return the configuration as plain values, as checkpoints and results keep it."""
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {k: _plain(v) for k, v in values.items()}
+
+    def changed_fields(self, other: dict[str, Any]) -> list[str]:
+        """Return the fields that decide the curve and differ from a saved configuration."""
+        mine = self.saved()
+        theirs = {**type(self)().saved(), **other}  # an older version had fewer options
+        return [n for n in mine if n not in _FREE and mine[n] != theirs[n]]
+
+    def changes(self, other: dict[str, Any]) -> str:
+        """Return those fields with both values as text, empty if there are none."""
+        mine = self.saved()
+        return ", ".join(f"{n} {other.get(n)}, not {mine[n]}" for n in self.changed_fields(other))
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Recipe):
+class TrainConfig(Recipe, RunConfig):
     """Train one model with one norm and one seed."""
 
     norm: NormName = "l1"
@@ -135,18 +163,6 @@ class TrainConfig(Recipe):
     """Folder of the run."""
     weights: Path | None = None
     """Start from the weights in this checkpoint, of either norm."""
-
-    def changed_fields(self, other: dict[str, Any]) -> list[str]:
-        """Return the fields that decide the curve and differ from a saved configuration."""
-        mine = self.saved()
-        theirs = {**TrainConfig().saved(), **other}  # an older version had fewer options
-        names = [f.name for f in dataclasses.fields(self) if f.name not in _FREE]
-        return [n for n in names if mine[n] != theirs[n]]
-
-    def saved(self) -> dict[str, Any]:
-        """Return the configuration as plain values, as checkpoints and results keep it."""
-        values = dataclasses.asdict(self)
-        return {k: _plain(v) for k, v in values.items()}
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
@@ -177,8 +193,8 @@ class CompareConfig(Recipe):
                 "expected --precision fp32 or bf16 in a comparison, got int8; train each run with "
                 "l1bn train --precision int8"
             )
-        _require(self, "seeds", self.seeds > 0, "greater than 0")
-        _require(self, "rounds", self.rounds > 0, "greater than 0")
+        require_option(self, "seeds", self.seeds > 0, "greater than 0")
+        require_option(self, "rounds", self.rounds > 0, "greater than 0")
 
     def run(self, norm: NormName, seed: int) -> TrainConfig:
         """Return the configuration of one of the runs."""
@@ -198,7 +214,12 @@ _FREE = frozenset({"out", "threads", "device", "log_every", "tensorboard", "prog
 """Fields that a resumed run may change."""
 
 
-def _require(config: object, name: str, holds: bool, expected: str) -> None:
+def require_option(config: object, name: str, holds: bool, expected: str) -> None:
+    """Refuse the value of an option.
+
+    Raises:
+        UserError: If it does not hold; it names the option, what was expected and what came.
+    """
     if not holds:
         option = "--" + name.replace("_", "-")
         raise UserError(f"expected {option} to be {expected}, got {getattr(config, name)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ EPOCH_COLUMNS = (
 """Columns of epochs.csv: accuracies as shares, the training time of the epoch in seconds."""
 STEP_COLUMNS = ("step", "lr", "loss")
 """Columns of steps.csv: the loss of single batches."""
+_TABLES = {"epochs": EPOCH_COLUMNS, "steps": STEP_COLUMNS}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -34,18 +36,26 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 class CurveLog:
-    """Appends rows to ``epochs.csv`` and ``steps.csv`` of a run.
+    """Appends rows to ``epochs.csv`` and ``steps.csv`` of a run, or to other tables.
 
     Args:
         folder: Folder of the run.
         step: Step from which the run continues; later rows of a lost continuation are removed.
         tensorboard: Write TensorBoard events to ``tensorboard/`` too.
+        tables: Columns by the name of the file; each must have a column `step`.
     """
 
-    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        tensorboard: bool,
+        tables: Mapping[str, tuple[str, ...]] = _TABLES,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        for name, columns in (("epochs", EPOCH_COLUMNS), ("steps", STEP_COLUMNS)):
+        self._tables = dict(tables)
+        for name, columns in self._tables.items():
             path = folder / f"{name}.csv"
             kept = [r for r in read_rows(path) if int(r["step"]) <= step]
             lines = [",".join(columns), *(",".join(r[c] for c in columns) for r in kept)]
@@ -58,21 +68,23 @@ class CurveLog:
 
     def epoch(self, row: dict[str, float]) -> None:
         """Append the row of an epoch."""
-        self._append("epochs", EPOCH_COLUMNS, row)
+        self.row("epochs", row)
 
     def step(self, row: dict[str, float]) -> None:
         """Append the row of a step."""
-        self._append("steps", STEP_COLUMNS, row)
+        self.row("steps", row)
 
-    def close(self) -> None:
-        """Finish the files."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def _append(self, name: str, columns: tuple[str, ...], row: dict[str, float]) -> None:
+    def row(self, name: str, row: Mapping[str, float]) -> None:
+        """Append a row to the table of that name."""
+        columns = self._tables[name]
         with (self._folder / f"{name}.csv").open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow([row[c] for c in columns])
         if self._writer is not None:
             for column in columns:
                 if column not in ("epoch", "step"):
                     self._writer.add_scalar(f"{name}/{column}", row[column], int(row["step"]))
+
+    def close(self) -> None:
+        """Finish the files."""
+        if self._writer is not None:
+            self._writer.close()
