@@ -57,17 +57,23 @@ integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, 
 	$(BIN)/python benchmarks/integer_accuracy.py vgg7 --data $(CIFAR10) --out results/integer-vgg7
 	$(BIN)/python benchmarks/integer_accuracy.py fashion --data $(DATA) --out results/integer-fashion
 	$(BIN)/python benchmarks/integer_accuracy.py ablation --data $(CIFAR10) --out results/integer-ablation
+	$(BIN)/python benchmarks/integer_accuracy.py transfer --data $(CIFAR10) --out results/integer-transfer
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
+# One script for abc and a channel of each stimulus: treats all units alike, and ends in an hour or two.
 rtl-report: env  ## synthesize and weigh the hardware units on three libraries: an hour or two
-	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width 8 16 --variants all --liberty \
+	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width 8 16 --variants all \
+	    --recipes twice --channels 1 --liberty \
 	    /usr/share/qflow/tech/osu018/osu018_stdcells.lib \
 	    $(LIBERTY)/sky130_fd_sc_hd__tt_025C_1v80.lib.gz \
 	    $(LIBERTY)/sg13g2_stdcell_typ_1p20V_25C.lib.gz
+
+rtl-accuracy: env  ## train with one-pass statistics, and see what they cost
 	$(BIN)/python benchmarks/rtl/one_pass_training.py
 
 rtl-pictures: env  ## draw the pictures of docs/hardware.md
 	$(BIN)/python benchmarks/rtl/pictures.py
+	$(BIN)/python benchmarks/rtl/timeline.py
 
 lint: env  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -14,7 +14,7 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,16 @@ class Plan:
         shared: Options of every run.
         arms: Options of each arm, by its name; the first is what the others are compared with.
         seeds: Number of seeds.
+        first: Runs that come before: an arm starts from the weights of the one that its options
+            name in braces.
+        old_classes: Classes whose accuracy after the run tells what was forgotten.
     """
 
     shared: tuple[str, ...]
     arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: int = 2
+    first: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    old_classes: tuple[int, ...] = ()
 
 
 INT8 = ("--precision", "int8")
@@ -56,7 +61,29 @@ ABLATION = {
     "error-6": ("--int8-error-bits", "6"),
     "error-4": ("--int8-error-bits", "4"),
 }
+BACKBONES = {
+    "frozen": ("--backbone-rate", "0", "--frozen-statistics"),
+    "slow": ("--backbone-rate", "0.1"),
+    "slow-frozen-statistics": ("--backbone-rate", "0.1", "--frozen-statistics"),
+    "free": (),
+}
+STARTS = {
+    "int8": ("--weights", "{l1}", *INT8),
+    "float-l1": ("--weights", "{l1}", "--norm", "l1"),
+    "float-l2": ("--weights", "{l2}", "--norm", "l2"),
+}
+FIRST = ("--model", "resnet8", "--epochs", "4", "--classes", "0", "1", "2", "3", "4")
 PLANS = {
+    "transfer": Plan(
+        ("--model", "resnet8", "--epochs", "2", "--lr", "0.05", "--classes", *"56789"),
+        {
+            f"{s}-{b}": (*start, *back)
+            for b, back in BACKBONES.items()
+            for s, start in STARTS.items()
+        },
+        first={"l1": (*FIRST, "--norm", "l1"), "l2": (*FIRST, "--norm", "l2")},
+        old_classes=(0, 1, 2, 3, 4),
+    ),
     "resnet20": Plan(("--model", "resnet20", "--epochs", "12"), PRECISIONS),
     "vgg7": Plan(("--model", "vgg7", "--width", "0.125", "--epochs", "10"), PRECISIONS),
     "fashion": Plan(("--model", "resnet20", "--epochs", "3"), PRECISIONS, seeds=3),
@@ -82,6 +109,19 @@ def run(folder: Path, options: list[str]) -> None:
         command += [*options, "--out", str(folder)]
     print(" ".join(command[3:]), flush=True)
     subprocess.run(command, check=True)
+
+
+def train_seed(plan: Plan, runs: Path, arms: list[str], seed: int, extra: list[str]) -> None:
+    """Train every arm of one seed, and what it starts from."""
+    extra = [*extra, "--seed", str(seed)]
+    weights = {}
+    for name, options in plan.first.items():
+        folder = runs / f"first-{name}-seed{seed}"
+        weights[name] = str(folder / "last.pt")
+        run(folder, [*options, *extra])
+    for arm in arms:
+        options = tuple(o.format(**weights) for o in plan.arms[arm])
+        run(runs / f"{arm}-seed{seed}", [*plan.shared, *options, *extra])
 
 
 def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
@@ -111,6 +151,7 @@ def table(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "n": len(runs),
             "accuracy": round(100 * summary.mean, 2),
             "std": "" if len(runs) < 2 else round(100 * summary.std, 2),
+            **_forgetting(plan, list(runs.values())),
             "train_loss": round(sum(r["train_loss"] for r in runs.values()) / len(runs), 4),
         }
         if arm != first and len(shared) > 1:
@@ -122,6 +163,13 @@ def table(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 entry["welch_95"] = f"{100 * low:+.2f} to {100 * high:+.2f}"
         found.append(entry)
     return found
+
+
+def _forgetting(plan: Plan, runs: list[dict[str, Any]]) -> dict[str, float]:
+    if not plan.old_classes:
+        return {}
+    old = [r["class_accuracy"][c] for r in runs for c in plan.old_classes]
+    return {"old_classes": round(100 * sum(old) / len(old), 2)}
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -171,16 +219,15 @@ def main() -> None:
     runs = ROOT / "runs" / f"integer-{options.plan}"
     seeds = options.seeds or plan.seeds
     if not options.collect:
+        extra = ["--data", options.data]
+        if options.threads:
+            extra += ["--threads", str(options.threads)]
         for seed in range(seeds):
-            for arm in options.arms or plan.arms:
-                extra = ["--data", options.data, "--seed", str(seed)]
-                if options.threads:
-                    extra += ["--threads", str(options.threads)]
-                run(runs / f"{arm}-seed{seed}", [*plan.shared, *plan.arms[arm], *extra])
+            train_seed(plan, runs, options.arms or list(plan.arms), seed, extra)
     command = (
         f"python benchmarks/integer_accuracy.py {options.plan} --data DATA --out {options.out}"
     )
-    write(Plan(plan.shared, plan.arms, seeds), runs, options.out, command)
+    write(replace(plan, seeds=seeds), runs, options.out, command)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python benchmarks/rtl/timeline.py
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def bars(config: UnitConfig) -> list[Bar]:
                 (t / period - clock, v) for t, v in phases if clock <= t / period < clock + length
             ]
             edges = [(0.0, "SCALARS"), *inside, (float(length), "")]
-            for (left, value), (right, _) in zip(edges, edges[1:], strict=False):
+            for (left, value), (right, _) in itertools.pairwise(edges):
                 if right - left > 2:
                     phase = Phase[value.split("/")[0]]
                     start, stop = round(counted + left), round(counted + right)
