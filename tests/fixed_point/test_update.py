@@ -80,6 +80,14 @@ def test_weight_decay_below_the_last_bit_counts_too():
     assert abs(got.mean() - (10_000 - 0.5)) < 0.015
 
 
+def test_weight_and_momentum_are_rounded_independently():
+    master = single(1000, 12_345_677, -32)  # 24 bits: both lose some
+    up = [a > a.min() for a in (master.weight, master.momentum)]
+    shares = [a.mean() for a in up]
+    assert 0.05 < min(shares) < max(shares) < 0.95
+    assert abs((up[0] & up[1]).mean() - shares[0] * shares[1]) < 0.015
+
+
 def test_weights_saturate_symmetrically():
     assert (single(32_000, -127, -4).weight == 2**15 - 1).all()
     assert (single(-32_000, 127, -4).weight == -(2**15) + 1).all()
