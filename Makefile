@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist test mutants bench-cpu bench-integer integer-accuracy rtl-report rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist test mutants bench-cpu bench-integer integer-accuracy rtl-report rtl-accuracy rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24

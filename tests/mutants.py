@@ -33,6 +33,8 @@ class Mutant:
     )
 
 
+FIXED_POINT = ("tests/test_fixed_point.py",)
+HARDWARE = ("tests/rtl/test_simulation.py",)
 MUTANTS = [
     Mutant(
         "eager: gradient without the mean of the signs",
@@ -108,6 +110,83 @@ MUTANTS = [
         "RECOVERY_LIMIT = (1e300, 1e300, 1e300, 1e300)",
         ("tests/test_backends.py",),
     ),
+    Mutant(
+        "fixed point: gradient without the mean of the signs",
+        "fixed_point/backward.py",
+        "4 * q * statistics.above)",
+        "2 * q * count)",
+        FIXED_POINT,
+    ),
+    Mutant(
+        "fixed point: gradient of a deviation that its floor holds",
+        "fixed_point/backward.py",
+        "    q = np.where(statistics.live, q, 0)\n",
+        "",
+        FIXED_POINT,
+    ),
+    Mutant(
+        "fixed point: sqrt(2/pi) off by one in a thousand",
+        "fixed_point/spec.py",
+        "INVERSE_K = 52290",
+        "INVERSE_K = 52238",
+        FIXED_POINT,
+    ),
+    Mutant(
+        "fixed point: one-pass statistics without a guard",
+        "fixed_point/statistics.py",
+        "4 * distance * count * count > estimate",
+        "distance * 0 > estimate",
+        FIXED_POINT,
+    ),
+    Mutant(
+        "hardware: bit of the mean itself zero",
+        "rtl/statistic.py",
+        "x >= self.level",
+        "x > self.level",
+        HARDWARE,
+    ),
+    Mutant(
+        "hardware: gradient of a deviation that its floor holds",
+        "rtl/backward.py",
+        "Mux(r.live, q, 0)",
+        "q",
+        HARDWARE,
+    ),
+    Mutant(
+        "hardware: gradient without the mean of the signs",
+        "rtl/backward.py",
+        "a=used, b=statistic.above,",
+        "a=used, b=config.elements // 2,",
+        HARDWARE,
+    ),
+    Mutant(
+        "hardware: threshold of the wrong channel where channels overlap",
+        "rtl/overlap.py",
+        "r.level.eq(r.threshold)",
+        "r.level.eq(parts.ceiling)",
+        HARDWARE,
+    ),
+    Mutant(
+        "hardware: scalars do not wait for the path where channels overlap",
+        "rtl/normalize.py",
+        "return parts.path.empty",
+        "return parts.path.ready | ~parts.path.ready",
+        HARDWARE,
+    ),
+    Mutant(
+        "power: a transition charges the net twice",
+        "rtl/power.py",
+        "0.5 * load * library.voltage**2",
+        "load * library.voltage**2",
+        ("tests/rtl/test_liberty.py",),
+    ),
+    Mutant(
+        "timing: a falling output takes the rising delay",
+        "rtl/timing.py",
+        "delay_table, slew_table = arc.delay[edge], arc.transition[edge]",
+        "delay_table, slew_table = arc.delay[RISE], arc.transition[edge]",
+        ("tests/rtl/test_liberty.py",),
+    ),
 ]
 TESTS = [
     "tests/test_reference.py",
@@ -140,9 +219,10 @@ def survives(mutant: Mutant) -> bool:
 
 
 def main() -> int:
-    """Run every mutant and report."""
+    """Run every mutant, or those whose names start with an argument, and report."""
     survivors = 0
-    for mutant in MUTANTS:
+    chosen = [m for m in MUTANTS if m.name.startswith(tuple(sys.argv[1:] or [""]))]
+    for mutant in chosen:
         alive = survives(mutant)
         survivors += alive
         print(f"{'SURVIVED' if alive else 'caught':9}{mutant.name}", flush=True)

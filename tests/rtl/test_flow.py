@@ -198,7 +198,7 @@ def test_report_command(tmp_path, capsys):
     arguments = [
         "rtl", "report", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"),
         "--width", "4", "--elements", "16", "--recipes", "twice", "--channels", "1",
-        "--variants", "l1", "l2", "l1-overlap", "l2-overlap",
+        "--variants", "l1", "l2", "l1-overlap", "l2-overlap", "--stimuli", "gaussian",
     ]  # fmt: skip
     assert main(arguments) == 0
     output = capsys.readouterr()
@@ -211,8 +211,10 @@ def test_report_command(tmp_path, capsys):
     row = content["comparisons"]["gaussian"][0]
     one, two = (content["records"][i]["stimuli"]["gaussian"] for i in (0, 1))
     assert row["speed"] == pytest.approx(two["time_per_element"] / one["time_per_element"])
-    for name in ("report.md", "report.html", "frontier.svg", "passes.svg"):
+    for name in ("report.md", "report.html", "frontier.svg", "passes.svg", "parts.svg"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
+    assert (tmp_path / "out" / "units.csv").read_text().count("\n") == 1 + 4
+    assert (tmp_path / "out" / "parts.csv").read_text().count("\n") == 1 + 8
     assert f"{row['speed']:.2f}×" in (tmp_path / "out" / "report.md").read_text()
 
 

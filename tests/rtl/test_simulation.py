@@ -58,15 +58,16 @@ def test_gaussian_channels(options, width):
 
 @pytest.mark.parametrize("options", VARIANTS, ids=name)
 def test_backward_from_restored_contexts(options):
+    # At 16 elements the floor holds the deviation of some of these, while Σg·(x − μ) is not zero.
     config = UnitConfig(width=8, elements=16, **options)
-    simulate(config, gaussian(config, 3), stall=0.2, order="restored")
+    simulate(config, extremes(config), stall=0.2, order="restored")
 
 
 @pytest.mark.parametrize("options", OVERLAPPED, ids=name)
 def test_steady_state_of_a_layer(options):
     """The lanes that would run empty start over; the steps that fill the pipeline do not count."""
     config = UnitConfig(width=8, elements=16, **options)
-    run = simulate(config, gaussian(config, 3), stall=0.2, order="steady")
+    run = simulate(config, extremes(config), stall=0.2, order="steady")
     assert run.clocks < sum(run.steps)
 
 

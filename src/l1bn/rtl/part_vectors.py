@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from l1bn import fixed_point as fp
+from l1bn.fixed_point.formats import ScalarArray
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.parts import PartName
 from l1bn.rtl.stimulus import Channels
@@ -66,10 +69,8 @@ def scalars(config: UnitConfig, channels: Channels, i: int) -> Scalars:
     slope = 0
     if isinstance(statistics, fp.L1Statistics):
         spread = int(statistics.deviation[0])
-        q = _truncated(covariance * n, spread) if live else 0
-        below = (2 * sum_g * n + n - 4 * q * int(statistics.above[0])) // (2 * n)
-        low = _nearest(-coefficient * below, n) + gradient_half
-        high = _nearest(-coefficient * (below + 2 * q), n) + gradient_half
+        slopes = fp.l1_slopes(_array(sum_g), _array(covariance), out.channel, spec)
+        low, high = (int(o[0]) + gradient_half for o in (slopes.low, slopes.high))
     else:
         root, limit = int(statistics.root[0]), spec.coefficient.high
         spread = max(n * int((x * x).sum()) - total * total, root * root)
@@ -85,6 +86,10 @@ def scalars(config: UnitConfig, channels: Channels, i: int) -> Scalars:
 
 def _nearest(value: int, count: int) -> int:
     return (2 * value + count) // (2 * count)
+
+
+def _array(value: int) -> ScalarArray:
+    return np.array([value], dtype=object)
 
 
 def _truncated(value: int, divisor: int) -> int:
