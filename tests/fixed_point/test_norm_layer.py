@@ -69,8 +69,9 @@ def test_one_step_from_float64(seed, residual, relu):
     y, dx, dgamma, dbeta = layer.formula()
     assert np.abs(layer.out.y - (np.maximum(y, 0) if relu else y)).max() < 1
     error = layer.back.dx - dx * 2.0**-layer.back.exponent
-    assert np.abs(error).max() < 1.25
-    assert error.std() < 0.32  # rounding alone has 0.289
+    # Half a step of the rounding, as much where a peak is clipped, and the γ/σ of ten bits.
+    assert np.abs(error).max() < 1.75
+    assert error.std() < 0.345  # rounding alone has 0.289
     unit = 2.0**layer.g_exponent
     assert np.abs(layer.back.dgamma * unit - dgamma).max() <= 2e-3 * np.abs(dgamma).max()
     np.testing.assert_array_equal(layer.back.dbeta.astype(float) * unit, dbeta)
