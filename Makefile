@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist test mutants bench-cpu bench-integer integer-accuracy rtl-report rtl-accuracy rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test mutants bench-cpu bench-integer integer-accuracy rtl-report rtl-accuracy rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -34,6 +34,16 @@ demo: $(VENV)/.demo  ## train a small ResNet with L1BN and with BN on real image
 DATA ?= zalando-datasets/fashion_mnist
 compare-fashion-mnist: $(VENV)/.demo  ## the Fashion-MNIST comparison of results/ (slow)
 	$(BIN)/l1bn compare --data $(DATA) --model resnet20 --epochs 3 --seeds 3 --out runs/fashion-mnist-resnet20
+
+# Hours on 2 cores; Ctrl-C and the same target go on. DATA may be a local folder here too.
+gan-cifar10: DATA = uoft-cs/cifar10
+gan-cifar10: runs/cifar10-classifier/result.json  ## both GANs with both norms on CIFAR-10 (very slow)
+	$(BIN)/l1bn gan-compare --data $(DATA) --model dcgan --classifier $(<D)/last.pt --out runs/cifar10-dcgan
+	$(BIN)/l1bn gan-compare --data $(DATA) --model wgan-gp --classifier $(<D)/last.pt --out runs/cifar10-wgan-gp
+
+runs/cifar10-classifier/result.json: | $(VENV)/.demo
+	if [ -e $(@D)/last.pt ]; then $(BIN)/l1bn train --resume $(@D); else \
+	    $(BIN)/l1bn train --data $(DATA) --model resnet20 --norm l2 --out $(@D); fi
 
 test: env  ## run every test
 	$(BIN)/python -m pytest -n auto

@@ -40,6 +40,16 @@ COMMANDS = {
     "compare": Command(
         "l1bn.recipes.commands:compare_command", "L1BN against BatchNorm, with a report", "recipes"
     ),
+    "gan": Command(
+        "l1bn.recipes.commands:gan_command",
+        "train a DCGAN or WGAN-GP with L1BN or BatchNorm",
+        "recipes",
+    ),
+    "gan-compare": Command(
+        "l1bn.recipes.commands:gan_compare_command",
+        "a GAN with L1BN against one with BatchNorm, with a report",
+        "recipes",
+    ),
     "rtl": Command(
         "l1bn.rtl.cli:rtl_command", "generate, verify and weigh an L1BN training unit", "rtl"
     ),

@@ -1,4 +1,4 @@
-"""``l1bn train`` and ``l1bn compare``.
+"""``l1bn train``, ``l1bn compare``, ``l1bn gan`` and ``l1bn gan-compare``.
 
 What needs torch is imported within the functions, so that help and typing errors answer at once.
 """
@@ -9,22 +9,23 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 
 from l1bn.errors import UserError
-from l1bn.recipes.config import CompareConfig, Recipe, TrainConfig
+from l1bn.recipes.config import CompareConfig, TrainConfig
+from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 
 if TYPE_CHECKING:
     from l1bn.recipes.interrupt import Interrupted
 
-__all__ = ["compare_command", "train_command"]
+__all__ = ["compare_command", "gan_command", "gan_compare_command", "train_command"]
 
 _INTERRUPTED = 130
 _RESUME = "--resume"
 _CHECKPOINT = "last.pt"
-_Config = TypeVar("_Config", bound=Recipe)
+_Config = TypeVar("_Config")
 
 _TRAIN = (
     "Train one network with one norm and one seed. Ctrl-C saves a checkpoint; --resume FOLDER "
@@ -34,15 +35,24 @@ _COMPARE = (
     "Train with L1BN and with BatchNorm under the same seeds and write a report. The same command "
     "continues an interrupted comparison; finished runs are not repeated."
 )
+_GAN = (
+    "Train one DCGAN or WGAN-GP with one norm and one seed. Ctrl-C saves a checkpoint; "
+    "--resume FOLDER continues the same curve with the saved options."
+)
+_GAN_COMPARE = (
+    "Train a GAN with L1BN and with BatchNorm under the same seeds and write a report. The same "
+    "command continues an interrupted comparison; finished runs are not repeated."
+)
 
 
 def train_command(arguments: list[str]) -> int:
     """Train one model; return the exit code."""
     folder, rest = _take_resume(arguments)
-    default = TrainConfig() if folder is None else _saved_config(folder)
+    default = TrainConfig()
+    if folder is not None:
+        default = dataclasses.replace(TrainConfig.from_saved(_saved(folder, "train")), out=folder)
     config = _parse(TrainConfig, "train", _TRAIN, rest, default)
-    if folder is not None and config.out != folder:
-        raise UserError(f"--resume {folder} continues in that folder; leave --out out")
+    _check_folder(folder, config.out)
     config.validate()
     from l1bn.recipes.classification import RESULT, train
     from l1bn.recipes.curves import read_rows
@@ -80,6 +90,49 @@ def compare_command(arguments: list[str]) -> int:
     return 0
 
 
+def gan_command(arguments: list[str]) -> int:
+    """Train one GAN; return the exit code."""
+    folder, rest = _take_resume(arguments)
+    default = GanConfig()
+    if folder is not None:
+        default = dataclasses.replace(GanConfig.from_saved(_saved(folder, "gan")), out=folder)
+    config = _parse(GanConfig, "gan", _GAN, rest, default)
+    _check_folder(folder, config.out)
+    config.validate()
+    from l1bn.recipes.gan.trainer import train_gan
+    from l1bn.recipes.interrupt import Interrupted
+
+    try:
+        trainer = train_gan(config, resume=folder is not None)
+    except Interrupted as stop:
+        return _report_stop(stop, f"l1bn gan --resume {shlex.quote(str(config.out))}")
+    print(f"{trainer.summary()}; images and results in {config.out}")
+    return 0
+
+
+def gan_compare_command(arguments: list[str]) -> int:
+    """Compare GANs with both norms; return the exit code."""
+    config = _parse(GanCompareConfig, "gan-compare", _GAN_COMPARE, arguments, GanCompareConfig())
+    config.validate()
+    from rich.console import Console
+
+    from l1bn.recipes.gan.compare import compare_gans
+    from l1bn.recipes.gan.report import gan_table, gan_verdict, write_gan_report
+    from l1bn.recipes.interrupt import Interrupted
+
+    console = Console(highlight=False, markup=False)
+    try:
+        results = compare_gans(config, say=console.print)
+    except Interrupted as stop:
+        return _report_stop(stop, shlex.join(["l1bn", "gan-compare", *arguments]))
+    console.print(gan_table(results))
+    for sentence in gan_verdict(results):
+        console.print(f"• {sentence}")
+    # Plain print: rich would break a long path over two lines.
+    print(f"\nreport: {write_gan_report(config.out).resolve()}")
+    return 0
+
+
 def _report_stop(stop: Interrupted, command: str) -> int:
     print(f"{stop}\ncontinue with: {command}", file=sys.stderr)
     return _INTERRUPTED
@@ -101,11 +154,15 @@ def _take_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
     return None, arguments
 
 
-def _saved_config(folder: Path) -> TrainConfig:
+def _saved(folder: Path, command: str) -> dict[str, Any]:
     from l1bn.recipes.checkpoint import load_checkpoint
 
-    saved = load_checkpoint(folder / _CHECKPOINT)["config"]
-    return dataclasses.replace(TrainConfig.from_saved(saved), out=folder)
+    return load_checkpoint(folder / _CHECKPOINT, command)["config"]
+
+
+def _check_folder(folder: Path | None, out: Path) -> None:
+    if folder is not None and out != folder:
+        raise UserError(f"--resume {folder} continues in that folder; leave --out out")
 
 
 def _parse(

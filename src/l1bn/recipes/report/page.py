@@ -16,7 +16,7 @@ from l1bn.recipes.report.plots import plot_accuracy, plot_costs, plot_loss, plot
 from l1bn.recipes.report.terminal import results_rows
 from l1bn.recipes.report.verdict import NAMES, verdict
 
-__all__ = ["REPORT", "write_report"]
+__all__ = ["REPORT", "data_address", "name_pairs", "render", "write_report"]
 
 REPORT = "report.html"
 
@@ -32,6 +32,23 @@ def write_report(folder: Path) -> Path:
     """
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     curves = pd.read_csv(folder / "curves.csv")
+    html = render(
+        "report.html.j2",
+        results=results,
+        names=NAMES,
+        verdict=verdict(results),
+        rows=results_rows(results),
+        plots=_plots(curves, results),
+        recipe=name_pairs(results["config"]),
+        environment=name_pairs(results["environment"]),
+    )
+    path = folder / REPORT
+    write_text(path, html)
+    return path
+
+
+def render(template: str, **values: object) -> str:
+    """Return a page made from one of the templates in this folder."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("l1bn.recipes.report", "."),
         autoescape=True,
@@ -39,36 +56,26 @@ def write_report(folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.j2").render(
-        results=results,
-        names=NAMES,
-        verdict=verdict(results),
-        rows=results_rows(results),
-        plots=_plots(curves, results),
-        recipe=_pairs(results["config"]),
-        environment=_pairs(results["environment"]),
-    )
-    path = folder / REPORT
-    write_text(path, html)
-    return path
+    return environment.get_template(template).render(**values)
 
 
 def _plots(curves: pd.DataFrame, results: dict[str, Any]) -> dict[str, str]:
-    """Return the plots as data addresses: separate documents, whose inner names cannot collide."""
+    """Return the plots as separate documents, whose inner names cannot collide."""
     drawn: dict[str, Callable[[], str]] = {
         "accuracy": lambda: plot_accuracy(curves, results),
         "loss": lambda: plot_loss(curves),
         "costs": lambda: plot_costs(results),
         "ratios": lambda: plot_ratios(results),
     }
-    return {name: _address(draw()) for name, draw in drawn.items()}
+    return {name: data_address(draw().encode(), "svg+xml") for name, draw in drawn.items()}
 
 
-def _address(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+def data_address(image: bytes, kind: str) -> str:
+    """Return an image as an address that holds its content."""
+    return f"data:image/{kind};base64," + base64.b64encode(image).decode()
 
 
-def _pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
+def name_pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
     """Return names and values as text for readers."""
     return [(key.replace("_", " "), _text(value)) for key, value in values.items()]
 

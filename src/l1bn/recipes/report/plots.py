@@ -17,9 +17,17 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from l1bn.recipes.report.verdict import NAMES
 
-__all__ = ["plot_accuracy", "plot_costs", "plot_loss", "plot_ratios"]
+__all__ = [
+    "COLOURS",
+    "draw_svg",
+    "plot_accuracy",
+    "plot_band",
+    "plot_costs",
+    "plot_loss",
+    "plot_ratios",
+]
 
-_COLOURS = {"l1": "#0072B2", "l2": "#D55E00"}  # Okabe and Ito: told apart by colour-blind readers
+COLOURS = {"l1": "#0072B2", "l2": "#D55E00"}  # Okabe and Ito: told apart by colour-blind readers
 _MARKERS = {"l1": "o", "l2": "s"}
 _GREY = "#555555"
 _STYLE: dict[Any, Any] = {
@@ -36,7 +44,7 @@ _GAUSSIAN = math.sqrt(math.pi / 2)
 _OTHERS = {"uniform": 2 / math.sqrt(3), "Laplace": math.sqrt(2)}
 
 
-def _draw(width: float, height: float, columns: int, draw: Callable[..., None]) -> str:
+def draw_svg(width: float, height: float, columns: int, draw: Callable[..., None]) -> str:
     """Return a figure as SVG; the same input gives the same text."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -47,17 +55,19 @@ def _draw(width: float, height: float, columns: int, draw: Callable[..., None]) 
     return text.getvalue()
 
 
-def _band(axes: Axes, curves: pd.DataFrame, column: str, scale: float = 1.0) -> None:
-    """Draw mean ± standard deviation over the seeds against the epoch."""
+def plot_band(
+    axes: Axes, curves: pd.DataFrame, column: str, scale: float = 1.0, by: str = "epoch"
+) -> None:
+    """Draw mean ± standard deviation over the seeds against the epoch, or against the step."""
     for norm, name in NAMES.items():
-        groups = curves[curves["norm"] == norm].groupby("epoch")[column]
+        groups = curves[curves["norm"] == norm].groupby(by)[column]
         mean, std = scale * groups.mean(), scale * groups.std().fillna(0.0)
         marker = _MARKERS[norm] if len(mean) <= 30 else None
-        axes.plot(mean.index, mean, label=name, color=_COLOURS[norm], marker=marker, markersize=4)
+        axes.plot(mean.index, mean, label=name, color=COLOURS[norm], marker=marker, markersize=4)
         axes.fill_between(
-            mean.index, mean - std, mean + std, color=_COLOURS[norm], alpha=0.15, linewidth=0
+            mean.index, mean - std, mean + std, color=COLOURS[norm], alpha=0.15, linewidth=0
         )
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(by)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -70,7 +80,7 @@ def plot_loss(curves: pd.DataFrame) -> str:
 
     def draw(left: Axes, right: Axes) -> None:
         for axes, split in ((left, "train"), (right, "test")):
-            _band(axes, curves, f"{split}_loss")
+            plot_band(axes, curves, f"{split}_loss")
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
@@ -79,20 +89,20 @@ def plot_loss(curves: pd.DataFrame) -> str:
             axes.set_title("training images" if split == "train" else "test images")
             axes.legend()
 
-    return _draw(9, 3.4, 2, draw)
+    return draw_svg(9, 3.4, 2, draw)
 
 
 def plot_accuracy(curves: pd.DataFrame, results: dict[str, Any]) -> str:
     """Return the test accuracy by epoch, and the final one of every seed."""
 
     def draw(left: Axes, right: Axes) -> None:
-        _band(left, curves, "test_accuracy", 100.0)
+        plot_band(left, curves, "test_accuracy", 100.0)
         left.set_ylabel("test accuracy [%]")
         left.set_title("mean ± standard deviation over seeds")
         left.legend(loc="lower right")
         _final_by_seed(right, results)
 
-    return _draw(9, 3.4, 2, draw)
+    return draw_svg(9, 3.4, 2, draw)
 
 
 def _final_by_seed(axes: Axes, results: dict[str, Any]) -> None:
@@ -107,10 +117,10 @@ def _final_by_seed(axes: Axes, results: dict[str, Any]) -> None:
             values,
             linestyle="none",
             marker=_MARKERS[norm],
-            color=_COLOURS[norm],
+            color=COLOURS[norm],
             label=name,
         )
-        axes.axhline(float(np.mean(values)), color=_COLOURS[norm], linewidth=1, linestyle=":")
+        axes.axhline(float(np.mean(values)), color=COLOURS[norm], linewidth=1, linestyle=":")
     axes.set_xticks(range(len(seeds)), [str(s) for s in seeds])
     axes.set_xlim(-0.5, len(seeds) - 0.5)
     axes.margins(y=0.25)
@@ -143,7 +153,7 @@ def plot_ratios(results: dict[str, Any]) -> str:
                 medianprops={"color": "black"},
             )
             for box in boxes["boxes"]:
-                box.set(facecolor=_COLOURS[norm], alpha=0.7)
+                box.set(facecolor=COLOURS[norm], alpha=0.7)
         axes.axhline(_GAUSSIAN, color="black", linewidth=1)
         lines = {"Gaussian": _GAUSSIAN, **_OTHERS}
         for name, value in lines.items():
@@ -156,12 +166,12 @@ def plot_ratios(results: dict[str, Any]) -> str:
         axes.set_ylabel("standard deviation /\nmean absolute deviation")
         axes.set_xlabel("normalization layer, from input to output")
         handles = [
-            Patch(color=_COLOURS[n], alpha=0.7, label=f"trained with {NAMES[n]}") for n in NAMES
+            Patch(color=COLOURS[n], alpha=0.7, label=f"trained with {NAMES[n]}") for n in NAMES
         ]
         axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
         axes.margins(y=0.05)
 
-    return _draw(9, 4.0, 1, draw)
+    return draw_svg(9, 4.0, 1, draw)
 
 
 def _merge_seeds(results: dict[str, Any], norm: str) -> dict[str, list[float]]:
@@ -178,7 +188,7 @@ def plot_costs(results: dict[str, Any]) -> str:
     """Return time of a training step and bytes kept for backward."""
     step, saved = results["step"], results["saved_bytes"]
     names = list(NAMES.values())
-    colours = [_COLOURS[n] for n in NAMES]
+    colours = [COLOURS[n] for n in NAMES]
 
     def draw(left: Axes, right: Axes) -> None:
         times = np.array([[1e3 * step[n][q] for q in ("q25", "median", "q75")] for n in NAMES])
@@ -195,4 +205,4 @@ def plot_costs(results: dict[str, Any]) -> str:
             axes.grid(False, axis="y")
             axes.invert_yaxis()
 
-    return _draw(9, 2.2, 2, draw)
+    return draw_svg(9, 2.2, 2, draw)

@@ -1,0 +1,1 @@
+"""Generative adversarial networks with L1BN or BatchNorm: DCGAN and WGAN-GP."""

@@ -1,0 +1,152 @@
+"""GANs with L1BN against GANs with BatchNorm: the same seeds, first weights, noise and batches."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from l1bn.environment import describe_environment
+from l1bn.errors import UserError
+from l1bn.recipes.checkpoint import write_text
+from l1bn.recipes.classification import CHECKPOINT, RESULT
+from l1bn.recipes.compare import CURVES, RESULTS
+from l1bn.recipes.config import NORMS
+from l1bn.recipes.curves import read_rows
+from l1bn.recipes.data import ImageSet
+from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
+from l1bn.recipes.gan.distance import DISTANCE_NAME
+from l1bn.recipes.gan.trainer import LOSS_COLUMNS, SAMPLES, load_gan_data, train_gan
+from l1bn.recipes.statistics import compare_paired, summarize
+
+__all__ = ["compare_gans", "gan_pairs"]
+
+_FORMAT = "l1bn-gan-compare-1"
+
+
+def gan_pairs(config: GanCompareConfig) -> list[GanConfig]:
+    """Return the runs of a comparison, seed by seed."""
+    return [config.run(norm, seed).filled() for seed in range(config.seeds) for norm in NORMS]
+
+
+def compare_gans(config: GanCompareConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Train what is not yet trained, and collect the results.
+
+    Args:
+        config: What to compare.
+        say: Receives a line after each finished run.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        UserError: If the folder holds runs of another configuration.
+        Interrupted: If the user pressed Ctrl-C; the same command continues.
+    """
+    config.validate()
+    runs = gan_pairs(config)
+    for run in runs:
+        if (run.out / RESULT).exists():
+            _check_same(run, _result(run))
+    data = load_gan_data(config)
+    for number, run in enumerate(runs, 1):
+        if not (run.out / RESULT).exists():
+            train_gan(run, data, resume=(run.out / CHECKPOINT).exists())
+        title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
+        say(f"{title}: {_line(_result(run))}")
+    text = json.dumps(_collect(config, data, runs), indent=1, ensure_ascii=False)
+    write_text(config.out / RESULTS, text + "\n")
+    write_text(config.out / CURVES, _curves(runs))
+    return json.loads(text)
+
+
+def _result(run: GanConfig) -> dict[str, Any]:
+    path = run.out / RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        return {"norm": run.norm, "seed": run.seed, **result, "config": dict(result["config"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; remove the folder to repeat that run") from error
+
+
+def _check_same(run: GanConfig, result: dict[str, Any]) -> None:
+    """Refuse a finished run that was made otherwise."""
+    if changes := run.changes(result["config"]):
+        raise UserError(f"{run.out} was made with {changes}; choose another folder with --out")
+
+
+def _line(result: dict[str, Any]) -> str:
+    if "distance" in result:
+        text = f"{DISTANCE_NAME} {result['distance']['value']:.3f}"
+    else:
+        text = f"losses {result['critic_loss']:.3f} and {result['generator_loss']:.3f}"
+    return f"{text} in {result['seconds']:.0f} s"
+
+
+def _collect(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) -> dict[str, Any]:
+    finished = [_result(run) for run in runs]
+    columns = [*LOSS_COLUMNS, "seconds"]
+    if config.classifier is not None:
+        columns.append("distance")
+        hashes = {r["distance"]["sha256"] for r in finished}
+        if len(hashes) > 1:
+            raise UserError(
+                f"the runs in {config.out} were measured with different contents of "
+                f"{config.classifier}, so that their distances cannot be compared; choose another "
+                "folder with --out"
+            )
+    by_norm = {n: [_values(r) for r in finished if r["norm"] == n] for n in NORMS}
+    results: dict[str, Any] = {
+        "format": _FORMAT,
+        "environment": describe_environment(),
+        "config": {
+            k: str(v) if isinstance(v, Path) else v
+            for k, v in {
+                **dataclasses.asdict(config),
+                **dataclasses.asdict(config.settings()),
+            }.items()
+        },
+        "data": {
+            "name": data.name,
+            "train": len(data.train),
+            "image_shape": list(data.train.images.shape[1:]),
+        },
+        "parameters": finished[0]["parameters"],
+        "steps": finished[0]["steps"],
+        "runs": [_values(r) for r in finished],
+        "summary": {
+            n: {c: dataclasses.asdict(summarize([r[c] for r in by_norm[n]])) for c in columns}
+            for n in NORMS
+        },
+    }
+    if config.classifier is not None:
+        measured = finished[0]["distance"]
+        results["distance"] = {k: v for k, v in measured.items() if k != "value"}
+        l1, l2 = ([r["distance"] for r in by_norm[n]] for n in ("l1", "l2"))
+        difference = compare_paired(l1, l2)
+        results["difference"] = {**dataclasses.asdict(difference), "detected": difference.detected}
+    return results
+
+
+def _values(result: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a run."""
+    values = {k: result[k] for k in ("norm", "seed", *LOSS_COLUMNS, "seconds")}
+    if "distance" in result:
+        values["distance"] = result["distance"]["value"]
+    return values
+
+
+def _curves(runs: list[GanConfig]) -> str:
+    """Return the rows of all runs as one CSV."""
+    text = io.StringIO()
+    tables = [(run, read_rows(run.out / f"{SAMPLES}.csv")) for run in runs]
+    columns = list(tables[0][1][0])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["norm", "seed", *columns])
+    for run, rows in tables:
+        writer.writerows([run.norm, run.seed, *(row[c] for c in columns)] for row in rows)
+    return text.getvalue()

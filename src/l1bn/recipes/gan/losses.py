@@ -1,0 +1,71 @@
+"""The adversarial losses of DCGAN and WGAN-GP, and the gradient penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["LOSSES", "AdversarialLoss", "gradient_penalty"]
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """The two sides of a game.
+
+    Attributes:
+        critic: Loss of the critic, from its scores of real and of generated images.
+        generator: Loss of the generator, from the critic's scores of its images.
+    """
+
+    critic: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+
+
+def _cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def _non_saturating(fake: Tensor) -> Tensor:
+    return F.softplus(-fake).mean()
+
+
+def _wasserstein(real: Tensor, fake: Tensor) -> Tensor:
+    return fake.mean() - real.mean()
+
+
+LOSSES = {
+    "dcgan": AdversarialLoss(_cross_entropy, _non_saturating),
+    "wgan-gp": AdversarialLoss(_wasserstein, lambda fake: -fake.mean()),
+}
+"""Losses by model: binary cross-entropy on logits with the non-saturating generator (Goodfellow et
+al., arXiv:1406.2661), and the Wasserstein distance's dual form (arXiv:1704.00028, equation 3)."""
+
+
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """Return the mean of (norm of the critic's gradient - 1)², differentiable in its weights.
+
+    The gradient is taken at points between real and generated images, one for each pair. If the
+    critic normalizes across samples, this differentiates through its norm twice; L1BN's second
+    derivative is exact, but the method asks for a critic that keeps samples apart.
+
+    Source: Gulrajani et al., arXiv:1704.00028.
+
+    Args:
+        critic: Gives one score for each image.
+        real: Real images.
+        fake: As many generated images.
+        mix: Position of each point, 0 at the generated image and 1 at the real one.
+
+    Shape:
+        - real, fake: (N, C, H, W)
+        - mix: (N,)
+        - output: ()
+    """
+    points = torch.lerp(fake.detach(), real, mix.view(-1, 1, 1, 1)).requires_grad_()
+    scores = critic(points)
+    (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()

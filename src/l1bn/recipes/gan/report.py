@@ -1,0 +1,148 @@
+"""The report of a comparison of GANs: sentences, a table, curves, and the images themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from rich.table import Table
+from rich.text import Text
+
+from l1bn.recipes.checkpoint import write_text
+from l1bn.recipes.compare import CURVES, RESULTS
+from l1bn.recipes.gan.distance import DISTANCE_NAME
+from l1bn.recipes.gan.trainer import DISTANCE
+from l1bn.recipes.report.page import REPORT, data_address, name_pairs, render
+from l1bn.recipes.report.plots import draw_svg, plot_band
+from l1bn.recipes.report.verdict import NAMES
+
+__all__ = ["gan_table", "gan_verdict", "write_gan_report"]
+
+_LOSSES = {"critic_loss": "loss of the critic", "generator_loss": "loss of the generator"}
+_GREY = "#555555"
+
+
+def write_gan_report(folder: Path) -> Path:
+    """Write ``report.html`` from ``results.json``, ``curves.csv`` and the images of the runs.
+
+    Args:
+        folder: Folder of a comparison.
+
+    Returns:
+        The path of the report.
+    """
+    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    html = render(
+        "gan.html.j2",
+        results=results,
+        names=NAMES,
+        verdict=gan_verdict(results),
+        rows=_rows(results),
+        plots=_plots(pd.read_csv(folder / CURVES), results),
+        grids=_grids(folder, results),
+        recipe=name_pairs(results["config"]),
+        environment=name_pairs(results["environment"]),
+    )
+    path = folder / REPORT
+    write_text(path, html)
+    return path
+
+
+def gan_table(results: dict[str, Any]) -> Table:
+    """Return the table for a terminal."""
+    config = results["config"]
+    table = Table(title=Text(f"{config['model']} on {config['data']}, {results['steps']} steps"))
+    table.add_column("")
+    for name in NAMES.values():
+        table.add_column(name, justify="right")
+    for row in _rows(results):
+        table.add_row(*map(Text, row))  # brackets are units here, no markup
+    return table
+
+
+def gan_verdict(results: dict[str, Any]) -> list[str]:
+    """Return the sentences that sum a comparison up."""
+    if "distance" not in results:
+        return [
+            "No --classifier was given, so no distance was measured: losses cannot tell which "
+            "images are better. Look at them."
+        ]
+    difference, measured = results["difference"], results["distance"]
+    seeds = results["summary"]["l1"]["distance"]["n"]
+    text = f"L1BN − BN = {_signed(difference['mean'])} in {DISTANCE_NAME}, smaller is better"
+    floor = (
+        f"{measured['images']} training images have a distance of "
+        f"{measured['training_images']:.3f} to as many test images: a perfect generator would get "
+        "that."
+    )
+    if seeds == 1:
+        return [f"{text}; one seed cannot tell a difference from seed noise.", floor]
+    text += (
+        f", over {seeds} seeds; 95 % intervals {_interval(difference['paired'])} (paired), "
+        f"{_interval(difference['welch'])} (Welch). "
+    )
+    if difference["detected"]:
+        better = "L1BN" if difference["mean"] < 0 else "BN"
+        return [f"{text}Both exclude zero: {better} is better here.", floor]
+    return [f"{text}No difference beyond seed noise was found.", floor]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _interval(bounds: list[float]) -> str:
+    return " to ".join(map(_signed, bounds))
+
+
+def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the rows of the table: what, L1BN, BN."""
+    summary = results["summary"]
+    seeds = summary["l1"]["critic_loss"]["n"]
+
+    def row(title: str, column: str, digits: int) -> tuple[str, ...]:
+        values = [summary[norm][column] for norm in NAMES]
+        return (title, *(f"{v['mean']:.{digits}f} ± {v['std']:.{digits}f}" for v in values))
+
+    measured = [row(DISTANCE_NAME, "distance", 3)] if "distance" in results else []
+    return [
+        ("seeds", str(seeds), str(seeds)),
+        *measured,
+        *(row(title, column, 3) for column, title in _LOSSES.items()),
+        row("training time, runs not side by side [s]", "seconds", 0),
+    ]
+
+
+def _plots(curves: pd.DataFrame, results: dict[str, Any]) -> dict[str, str]:
+    def losses(left: Axes, right: Axes) -> None:
+        for axes, (column, title) in zip((left, right), _LOSSES.items(), strict=True):
+            plot_band(axes, curves, column, by="step")
+            axes.set_ylabel(title)
+            axes.legend()
+
+    def distance(axes: Axes) -> None:
+        plot_band(axes, curves, DISTANCE, by="step")
+        floor = results["distance"]["training_images"]
+        axes.axhline(floor, color=_GREY, linewidth=0.8, linestyle=":", label="training images")
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("Fréchet distance on\nclassifier features")
+        axes.set_title("smaller is better; not Inception-FID")
+        axes.legend()
+
+    drawn = {"losses": draw_svg(9, 3.4, 2, losses), "distance": ""}
+    if "distance" in results:
+        drawn["distance"] = draw_svg(9, 3.4, 1, distance)
+    return {k: data_address(v.encode(), "svg+xml") if v else "" for k, v in drawn.items()}
+
+
+def _grids(folder: Path, results: dict[str, Any]) -> list[dict[str, str]]:
+    """Return real images and the last grid of every run."""
+    grids = [("training images", folder / "runs" / "l1-seed0" / "images" / "real.png")]
+    for run in results["runs"]:
+        images = folder / "runs" / f"{run['norm']}-seed{run['seed']}" / "images"
+        path = images / f"step-{results['steps']:06d}.png"
+        grids.append((f"{NAMES[run['norm']]}, seed {run['seed']}", path))
+    return [{"title": t, "address": data_address(p.read_bytes(), "png")} for t, p in grids]

@@ -1,0 +1,386 @@
+"""Training a GAN: both networks by turns, one seed, curves, grids, checkpoints, resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from l1bn.errors import UserError
+from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint, write_text
+from l1bn.recipes.classification import CHECKPOINT, RESULT, pick_device
+from l1bn.recipes.curves import CurveLog, read_rows
+from l1bn.recipes.data import ImageSet, load_data
+from l1bn.recipes.gan.config import GanConfig, GanRecipe
+from l1bn.recipes.gan.distance import DISTANCE_NAME, ReferenceDistance, distance_to_test
+from l1bn.recipes.gan.images import fit_size, image_grid, save_png, to_bytes, to_float
+from l1bn.recipes.gan.losses import LOSSES, gradient_penalty
+from l1bn.recipes.gan.models import build_gan
+from l1bn.recipes.gan.noise import Batches, stream
+from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
+
+__all__ = ["DISTANCE", "LOSS_COLUMNS", "SAMPLES", "GanTrainer", "load_gan_data", "train_gan"]
+
+LOSS_COLUMNS = ("critic_loss", "generator_loss", "real_score", "fake_score", "penalty")
+"""Losses of both networks, the critic's mean scores, and the penalty before it is weighted."""
+DISTANCE = "classifier_frechet"
+"""Column of the Fréchet distance on the classifier's features, which is not Inception-FID."""
+SAMPLES = "samples"
+"""Name of the table with a row for each image grid: means since the row before."""
+
+_GRID_IMAGES = 64
+_CHUNK = 500
+
+
+@dataclass
+class _State:
+    """How far a run is.
+
+    Attributes:
+        step: Steps of the generator that are done.
+        sums: Sums of the losses of the steps since the last grid.
+        count: Number of these steps.
+        seconds: Training time of these steps [s].
+    """
+
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0] * len(LOSS_COLUMNS))
+    count: int = 0
+    seconds: float = 0.0
+
+
+def load_gan_data(recipe: GanRecipe) -> ImageSet:
+    """Load the images that a recipe names, at a size that the networks can make."""
+    data = load_data(
+        recipe.data,
+        image_column=recipe.image_column,
+        label_column=recipe.label_column,
+        image_size=recipe.image_size,
+        progress=recipe.progress,
+    )
+    return fit_size(data)
+
+
+def train_gan(config: GanConfig, data: ImageSet | None = None, resume: bool = False) -> GanTrainer:
+    """Train one GAN; leave ``result.json``, CSV curves, grids and a checkpoint in ``config.out``.
+
+    Args:
+        config: What to train.
+        data: The images, if they are loaded already.
+        resume: Continue from the checkpoint in ``config.out``.
+
+    Returns:
+        The finished trainer.
+
+    Raises:
+        UserError: If the folder holds another run, or nothing to resume.
+        Interrupted: If the user pressed Ctrl-C; the run can be resumed.
+    """
+    config.validate()
+    config = config.filled()
+    checkpoint = config.out / CHECKPOINT
+    saved = load_checkpoint(checkpoint, "gan") if resume else None
+    if saved is None and (checkpoint.exists() or (config.out / RESULT).exists()):
+        raise UserError(
+            f"{config.out} already holds a run; continue it with --resume {config.out}, or choose "
+            "another folder with --out"
+        )
+    if saved is not None and (changes := config.changes(saved["config"])):
+        raise UserError(
+            f"{checkpoint} was made with {changes}; resume without changing it, or start a new run "
+            "with another --out"
+        )
+    trainer = GanTrainer(config, load_gan_data(config) if data is None else fit_size(data))
+    if saved is not None:
+        trainer.restore(saved)
+    trainer.fit()
+    return trainer
+
+
+class GanTrainer:
+    """One run: a generator, a critic, their optimizers and where they stand.
+
+    Two runs with equal configuration take the same steps bit for bit on the same machine, with the
+    same number of threads, and so does a run that was interrupted and resumed.
+
+    Images for people and for the distance are generated in evaluation mode, with the running
+    statistics, so that each depends on its own noise only.
+
+    Args:
+        config: What to train.
+        data: The images, of a size that the networks can make.
+    """
+
+    def __init__(self, config: GanConfig, data: ImageSet) -> None:
+        config = config.filled()
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.data = data
+        self.device = pick_device(config.device)
+        self.settings = config.settings()
+        self._distance: ReferenceDistance | None = None
+        torch.manual_seed(config.seed)
+        networks = build_gan(config, data.train.images.shape[1], data.image_size)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.generator, self.critic = (
+            network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+            for network in networks
+        )
+        self._optimizers = {
+            "generator": self._optimizer(self.generator),
+            "critic": self._optimizer(self.critic),
+        }
+        self._loss = LOSSES[config.model]
+        self._batches = Batches(data.train, self.settings.batch_size, config.seed)
+        self._state = _State()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the generator in the whole run."""
+        if self.config.steps is not None:
+            return self.config.steps
+        batches = self.config.epochs * self._batches.per_epoch
+        return math.ceil(batches / self.settings.n_critic)
+
+    def fit(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            Interrupted: If the user pressed Ctrl-C; everything is saved then.
+        """
+        config = self.config
+        if config.classifier is not None:
+            self._distance = distance_to_test(
+                config.classifier,
+                self.data,
+                config.distance_images,
+                self.device,
+                config.channels_last,
+            )
+        distance = () if config.classifier is None else (DISTANCE,)
+        tables = {
+            SAMPLES: ("step", *LOSS_COLUMNS, "seconds", *distance),
+            "steps": ("step", *LOSS_COLUMNS),
+        }
+        self._save_real_images()
+        log = CurveLog(config.out, self._state.step, config.tensorboard, tables)
+        try:
+            with deferred_interrupt() as stop:
+                self._run(log, stop)
+        finally:
+            log.close()
+        self._write_result()
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue where a checkpoint was made.
+
+        Raises:
+            UserError: If its images had other shapes than these.
+        """
+        shape = self._shape()
+        if saved["shape"] != shape:
+            raise UserError(
+                f"{self.config.out / CHECKPOINT} was made with images of {saved['shape']}, but "
+                f"{self.config.data} has {shape}"
+            )
+        self.generator.load_state_dict(saved["generator"])
+        self.critic.load_state_dict(saved["critic"])
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(saved["optimizers"][name])
+        self._state = _State(**saved["state"])
+
+    def step(self, number: int) -> list[float]:
+        """Take one step of the generator, after those of the critic.
+
+        Args:
+            number: Which step of the run; decides batches and noise.
+
+        Returns:
+            The values of `LOSS_COLUMNS`, the critic's from its last step.
+        """
+        random = stream(self.config.seed, "train", number)
+        n_critic = self.settings.n_critic
+        self.generator.train()
+        self.critic.train()
+        for index in range(number * n_critic, (number + 1) * n_critic):
+            images = to_float(self._batches[index], self.device, self.config.channels_last)
+            critic_loss, *rest = self._update_critic(images, random)
+        generator_loss = self._update_generator(len(images), random)
+        return torch.stack([critic_loss, generator_loss, *rest]).tolist()
+
+    def summary(self) -> str:
+        """Say how a finished run ended."""
+        row = read_rows(self.config.out / f"{SAMPLES}.csv")[-1]
+        if DISTANCE in row:
+            return f"{DISTANCE_NAME}: {float(row[DISTANCE]):.3f}"
+        losses = " and ".join(f"{float(row[n]):.3f}" for n in LOSS_COLUMNS[:2])
+        return f"losses of critic and generator {losses}"
+
+    @torch.no_grad()
+    def sample(self, noise: torch.Tensor) -> torch.Tensor:
+        """Generate images in evaluation mode.
+
+        Shape:
+            - noise: (N, latent)
+            - output: (N, C, H, W), uint8
+        """
+        self.generator.eval()
+        return to_bytes(self.generator(noise.to(self.device)))
+
+    def _optimizer(self, network: nn.Module) -> torch.optim.Adam:
+        rate, betas = self.settings.lr, self.settings.betas
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
+
+    def _noise(self, count: int, random: torch.Generator) -> torch.Tensor:
+        return torch.randn(count, self.settings.latent, generator=random)
+
+    def _update_critic(self, real: torch.Tensor, random: torch.Generator) -> list[torch.Tensor]:
+        with torch.no_grad():
+            fake = self.generator(self._noise(len(real), random).to(self.device))
+        real_scores, fake_scores = self.critic(real), self.critic(fake)
+        loss = self._loss.critic(real_scores, fake_scores)
+        penalty = torch.zeros_like(loss)
+        if self.settings.penalty is not None:
+            mix = torch.rand(len(real), generator=random).to(self.device)
+            penalty = gradient_penalty(self.critic, real, fake, mix)
+            loss = loss + self.settings.penalty * penalty
+        self._descend("critic", loss)
+        values = (loss, real_scores.mean(), fake_scores.mean(), penalty)
+        return [v.detach() for v in values]
+
+    def _update_generator(self, count: int, random: torch.Generator) -> torch.Tensor:
+        self.critic.requires_grad_(False)  # its gradients are not needed here
+        scores = self.critic(self.generator(self._noise(count, random).to(self.device)))
+        loss = self._loss.generator(scores)
+        self._descend("generator", loss)
+        self.critic.requires_grad_(True)
+        return loss.detach()
+
+    def _descend(self, name: str, loss: torch.Tensor) -> None:
+        optimizer = self._optimizers[name]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    def _run(self, log: CurveLog, stop: StopRequest) -> None:
+        config, total = self.config, self.total_steps
+        with tqdm(
+            total=total,
+            initial=self._state.step,
+            desc=f"{config.model} {config.norm} seed {config.seed}",
+            leave=False,
+            disable=None if config.progress else True,
+        ) as bar:
+            while True:
+                if self._grid_is_due():
+                    self._write_samples(log)
+                if self._state.step == total:
+                    return
+                if stop.made:
+                    self._interrupt()
+                values = self._timed_step()
+                if self._state.step % config.log_every == 0:
+                    log.row("steps", {"step": self._state.step, **_named(values)})
+                bar.update()
+                bar.set_postfix(critic=f"{values[0]:.3f}", generator=f"{values[1]:.3f}")
+                if stop.made:
+                    self._interrupt()
+
+    def _timed_step(self) -> list[float]:
+        state = self._state
+        began = time.perf_counter()
+        values = self.step(state.step)
+        state.seconds += time.perf_counter() - began
+        state.step += 1
+        if not all(map(math.isfinite, values)):
+            raise UserError(
+                f"the losses are {values[0]} and {values[1]} at step {state.step}: training "
+                f"diverged; try a lower --lr than {self.config.lr}"
+            )
+        state.count += 1
+        state.sums = [a + b for a, b in zip(state.sums, values, strict=True)]
+        return values
+
+    def _grid_is_due(self) -> bool:
+        step = self._state.step
+        epoch = max(1, self._batches.per_epoch // self.settings.n_critic)
+        due = step % (self.config.sample_every or epoch) == 0 or step == self.total_steps
+        return due and self._state.count > 0
+
+    def _write_samples(self, log: CurveLog) -> None:
+        """Write a grid and a row of the curves, and save."""
+        state = self._state
+        row = {"step": state.step, **_named([s / state.count for s in state.sums])}
+        row["seconds"] = round(state.seconds, 3)
+        noise = self._noise(_GRID_IMAGES, stream(self.config.seed, "grid"))
+        grid = image_grid(self.sample(noise))
+        save_png(grid, self.config.out / "images" / f"step-{state.step:06d}.png")
+        if self._distance is not None:
+            row[DISTANCE] = self._distance.measure(self._generated(self._distance.images))
+        log.row(SAMPLES, row)
+        self._state = _State(step=state.step)
+        self._save()
+
+    def _generated(self, count: int) -> Iterator[torch.Tensor]:
+        """Yield as many images from noise that is the same each time, in chunks."""
+        for first in range(0, count, _CHUNK):
+            random = stream(self.config.seed, "distance", first)
+            yield self.sample(self._noise(min(_CHUNK, count - first), random))
+
+    def _save_real_images(self) -> None:
+        images = self.data.train.only(images=_GRID_IMAGES, seed=self.config.seed).images
+        save_png(image_grid(images), self.config.out / "images" / "real.png")
+
+    def _shape(self) -> dict[str, int]:
+        channels, size = self.data.train.images.shape[1:3]
+        return {"channels": channels, "image_size": size}
+
+    def _interrupt(self) -> None:
+        self._save()
+        where = f"step {self._state.step} of {self.total_steps}"
+        raise Interrupted(self.config.out / CHECKPOINT, where)
+
+    def _save(self) -> None:
+        optimizers = {name: o.state_dict() for name, o in self._optimizers.items()}
+        content = {
+            "config": self.config.saved(),
+            "shape": self._shape(),
+            "generator": self.generator.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimizers": optimizers,
+            "state": dataclasses.asdict(self._state),
+        }
+        save_checkpoint(self.config.out / CHECKPOINT, content, "gan")
+
+    def _write_result(self) -> None:
+        rows = read_rows(self.config.out / f"{SAMPLES}.csv")
+        networks = {"generator": self.generator, "critic": self.critic}
+        result: dict[str, Any] = {
+            "config": self.config.saved(),
+            "parameters": {
+                name: sum(p.numel() for p in network.parameters())
+                for name, network in networks.items()
+            },
+            "steps": self.total_steps,
+            **{name: float(rows[-1][name]) for name in LOSS_COLUMNS},
+            "seconds": round(sum(float(r["seconds"]) for r in rows), 3),
+            "threads": torch.get_num_threads(),
+        }
+        if self._distance is not None:
+            result["distance"] = {**self._distance.record, "value": float(rows[-1][DISTANCE])}
+        write_text(
+            self.config.out / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+        )
+
+
+def _named(values: list[float]) -> dict[str, float]:
+    return dict(zip(LOSS_COLUMNS, values, strict=True))
