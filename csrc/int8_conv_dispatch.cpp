@@ -1,6 +1,10 @@
 // The C interface of the 8-bit convolutions: picks the best instruction set at load.
 #include <string.h>
 
+#if defined(L1BN_AVXVNNI)
+#include <cpuid.h>
+#endif
+
 #include "int8_conv_kernels.h"
 
 namespace l1bn {
@@ -13,6 +17,9 @@ namespace int8_conv {
 #if defined(L1BN_X86)
 L1BN_DECLARE(avx512vnni)
 L1BN_DECLARE(avx512)
+#if defined(L1BN_AVXVNNI)
+L1BN_DECLARE(avxvnni)
+#endif
 L1BN_DECLARE(avx2)
 #endif
 L1BN_DECLARE(baseline)
@@ -33,6 +40,13 @@ bool has_avx512() {
 }
 bool has_avx512vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+#if defined(L1BN_AVXVNNI)
+// Read from the processor: not every compiler that has the instructions knows the name.
+bool has_avxvnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+}
+#endif
 #endif
 bool always() { return true; }
 
@@ -40,6 +54,9 @@ bool always() { return true; }
 const Isa kIsas[] = {
 #if defined(L1BN_X86)
     {"avx512vnni", &avx512vnni::kKernels, has_avx512vnni},
+#if defined(L1BN_AVXVNNI)
+    {"avxvnni", &avxvnni::kKernels, has_avxvnni},
+#endif
     {"avx512", &avx512::kKernels, has_avx512},
     {"avx2", &avx2::kKernels, has_avx2},
 #endif

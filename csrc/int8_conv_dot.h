@@ -11,13 +11,16 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define L1BN_VNNI
+#endif
 #define L1BN_INLINE inline __attribute__((always_inline))
 
 namespace l1bn {
 namespace int8_conv {
 namespace L1BN_ISA {
 
-#if defined(__AVX512VNNI__)
+#if defined(L1BN_VNNI)
 using A = uint8_t;
 using B = int8_t;
 constexpr int kShift = 128;
@@ -45,7 +48,7 @@ L1BN_INLINE Vec broadcast(const void* p) {
   return _mm512_set1_epi32(group);
 }
 L1BN_INLINE Vec dot(Vec sum, Vec a, Vec b) {
-#if defined(__AVX512VNNI__)
+#if defined(L1BN_VNNI)
   return _mm512_dpbusd_epi32(sum, a, b);
 #else
   return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
@@ -70,7 +73,11 @@ L1BN_INLINE Vec broadcast(const void* p) {
   return _mm256_set1_epi32(group);
 }
 L1BN_INLINE Vec dot(Vec sum, Vec a, Vec b) {
+#if defined(L1BN_VNNI)
+  return _mm256_dpbusd_avx_epi32(sum, a, b);
+#else
   return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+#endif
 }
 L1BN_INLINE Vec zero() { return _mm256_setzero_si256(); }
 L1BN_INLINE Vec subtract(Vec a, Vec b) { return _mm256_sub_epi32(a, b); }

@@ -63,7 +63,7 @@ constexpr int64_t kBytes = 16;
 L1BN_INLINE __m128i load_bytes(const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); }
 
 L1BN_INLINE void store_left(A* out, __m128i v) {
-#if defined(__AVX512VNNI__)
+#if defined(L1BN_VNNI)
   _mm_storeu_si128((__m128i*)out, _mm_xor_si128(v, _mm_set1_epi8((char)kShift)));
 #else
   _mm256_storeu_si256((__m256i*)out, _mm256_cvtepi8_epi16(v));
@@ -71,7 +71,7 @@ L1BN_INLINE void store_left(A* out, __m128i v) {
 }
 
 L1BN_INLINE void store_right(B* out, __m128i v) {
-#if defined(__AVX512VNNI__)
+#if defined(L1BN_VNNI)
   _mm_storeu_si128((__m128i*)out, v);
 #else
   _mm256_storeu_si256((__m256i*)out, _mm256_cvtepi8_epi16(v));
@@ -98,7 +98,7 @@ L1BN_INLINE void interleave_bytes(B* out, const int8_t* const rows[kGroup], int6
 
 // The first `count` of sixteen numbers of the left side.
 L1BN_INLINE void store_left_first(A* out, __m128i v, int64_t count) {
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512BW__) && defined(L1BN_VNNI)
   const __mmask16 mask = (__mmask16)((1u << count) - 1);
   _mm_mask_storeu_epi8(out, mask, _mm_xor_si128(v, _mm_set1_epi8((char)kShift)));
 #elif defined(__AVX512BW__)
