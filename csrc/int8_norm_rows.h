@@ -15,7 +15,7 @@ namespace L1BN_ISA {
 namespace {
 
 constexpr int64_t kPerThread = 32768;  // elements that are worth a thread
-constexpr int64_t kTile = 16384;       // elements that a tile's columns share in the first cache
+constexpr int64_t kTile = 2048;        // elements that a tile's columns share in the first cache
 constexpr int64_t kDepth = 255;        // rows that 16-bit sums of 8-bit numbers hold
 
 L1BN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }

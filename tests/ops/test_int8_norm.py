@@ -327,17 +327,21 @@ def test_peak_of_zeros_and_of_nothing():
     assert native.peak(torch.zeros((0, 5), dtype=torch.int32)) == 0
 
 
-@pytest.mark.parametrize("rounding", [native.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 17, 8, 9), (4, 64, 30, 31)], ids=str)
-def test_add_scaled(isa, threads, shape, rounding):
+def check_sum(shape, gap, rounding):
     rng = np.random.default_rng(2)
     a, b = rng.integers(-128, 128, shape), rng.integers(-128, 128, shape)
     a.reshape(-1)[0] = b.reshape(-1)[0] = -128
+    expected, exponent = add_scaled(a, 3, b, 3 + gap, 7, **rounding_of(rounding))
+    got, got_exponent = native.add_scaled(rows(a), 3, rows(b), 3 + gap, 7, rounding)
+    assert got_exponent == exponent
+    equal(got, expected)
+
+
+@pytest.mark.parametrize("rounding", [native.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 17, 8, 9)], ids=str)
+def test_add_scaled(isa, shape, rounding):
     for gap in (-60, -32, -17, -16, -15, -3, 0, 1, 16, 18, 40):
-        expected, exponent = add_scaled(a, 3, b, 3 + gap, 7, **rounding_of(rounding))
-        got, got_exponent = native.add_scaled(rows(a), 3, rows(b), 3 + gap, 7, rounding)
-        assert got_exponent == exponent
-        equal(got, expected)
+        check_sum(shape, gap, rounding)
 
 
 def test_sum_of_zeros():
@@ -348,11 +352,40 @@ def test_sum_of_zeros():
     assert got[1] == expected[1]
 
 
+def check_steps(shape, dtype, rounding, bits, exponent, nesterov, size):
+    """Three steps of weights of an exponent, with gradients of exponent ``size``."""
+    rng = np.random.default_rng(4)
+    high = (1 << (bits - 1)) - 1
+    top = 127 if dtype == torch.int8 else 100_000
+    gradient = rng.integers(-top, top + 1, shape)
+    step = SgdStep.quantize(0.1, 0.9, 5e-4, nesterov)
+    start, speed = (rng.integers(-high, high + 1, shape) for _ in range(2))
+    master = Master(start, exponent, speed, -20, bits)
+    weight, momentum = (rows(a, torch.int16) for a in (start, speed))
+    at = master.momentum_exponent
+    for i in range(3):
+        now = rounding._replace(stream=rounding.stream + 2 * i)
+        master = sgd_step(master, gradient, size, step, **rounding_of(now))
+        at = native.sgd_step(
+            weight,
+            momentum,
+            rows(gradient, dtype),
+            step,
+            exponent=exponent,
+            momentum_exponent=at,
+            gradient_exponent=size,
+            bits=bits,
+            rounding=now,
+        )
+        assert at == master.momentum_exponent
+        equal(weight, master.weight)
+        equal(momentum, master.momentum)
+
+
 @pytest.mark.parametrize("rounding", [native.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize("shape", [(13,), (10, 64), (16, 5, 3, 3), (64, 64, 3, 3)], ids=str)
-def test_sgd(isa, threads, shape, dtype, rounding):
-    rng = np.random.default_rng(4)
+@pytest.mark.parametrize("shape", [(13,), (10, 64), (16, 5, 3, 3)], ids=str)
+def test_sgd(isa, shape, dtype, rounding):
     for bits, exponent, nesterov, size in (
         (16, -15, True, -6),
         (16, -14, False, -12),
@@ -362,36 +395,20 @@ def test_sgd(isa, threads, shape, dtype, rounding):
         (16, 14, False, -32),
         (16, -16, True, 30),
     ):
-        high = (1 << (bits - 1)) - 1
-        top = 127 if dtype == torch.int8 else 100_000
-        gradient = rng.integers(-top, top + 1, shape)
-        step = SgdStep.quantize(0.1, 0.9, 5e-4, nesterov)
-        master = Master(
-            rng.integers(-high, high + 1, shape),
-            exponent,
-            rng.integers(-high, high + 1, shape),
-            -20,
-            bits,
-        )
-        weight, momentum = (rows(a, torch.int16) for a in (master.weight, master.momentum))
-        at, given_rounding = master.momentum_exponent, rounding
-        for _ in range(3):
-            master = sgd_step(master, gradient, size, step, **rounding_of(given_rounding))
-            at = native.sgd_step(
-                weight,
-                momentum,
-                rows(gradient, dtype),
-                step,
-                exponent=exponent,
-                momentum_exponent=at,
-                gradient_exponent=size,
-                bits=bits,
-                rounding=given_rounding,
-            )
-            assert at == master.momentum_exponent
-            equal(weight, master.weight)
-            equal(momentum, master.momentum)
-            given_rounding = given_rounding._replace(stream=given_rounding.stream + 2)
+        check_steps(shape, dtype, rounding, bits, exponent, nesterov, size)
+
+
+def test_threads_share_the_elements(isa, threads):
+    check_sum((4, 64, 31, 30), -3, STOCHASTIC)
+    check_steps((64, 128, 3, 3), torch.int32, STOCHASTIC, 16, -15, True, -12)
+    value = np.random.default_rng(8).integers(-(2**31), 2**31, (5, 48, 21, 20))
+    tensor = rows(value, torch.int32)
+    expected = rescale(value, 24, **rounding_of(STOCHASTIC))
+    equal(native.rescale(tensor, 24, rounding=STOCHASTIC), expected)
+    for place in (0, -1):
+        tensor[place, 0, 0, 0] = -(2**31)
+        assert native.peak(tensor) == 2**31
+        tensor[place, 0, 0, 0] = 0
 
 
 def test_step_of_zeros_keeps_zero(isa):
