@@ -19,7 +19,8 @@ extern "C" {
 
 enum l1bn_int8_conv_error {
   L1BN_INT8_CONV_NO_MEMORY = -1,
-  L1BN_INT8_CONV_BAD_SHAPE = -2  // a size below 1 (images: below 0), or a kernel beyond the padded image
+  // A size below 1 (images: below 0), or a kernel larger than the padded image.
+  L1BN_INT8_CONV_BAD_SHAPE = -2
 };
 
 typedef struct {
@@ -34,7 +35,7 @@ typedef struct {
   l1bn_int8_conv_problem problem;
   const int8_t *x, *w;
   int32_t* y;     // [images][output height][output width][outputs]
-  int32_t* peak;  // [outputs], the largest |y| of each channel, or null
+  int32_t* peak;  // [outputs], the largest |y| of each channel (at most 2^31 - 1), or null
 } l1bn_int8_conv_forward_args;
 
 L1BN_API int64_t l1bn_int8_conv_forward(const l1bn_int8_conv_forward_args* args);
