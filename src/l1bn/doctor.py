@@ -19,7 +19,7 @@ from l1bn.ops.registry import registry
 __all__ = ["doctor_command", "missing_requirements"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_EXTRAS = {"recipes": "train, compare", "rtl": "hardware generator"}
+_EXTRAS = {"recipes": "train, compare, gan", "rtl": "hardware generator"}
 
 
 def doctor_command(arguments: list[str]) -> int:
