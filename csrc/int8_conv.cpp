@@ -1,5 +1,5 @@
-// One instruction set's 8-bit convolutions. Compiled several times: L1BN_ISA names the namespace, the
-// compiler flags choose the instructions.
+// One instruction set's 8-bit convolutions. Compiled several times: L1BN_ISA names the namespace,
+// the compiler flags choose the instructions.
 #include "int8_conv_kernels.h"
 
 #include "int8_conv_weight.h"

@@ -165,7 +165,8 @@ inline void transpose(A* out, int64_t out_step, const int8_t* in, int64_t in_ste
     for (int64_t i = 0; i < count; ++i) out[c * out_step + i] = (A)(in[i * in_step + c] + kShift);
 }
 
-// The weights of one tap: out[c / kGroup][lane][c % kGroup] = w[lane * output_step + c * input_step].
+// The weights of one tap:
+//   out[c / kGroup][lane][c % kGroup] = w[lane * output_step + c * input_step]
 inline void pack_weights(B* out, const int8_t* w, int64_t outputs, int64_t lanes, int64_t inputs,
                          int64_t output_step, int64_t input_step) {
   const int64_t whole = inputs / kGroup, groups = ceil_div(inputs, kGroup);

@@ -2,8 +2,8 @@
 //
 //   out[i][lane] = init[i][lane] + sum over r of group(a[i] + offset[r]) . panel[r][lane]
 //
-// A row i is an output pixel (forward, input gradient) or a weight position (weight gradient); lanes
-// run over output channels. Every read of `a` is one group broadcast to all lanes.
+// A row i is an output pixel (forward, input gradient) or a weight position (weight gradient);
+// lanes run over output channels. Every read of `a` is one group broadcast to all lanes.
 #pragma once
 #include "int8_conv_dot.h"
 
@@ -38,7 +38,8 @@ struct Rows {
 
 // P pointers, of S rows each.
 template <int V, int P, int S>
-L1BN_INLINE void multiply_tile(const Panel& panel, const Rows& rows, const Row* list, int64_t used) {
+L1BN_INLINE void multiply_tile(const Panel& panel, const Rows& rows, const Row* list,
+                               int64_t used) {
   constexpr int R = P * S;
   Vec sum[R][V];
   const char* a[P];

@@ -1,9 +1,9 @@
 // Results that look at a window of the source: the forward pass and the input gradient.
 //
-// The input gradient of a convolution with stride s is s * s convolutions of the error with stride 1,
-// each over the weights that its result pixels ever meet ("phases"); forward has one phase. A block
-// of the source (images, or rows of one) is copied with its padding into a buffer that fits the
-// second-level cache, and every phase runs over it.
+// The input gradient of a convolution with stride s is s * s convolutions of the error with stride
+// 1, each over the weights that its result pixels ever meet ("phases"); forward has one phase. A
+// block of the source (images, or rows of one) is copied with its padding into a buffer that fits
+// the second-level cache, and every phase runs over it.
 #pragma once
 #include "int8_conv_pack.h"
 #include "int8_conv_tile.h"

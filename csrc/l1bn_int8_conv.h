@@ -1,13 +1,14 @@
-// C interface of the 8-bit integer convolutions: raw pointers, integers only, no torch and no Python
-// headers.
+// C interface of the 8-bit integer convolutions: raw pointers, integers only, no torch and no
+// Python headers.
 //
-// Activations and errors are dense NHWC, weights are [outputs][kernel_height][kernel_width][channels];
-// all are int8, the full range -128..127. Padding is zeros on all sides. Results are int32 and exact:
-// sums are taken modulo 2^32, so a result is right wherever the true sum fits int32. A linear layer
-// over N rows is a 1 x 1 convolution over N images of one pixel.
+// Activations and errors are dense NHWC, weights are
+// [outputs][kernel_height][kernel_width][channels]; all are int8, the full range -128..127. Padding
+// is zeros on all sides. Results are int32 and exact: sums are taken modulo 2^32, so a result is
+// right wherever the true sum fits int32. A linear layer over N rows is a 1 x 1 convolution over N
+// images of one pixel.
 //
-// A call takes one block of arguments in which every field is 8 bytes wide, as in l1bn.h. It returns
-// 0, or a negative error of which it left the results undefined.
+// A call takes one block of arguments in which every field is 8 bytes wide, as in l1bn.h. It
+// returns 0, or a negative error of which it left the results undefined.
 #pragma once
 #include <stdint.h>
 
