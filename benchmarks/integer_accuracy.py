@@ -16,7 +16,11 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
 
 from l1bn.environment import describe_environment
 from l1bn.recipes.curves import read_rows
@@ -180,6 +184,29 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+def plot(plan: Plan, curves: list[dict[str, Any]], path: Path) -> None:
+    """Draw the test accuracy of every arm over the epochs: mean of the seeds, and their range."""
+    matplotlib.use("svg")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for arm in plan.arms:
+        by_epoch: dict[int, list[float]] = {}
+        for row in curves:
+            if row["arm"] == arm:
+                by_epoch.setdefault(int(row["epoch"]), []).append(100 * float(row["test_accuracy"]))
+        if not by_epoch:
+            continue
+        epochs = sorted(by_epoch)
+        (line,) = axes.plot(epochs, [mean(by_epoch[e]) for e in epochs], label=arm)
+        low, high = ([f(by_epoch[e]) for e in epochs] for f in (min, max))
+        axes.fill_between(epochs, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+    axes.set(xlabel="epoch", ylabel="test accuracy [%]")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncols=2 if len(plan.arms) > 6 else 1)
+    figure.savefig(path)
+    plt.close(figure)
+
+
 def write(plan: Plan, runs: Path, out: Path, command: str) -> None:
     """Write the results of the finished runs."""
     rows = collect(plan, runs)
@@ -190,6 +217,7 @@ def write(plan: Plan, runs: Path, out: Path, command: str) -> None:
         for row in read_rows(runs / f"{r['arm']}-seed{r['seed']}" / "epochs.csv")
     ]
     write_csv(out / "curves.csv", curves)
+    plot(plan, curves, out / "curves.svg")
     summary = table(plan, rows)
     write_csv(out / "table.csv", summary)
     for r in rows:
