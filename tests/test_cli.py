@@ -54,6 +54,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--resume"], "expected --resume FOLDER"),
         (["compare", "--seeds", "0"], "expected --seeds to be greater than 0, got 0"),
         (["compare", "--data", "/no/such"], "expected --data to be a folder"),
+        (["gan", "--steps", "0"], "expected --steps to be greater than 0, got 0"),
+        (["gan", "--penalty", "1"], "--penalty is for --model wgan-gp; dcgan has none"),
+        (["gan", "--resume", "/no/such"], "no checkpoint at /no/such/last.pt"),
+        (["gan", "--classifier", "/no/such"], "no checkpoint at /no/such"),
+        (["gan-compare", "--seeds", "0"], "expected --seeds to be greater than 0, got 0"),
         (["doctor", "now"], "l1bn doctor takes no arguments, got now"),
     ],
 )
@@ -131,6 +136,38 @@ def test_compare_shows_a_table_and_the_path_of_the_report(
     assert (out / "report.html").stat().st_size > 50_000
 
 
+def test_gan_writes_into_its_folder(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    options = ["--steps", "2", "--width", "0.0625", "--no-progress", "--no-tensorboard"]
+    assert main(["gan", "--out", str(out), *options]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("losses of critic and generator ")
+    assert text.endswith(f"images and results in {out}\n")
+    assert (out / "images" / "step-000002.png").is_file()
+    assert main(["gan", "--out", str(out), *options]) == 2
+    assert f"continue it with --resume {out}" in capsys.readouterr().err
+    assert main(["gan", "--resume", str(out), "--latent", "9"]) == 2
+    assert "made with latent 100, not 9" in capsys.readouterr().err
+    assert main(["gan", "--resume", str(out), "--out", str(tmp_path / "other")]) == 2
+    assert "leave --out out" in capsys.readouterr().err
+    assert main(["train", "--resume", str(out)]) == 2
+    assert "is no checkpoint of `l1bn train`" in capsys.readouterr().err
+
+
+def test_gan_compare_shows_a_table_and_the_path_of_the_report(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--steps", "1", "--seeds", "1", "--width", "0.0625", "--out", str(out)]
+    assert main(["gan-compare", *options, "--no-progress", "--no-tensorboard"]) == 0
+    text = capsys.readouterr().out
+    assert "loss of the generator" in text
+    assert text.endswith(f"report: {out / 'report.html'}\n")
+    assert (out / "report.html").stat().st_size > 50_000
+
+
 def _start(arguments: list[str], rows: pathlib.Path) -> subprocess.Popen[str]:
     """Start a command and wait until its training has written some rows."""
     process = subprocess.Popen(
@@ -160,6 +197,24 @@ def test_ctrl_c_saves_and_the_named_command_continues(tmp_path: pathlib.Path) ->
     assert command == f"continue with: l1bn train --resume {parts}"
     assert main(command.removeprefix("continue with: l1bn ").split()) == 0
     assert (parts / "steps.csv").read_text() == (whole / "steps.csv").read_text()
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_a_gan_and_the_named_command_continues(tmp_path: pathlib.Path) -> None:
+    recipe = ["--steps", "60", "--log-every", "1", "--width", "0.125", "--sample-every", "20"]
+    recipe += ["--no-progress", "--no-tensorboard"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(["gan", *recipe, "--out", str(whole)]) == 0
+    process = _start(["gan", *recipe, "--out", str(parts)], parts / "steps.csv")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    command = err.strip().splitlines()[-1]
+    assert command == f"continue with: l1bn gan --resume {parts}"
+    assert main(command.removeprefix("continue with: l1bn ").split()) == 0
+    for name in ("steps.csv", "images/step-000060.png"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
 
 @pytest.mark.slow
