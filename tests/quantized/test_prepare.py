@@ -110,6 +110,22 @@ def test_what_has_no_integer_form_is_refused_by_name(case):
         quantized.prepare(model)
 
 
+@pytest.mark.parametrize(
+    ("parameter", "value", "message"),
+    [
+        ("1.weight", 2.5, r"1\.weight: expected values within ±1\.984, .* got 2\.5"),
+        ("1.bias", -9.0, r"1\.bias: expected values within ±7\.938, .* got 9"),
+        ("1.weight", float("nan"), r"1\.weight: expected values within"),
+        ("0.weight", float("inf"), r"0\.weight: expected finite values"),
+    ],
+)
+def test_values_that_no_format_holds_are_refused(parameter, value, message):
+    model = sequential()
+    model.state_dict()[parameter].view(-1)[0] = value
+    with pytest.raises(ValueError, match=message):
+        quantized.prepare(model)
+
+
 def test_control_flow_is_refused():
     class Branching(nn.Module):
         def forward(self, x):

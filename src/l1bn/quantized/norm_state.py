@@ -64,8 +64,8 @@ class NormBuffers(nn.Module):
         _check_range(name, "weight", weight, _LARGEST_GAMMA)
         _check_range(name, "bias", bias, _LARGEST_BETA)
         exponent = _AFFINE_RANGE_BITS - bits
-        self.gamma = IntegerParameter(weight, bits, exponent)
-        self.beta = IntegerParameter(bias, bits, exponent)
+        self.gamma = IntegerParameter(weight, bits, exponent, name=f"{name}.weight")
+        self.beta = IntegerParameter(bias, bits, exponent, name=f"{name}.bias")
         if not norm.affine:
             self.gamma.rate = self.beta.rate = 0.0
         self.momentum = max(1, round(norm.momentum * (1 << 11)))

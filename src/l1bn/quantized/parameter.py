@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from l1bn.fixed_point.scaling import peak_shift
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["HEADROOM", "IntegerParameter"]
+__all__ = ["HEADROOM", "IntegerParameter", "fitting_exponent"]
 
 HEADROOM = 4
 """How far a weight may grow beyond the largest initial one before it saturates."""
@@ -32,6 +32,7 @@ class IntegerParameter(nn.Module):
         bits: Bits of master and momentum [bit].
         exponent: Exponent of the master; None takes the one that leaves `HEADROOM`.
         decays: Whether weight decay acts on it.
+        name: Name of the float parameter, for errors.
 
     Raises:
         ValueError: If a value is not finite.
@@ -42,20 +43,24 @@ class IntegerParameter(nn.Module):
     exponents: Tensor
 
     def __init__(
-        self, value: Tensor, bits: int = 16, exponent: int | None = None, decays: bool = False
+        self,
+        value: Tensor,
+        bits: int = 16,
+        exponent: int | None = None,
+        decays: bool = False,
+        name: str = "parameter",
     ) -> None:
         super().__init__()
         if not bool(torch.isfinite(value.detach()).all()):
             raise ValueError(
-                f"expected finite weights, got NaN or infinity in a parameter of shape "
-                f"{tuple(value.shape)}; start from another checkpoint"
+                f"{name}: expected finite values, got NaN or infinity; start from other weights"
             )
         self.bits = bits
         self.decays = decays
         self.rate = 1.0
         self.gradient: QTensor | None = None
         if exponent is None:
-            exponent = _fitting_exponent(value, bits)
+            exponent = fitting_exponent(value, bits)
         self.register_buffer("weight", _quantize(value, exponent, bits))
         self.register_buffer("momentum", torch.zeros_like(self.weight))
         self.register_buffer("exponents", torch.tensor([exponent, 0], dtype=torch.int32))
@@ -98,7 +103,8 @@ class IntegerParameter(nn.Module):
         return torch.ldexp(self.weight.float(), torch.tensor(self.exponent))
 
 
-def _fitting_exponent(value: Tensor, bits: int) -> int:
+def fitting_exponent(value: Tensor, bits: int) -> int:
+    """Return the finest exponent that leaves `HEADROOM` above the largest value; ±8 for zeros."""
     peak = float(value.detach().abs().max()) if value.numel() else 0.0
     if peak == 0.0:
         return 4 - bits  # a range of ±8

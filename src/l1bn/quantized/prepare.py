@@ -26,7 +26,7 @@ from l1bn.quantized.layers import (
 )
 from l1bn.quantized.network import IntegerNetwork, Node
 from l1bn.quantized.norm_state import NormBuffers
-from l1bn.quantized.parameter import IntegerParameter
+from l1bn.quantized.parameter import IntegerParameter, fitting_exponent
 from l1bn.quantized.rules import L1Rule, NormRule
 from l1bn.quantized.trace import Step, UnsupportedError, trace
 
@@ -34,6 +34,7 @@ __all__ = ["prepare"]
 
 _L1 = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm)
 _FIRST_SITE = 2
+_BIAS_RANGE_BITS = 4  # a master of a bias holds ±8 at least
 
 
 def prepare(
@@ -208,8 +209,12 @@ def _product(step: Step, config: Config) -> dict[str, Any]:
         options = {"linear": False, **_conv_options(step.name, module)}
     else:
         weight = weight[:, :, None, None]
-    bias = None if module.bias is None else IntegerParameter(module.bias, bits, 4 - bits)
-    return {"weight": IntegerParameter(weight, bits, decays=True), "bias": bias, **options}
+    bias = None
+    if module.bias is not None:
+        exponent = max(_BIAS_RANGE_BITS - bits, fitting_exponent(module.bias, bits))
+        bias = IntegerParameter(module.bias, bits, exponent, name=f"{step.name}.bias")
+    master = IntegerParameter(weight, bits, decays=True, name=f"{step.name}.weight")
+    return {"weight": master, "bias": bias, **options}
 
 
 def _conv_options(name: str, conv: nn.Conv2d) -> dict[str, int]:
