@@ -136,6 +136,19 @@ def test_the_critic_takes_more_steps_than_the_generator(gan: Make, tiny: ImageSe
     assert epochs.total_steps == 3  # 2 epochs of 6 batches, 5 for each step
 
 
+def test_no_step_repeats_noise_or_images(gan: Make, tiny: ImageSet) -> None:
+    trainer = GanTrainer(gan(model="wgan-gp", n_critic=2), fit_size(tiny))
+    noise: list[torch.Tensor] = []
+    images: list[torch.Tensor] = []
+    trainer.generator.register_forward_pre_hook(lambda _, args: noise.append(args[0]))
+    trainer.critic.register_forward_pre_hook(lambda _, args: images.append(args[0].detach()))
+    for number in range(3):
+        trainer.step(number)
+    assert len({tuple(n.flatten().tolist()) for n in noise}) == len(noise) == 3 * 3
+    real = [*images[0::7], *images[3::7]]  # real, generated, between; twice; then generated
+    assert len({tuple(image.flatten().tolist()) for batch in real for image in batch}) == 72
+
+
 def test_equal_seeds_give_equal_curves(gan: Make, tiny: ImageSet) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train_gan(gan(out=gan().out / name, seed=seed), tiny)
