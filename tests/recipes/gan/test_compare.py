@@ -92,6 +92,7 @@ def test_the_report_names_the_distance_for_what_it_is(
     assert page.count("data:image/svg+xml;base64,") == 2
     assert "The norm is in the generator only" in page.replace("\n", " ")
     assert "not Inception-FID" in text_of(results)
+    assert "±" in text_of(results)
     sentences = gan_verdict(results)
     assert "not Inception-FID" in sentences[0]
     assert "95 % intervals" in sentences[0]
@@ -123,6 +124,7 @@ def test_without_a_classifier_nothing_is_claimed(config: Make) -> None:
         "are better. Look at them."
     ]
     assert "Inception" not in text_of(results)
+    assert "±" not in text_of(results)
     page = write_gan_report(settings.out).read_text()
     assert "Inception" not in page
     assert page.count("data:image/svg+xml;base64,") == 1

@@ -105,7 +105,9 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
 
     def row(title: str, column: str, digits: int) -> tuple[str, ...]:
         values = [summary[norm][column] for norm in NAMES]
-        return (title, *(f"{v['mean']:.{digits}f} ± {v['std']:.{digits}f}" for v in values))
+        spreads = ["" if seeds == 1 else f" ± {v['std']:.{digits}f}" for v in values]
+        cells = zip(values, spreads, strict=True)
+        return (title, *(f"{v['mean']:.{digits}f}{spread}" for v, spread in cells))
 
     measured = [row(DISTANCE_NAME, "distance", 3)] if "distance" in results else []
     return [
