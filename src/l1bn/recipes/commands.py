@@ -122,7 +122,7 @@ def gan_compare_command(arguments: list[str]) -> int:
 
     console = Console(highlight=False, markup=False)
     try:
-        results = compare_gans(config, say=console.print)
+        results = compare_gans(config)
     except Interrupted as stop:
         return _report_stop(stop, shlex.join(["l1bn", "gan-compare", *arguments]))
     console.print(gan_table(results))

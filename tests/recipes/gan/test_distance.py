@@ -106,7 +106,7 @@ def test_a_run_records_what_it_measured_with(
     assert found["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (found["images"], found["classifier"], found["features"]) == (20, str(path), 16)
     assert found["value"] == float(rows[-1]["classifier_frechet"])
-    assert 0 < found["training_images"] < found["value"]
+    assert 0 < found["distance_of_training_images"] < found["value"]
     assert trainer.summary() == f"{DISTANCE_NAME}: {found['value']:.3f}"
 
 
@@ -143,6 +143,8 @@ def test_what_does_not_fit_is_refused(
         r".*last\.pt was trained on digits, with 1 and 3",
     ):
         load_features(path, colour, CPU)
+    with pytest.raises(UserError, match=r"last\.pt is no checkpoint of `l1bn gan`"):
+        train_gan(gan(out=path.parent), tiny, resume=True)
     run = train_gan(gan(steps=1), tiny).config.out
     with pytest.raises(UserError, match=r"last\.pt is no checkpoint of `l1bn train`"):
         load_features(run / "last.pt", tiny, CPU)

@@ -178,6 +178,6 @@ def distance_to_test(
         "sha256": sha256(classifier),
         "features": features.num_features,
         "images": images,
-        "training_images": measure(training.split(_CHUNK)),
+        "distance_of_training_images": measure(training.split(_CHUNK)),
     }
     return ReferenceDistance(measure, images, record)

@@ -75,8 +75,8 @@ def gan_verdict(results: dict[str, Any]) -> list[str]:
     text = f"L1BN − BN = {_signed(difference['mean'])} in {DISTANCE_NAME}, smaller is better"
     floor = (
         f"{measured['images']} training images have a distance of "
-        f"{measured['training_images']:.3f} to as many test images: a perfect generator would get "
-        "that."
+        f"{measured['distance_of_training_images']:.3f} to as many test images: a perfect "
+        "generator would get that."
     )
     if seeds == 1:
         return [f"{text}; one seed cannot tell a difference from seed noise.", floor]
@@ -127,7 +127,7 @@ def _plots(curves: pd.DataFrame, results: dict[str, Any]) -> dict[str, str]:
 
     def distance(axes: Axes) -> None:
         plot_band(axes, curves, DISTANCE, by="step")
-        floor = results["distance"]["training_images"]
+        floor = results["distance"]["distance_of_training_images"]
         axes.axhline(floor, color=_GREY, linewidth=0.8, linestyle=":", label="training images")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("Fréchet distance on\nclassifier features")
