@@ -187,6 +187,34 @@ MUTANTS = [
         "delay_table, slew_table = arc.delay[RISE], arc.transition[edge]",
         ("tests/rtl/test_liberty.py",),
     ),
+    Mutant(
+        "gan: every step draws the same noise",
+        "recipes/gan/trainer.py",
+        'stream(self.config.seed, "train", number)',
+        'stream(self.config.seed, "train", 0)',
+        ("tests/recipes/gan/test_trainer.py",),
+    ),
+    Mutant(
+        "gan: WGAN-GP's critic mixes the samples",
+        "recipes/gan/models.py",
+        "critic_norm = _SAMPLE_NORMS[settings.critic_norm]",
+        "pass",
+        ("tests/recipes/gan/test_models.py",),
+    ),
+    Mutant(
+        "gan: the penalty is taken at the generated images",
+        "recipes/gan/losses.py",
+        "torch.lerp(fake.detach(), real, mix.view(-1, 1, 1, 1))",
+        "fake.detach().clone()",
+        ("tests/recipes/gan/test_losses.py",),
+    ),
+    Mutant(
+        "gan: the classifier's features in training mode",
+        "recipes/gan/distance.py",
+        "self.model = model.eval()",
+        "self.model = model",
+        ("tests/recipes/gan/test_distance.py",),
+    ),
 ]
 TESTS = [
     "tests/test_reference.py",
