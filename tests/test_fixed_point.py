@@ -203,6 +203,24 @@ def test_constant_channel_gives_beta_and_finite_gradient(norm, value):
     assert back.dx[0, -1] == spec.data.high
 
 
+@pytest.mark.parametrize("sigma", ["exact", "pow2"])
+def test_a_deviation_held_by_its_floor_has_no_gradient(sigma):
+    """σ is a constant there: dx is g less its mean, times the coefficient, and nothing else."""
+    spec = fp.NormSpec(width=8, sigma=sigma)
+    x = np.zeros((1, 64), dtype=np.int64)
+    x[0, 5] = 1
+    g = np.random.default_rng(3).integers(-4, 5, (1, 64))
+    g[0, 5] = 12
+    gamma, beta = spec.gamma.quantize(np.full(1, 0.125)), spec.output.quantize(np.zeros(1))
+    channel = fp.l1_forward(x, gamma, beta, spec).channel
+    assert not channel.statistics.live[0]
+    back = fp.l1_backward(g, x, channel, spec)
+    assert back.dgamma[0] != 0
+    scale = float(channel.coefficient[0]) / 2.0 ** float(channel.shift[0] + spec.dx_shift)
+    np.testing.assert_allclose(back.dx[0], spec.data.saturate(
+        np.round(scale * (g[0] - g[0].mean()))), atol=1)  # fmt: skip
+
+
 def test_power_of_two_sigma_is_within_half_an_octave():
     spec, x, g, gamma, beta = channels(8, 512)
     spec = fp.NormSpec(width=8, sigma="pow2")
