@@ -151,8 +151,9 @@ def test_planted_lane_fault_is_caught(monkeypatch):
 
 def test_planted_drain_fault_is_caught(monkeypatch):
     """The scalars of the next channel change the shift while elements wait in the path."""
-    monkeypatch.setattr(normalize, "settled", lambda parts: Const(1, 1))
     config = UnitConfig(width=4, elements=8, overlap=True, sigma="pow2")
+    simulate(config, extremes(config), stall=0.95, seed=1)
+    monkeypatch.setattr(normalize, "settled", lambda parts: Const(1, 1))
     with pytest.raises(MismatchError):
         simulate(config, extremes(config), stall=0.95, seed=1)
 
