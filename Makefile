@@ -65,12 +65,13 @@ bench-integer: env  ## time training in integers against float: 5 minutes, quiet
 
 # Hours on 2 cores; an interrupted run goes on where it was. CIFAR10 and DATA may be local folders.
 CIFAR10 ?= uoft-cs/cifar10
+DATED = results/$(shell date +%F)
 integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, and its ablations (slow)
-	$(BIN)/python benchmarks/integer_accuracy.py resnet20 --data $(CIFAR10) --out results/integer-resnet20
-	$(BIN)/python benchmarks/integer_accuracy.py vgg7 --data $(CIFAR10) --out results/integer-vgg7
-	$(BIN)/python benchmarks/integer_accuracy.py fashion --data $(DATA) --out results/integer-fashion
-	$(BIN)/python benchmarks/integer_accuracy.py ablation --data $(CIFAR10) --out results/integer-ablation
-	$(BIN)/python benchmarks/integer_accuracy.py transfer --data $(CIFAR10) --out results/integer-transfer
+	$(BIN)/python benchmarks/integer_accuracy.py resnet20 --data $(CIFAR10) --out $(DATED)-integer-resnet20
+	$(BIN)/python benchmarks/integer_accuracy.py vgg7 --data $(CIFAR10) --out $(DATED)-integer-vgg7
+	$(BIN)/python benchmarks/integer_accuracy.py fashion --data $(DATA) --out $(DATED)-integer-fashion
+	$(BIN)/python benchmarks/integer_accuracy.py ablation --data $(CIFAR10) --out $(DATED)-integer-ablation
+	$(BIN)/python benchmarks/integer_accuracy.py transfer --data $(CIFAR10) --out $(DATED)-integer-transfer
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
 # One script for abc and a channel of each stimulus: treats all units alike, and ends in an hour or two.

@@ -184,6 +184,9 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
+LABELS = {"int8": "int8 L1BN", "l1": "float32 L1BN", "l2": "float32 BN"}
+
+
 def plot(plan: Plan, curves: list[dict[str, Any]], path: Path) -> None:
     """Draw the test accuracy of every arm over the epochs: mean of the seeds, and their range."""
     matplotlib.use("svg")
@@ -196,7 +199,7 @@ def plot(plan: Plan, curves: list[dict[str, Any]], path: Path) -> None:
         if not by_epoch:
             continue
         epochs = sorted(by_epoch)
-        (line,) = axes.plot(epochs, [mean(by_epoch[e]) for e in epochs], label=arm)
+        (line,) = axes.plot(epochs, [mean(by_epoch[e]) for e in epochs], label=LABELS.get(arm, arm))
         low, high = ([f(by_epoch[e]) for e in epochs] for f in (min, max))
         axes.fill_between(epochs, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
     axes.set(xlabel="epoch", ylabel="test accuracy [%]")
