@@ -75,8 +75,9 @@ integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, 
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
 # One script for abc and a channel of each stimulus: treats all units alike, and ends in an hour or two.
+RTL_SCOPE = --variants all
 rtl-report: env  ## synthesize and weigh the hardware units on three libraries: an hour or two
-	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width 8 16 --variants all \
+	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width 8 16 $(RTL_SCOPE) \
 	    --recipes twice --channels 1 --liberty \
 	    /usr/share/qflow/tech/osu018/osu018_stdcells.lib \
 	    $(LIBERTY)/sky130_fd_sc_hd__tt_025C_1v80.lib.gz \

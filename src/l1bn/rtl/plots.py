@@ -70,7 +70,7 @@ def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
 
 
 def _title(library: str, width: int) -> str:
-    return f"{library.split('__')[0]}, {width} bit"
+    return f"{library.split('_')[0]}, {width} bit"
 
 
 def _frontier(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: Path) -> Path:
