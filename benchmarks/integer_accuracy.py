@@ -1,10 +1,11 @@
 """Accuracy of integer training against float, over seeds, and what each choice of formats costs.
 
-    python benchmarks/integer_accuracy.py resnet20 --data ../data/cifar10
-    python benchmarks/integer_accuracy.py ablation --data ../data/cifar10
+    python benchmarks/integer_accuracy.py resnet20 --data ../data/cifar10 --out results/resnet20
+    python benchmarks/integer_accuracy.py ablation --data ../data/cifar10 --out results/ablation
 
-Runs what is not yet there under ``runs/integer-PLAN`` (an interrupted run goes on where it was) and
-writes ``results/DATE-integer-PLAN``: every run, the curves, and a table of the last epochs.
+Runs what is not yet there under ``runs/integer-PLAN`` (an interrupted run goes on where it was;
+remove the folder before other data) and writes every run, the curves, and a table of the last
+epochs.
 """
 
 from __future__ import annotations

@@ -188,10 +188,168 @@ def test_bad_choices_are_refused(options, message):
         quantized.Config(**options)
 
 
-def test_an_unknown_backend_is_refused(images):
-    net = quantized.prepare(sequential(), backend="tpu")
+def test_an_unknown_backend_is_refused():
     with pytest.raises(ValueError, match="expected backend to be one of"):
+        quantized.prepare(sequential(), backend="tpu")
+
+
+class Calling(nn.Module):
+    """Applies a function of its layers to its input."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+SILENT = {
+    "a layer used twice": (
+        Calling(lambda m, x: m.a(m.a(x)), a=nn.Conv2d(3, 3, 1)),
+        "expected weights that are used once, got those of a again",
+    ),
+    "a scaled addition": (
+        Calling(
+            lambda m, x: m.a(x).add(m.b(x), alpha=3), a=nn.Conv2d(3, 3, 1), b=nn.Conv2d(3, 3, 1)
+        ),
+        "expected tensors as inputs, got 3",
+    ),
+    "an added number": (
+        Calling(lambda m, x: m.a(x) + 1.0, a=nn.Conv2d(3, 3, 1)),
+        "expected tensors as inputs, got 1.0",
+    ),
+    "a partly flattened tensor": (
+        Calling(lambda m, x: m.a(x).flatten(1, 2), a=nn.Conv2d(3, 3, 1)),
+        r"expected flatten\(1\)",
+    ),
+    "a layer that flattens in part": (sequential(nn.Flatten(1, 2)), "expected a layer with"),
+    "a pooling that rounds up": (
+        sequential(nn.MaxPool2d(3, 2, ceil_mode=True)),
+        "without dilation, ceil_mode or indices",
+    ),
+    "a large window": (sequential(nn.MaxPool2d(12)), "at most 11 pixels"),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_what_would_be_another_network_is_refused(case):
+    model, message = SILENT[case]
+    with pytest.raises(ValueError, match=message):
+        quantized.prepare(model)
+
+
+def test_broadcasting_additions_are_refused(images):
+    def broadcast(m, x):
+        y = m.a(x)
+        return y + m.pool(y)
+
+    model = Calling(broadcast, a=nn.Conv2d(3, 3, 1), pool=nn.AdaptiveAvgPool2d(1))
+    net = quantized.prepare(model)
+    with pytest.raises(ValueError, match="expected tensors of one shape"):
         net(images)
+
+
+def test_a_sum_beside_a_bias_has_half_the_terms():
+    net = quantized.prepare(nn.Linear(70_000, 2))
+    with pytest.raises(ValueError, match="beside a bias, got 70000"):
+        net(quantized.QTensor(torch.zeros(2, 70_000, dtype=torch.int8), -5))
+
+
+def test_a_skip_connection_learns_beside_a_branch_of_zeros(backend, images):
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+            self.norm = l1bn.L1BatchNormAct2d(4)
+            self.conv = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+            self.last = l1bn.L1BatchNorm2d(4)
+            nn.init.zeros_(self.last.weight)  # common in residual networks
+            self.head = nn.Linear(4 * 64, 4)
+
+        def forward(self, x):
+            y = self.norm(self.stem(x))
+            return self.head((y + self.last(self.conv(y))).flatten(1))
+
+    torch.manual_seed(0)
+    net = quantized.prepare(Skip(), backend=backend)
+    loss = quantized.cross_entropy(net, net(images), torch.arange(16) % 4)
+    tiny = quantized.QTensor(loss.error.values, loss.error.exponent - 20)  # as late in a run
+    net.backward(tiny)
+    assert int(net.layers[0].weight.gradient.values.abs().max()) > 63
+
+
+@pytest.mark.parametrize("mean", [0.0, 2.0, 6.0])
+def test_float_statistics_far_from_zero_are_not_clipped(backend, mean):
+    norm = l1bn.L1BatchNorm2d(3)
+    norm.running_mean.fill_(mean)
+    net = quantized.prepare(nn.Sequential(nn.ReLU(), norm), backend=backend).eval()
+    layer = net.layers[1]
+    wide = quantized.QTensor(torch.randint(0, 2**12, (4, 3, 8, 8)).int(), -9)  # 0 to 8
+    shift = layer.evaluation_shift(wide.exponent)
+    y, _ = layer.rule.evaluate(
+        net.clock.kernels(wide.values),
+        wide.values.contiguous(memory_format=torch.channels_last),
+        shift,
+        wide.exponent,
+        layer.norm,
+        None,
+        False,
+    )
+    expected = wide.real() - mean
+    inside = expected.abs() < 3.5
+    assert (y * 2.0**-4 - expected)[inside].abs().max() < 0.12
+
+
+def test_constants_stay_constant_at_any_rate(train_step, images, labels):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        l1bn.L1BatchNorm2d(4, affine=False),
+        nn.Flatten(),
+        nn.Linear(4 * 36, 4),
+    )
+    net = quantized.prepare(model)
+    net.set_rates(1.0)
+    train_step(net, images, labels)
+    assert set(net.layers[0].norm.gamma.weight.tolist()) == {1 << 12}
+    with pytest.raises(ValueError, match="expected factors of at least 0, got -1"):
+        net.set_rates(-1.0)
+
+
+def test_masters_of_another_width_are_refused():
+    narrow = quantized.prepare(sequential(), quantized.Config(master_bits=8))
+    with pytest.raises(ValueError, match=r"expected masters of 8 bits, got 16"):
+        narrow.load_state_dict(quantized.prepare(sequential()).state_dict())
+
+
+def test_collapsed_weights_can_grow_again(backend, train_step, images, labels):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Flatten(), nn.Linear(4 * 36, 4))
+    nn.init.constant_(model[0].weight, 1e-20)
+    net = quantized.prepare(model, backend=backend)
+    train_step(net, images, labels)
+    assert net.layers[0].weight.exponent == -30
+
+
+def test_global_averages_of_large_images(backend):
+    net = quantized.prepare(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), backend=backend)
+    x = quantized.QTensor(torch.full((1, 2, 260, 260), 64, dtype=torch.int8), 0)
+    torch.testing.assert_close(net(x).real(), torch.full((1, 2), 64.0), rtol=0.02, atol=0)
+
+
+def test_quantize_takes_features_and_refuses_what_does_not_fit():
+    assert quantized.quantize(torch.randn(8, 20), -5).values.shape == (8, 20)
+    with pytest.raises(ValueError, match=r"expected values within ±3\.969, got \d+% outside"):
+        quantized.quantize(torch.full((2, 3, 4, 4), 200.0), -5)
+    with pytest.raises(ValueError, match="expected finite values"):
+        quantized.quantize(torch.tensor([[float("nan")]]), -5)
+
+
+def test_labels_of_another_type_are_refused(images, labels):
+    net = quantized.prepare(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)))
+    with pytest.raises(ValueError, match=r"expected labels of torch\.int64, got torch\.uint8"):
+        quantized.cross_entropy(net, net(images), labels.to(torch.uint8))
 
 
 @pytest.mark.parametrize("option", [{"lr": -1.0}, {"lr": 0.1, "momentum": 1.0}, {"lr": 100.0}])

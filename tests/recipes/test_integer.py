@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.integer import IntegerPreprocess, IntegerTrainer
 from l1bn.recipes.interrupt import Interrupted
+from quantized.test_integers_only import IntegersOnly
 from recipes.test_classification import curve, stop_after
 
 Recipe = Callable[..., TrainConfig]
@@ -146,6 +148,40 @@ def test_models_without_an_integer_form_are_refused(recipe: Recipe, tiny: ImageS
     with pytest.raises(UserError, match=r"--precision int8: stem\.1: .* got ReLU6"):
         train(config, tiny)
     assert not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 100.0}, "--precision int8: expected a rate in"),
+        ({"decay_norm": True}, "--precision int8 has no --decay-norm"),
+    ],
+)
+def test_options_without_an_integer_form_are_refused(
+    changes: dict[str, Any], message: str, recipe: Recipe, tiny: ImageSet
+) -> None:
+    config = recipe(precision="int8", **changes)
+    with pytest.raises(UserError, match=message):
+        train(config, tiny)
+    assert not config.out.exists()
+
+
+def test_a_step_of_the_trainer_is_made_of_integers(recipe: Recipe, tiny: ImageSet) -> None:
+    trainer = IntegerTrainer(recipe(precision="int8"), tiny)
+    with IntegersOnly():
+        trainer.step(tiny.train.images[:24], tiny.train.labels[:24])
+
+
+def test_weights_of_another_width_are_refused(
+    recipe: Recipe, tiny: ImageSet, tmp_path: pathlib.Path
+) -> None:
+    config = recipe(precision="int8", epochs=1)
+    train(config, tiny)
+    other = dataclasses.replace(
+        config, int8_master_bits=8, weights=config.out / "last.pt", out=tmp_path / "other"
+    )
+    with pytest.raises(UserError, match="expected masters of 8 bits, got 16"):
+        train(other, tiny)
 
 
 def test_bad_formats_are_refused(recipe: Recipe, tiny: ImageSet) -> None:

@@ -5,8 +5,8 @@ from l1bn.quantized.export import export
 from l1bn.quantized.loss import Loss, cross_entropy
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.optimizer import SGD
-from l1bn.quantized.prepare import prepare, quantize
-from l1bn.quantized.tensor import QTensor
+from l1bn.quantized.prepare import prepare
+from l1bn.quantized.tensor import QTensor, quantize
 
 __all__ = [
     "SGD",

@@ -108,6 +108,8 @@ def _check(logits: Tensor, labels: Tensor) -> None:
             f"expected logits (N, classes) and labels (N,), got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}"
         )
+    if labels.dtype != torch.int64:
+        raise ValueError(f"expected labels of torch.int64, got {labels.dtype}; call labels.long()")
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
         raise ValueError(
             f"expected labels 0 to {logits.shape[1] - 1}, got {int(labels.min())} to "

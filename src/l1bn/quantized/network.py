@@ -87,7 +87,7 @@ class IntegerNetwork(nn.Module):
                 "for example with l1bn.quantized.quantize"
             )
         if self.training and images.shape != self._checked:
-            self._check(images.shape)
+            self.check(images.shape)
         outputs: list[QTensor] = []
         for node in self.nodes:
             inputs = [images if i == _INPUT else outputs[i] for i in node.inputs]
@@ -97,8 +97,15 @@ class IntegerNetwork(nn.Module):
                 layer.forget()
         return outputs[-1]
 
-    def _check(self, shape: torch.Size) -> None:
-        """Refuse a batch before any layer has changed."""
+    def check(self, shape: torch.Size) -> None:
+        """Refuse a batch that cannot be trained on, before any layer has changed.
+
+        Args:
+            shape: (N, C, H, W) of the images.
+
+        Raises:
+            ValueError: It names the layer and the largest batch that fits.
+        """
         shapes: list[torch.Size] = []
         for node in self.nodes:
             inputs = [shape if i == _INPUT else shapes[i] for i in node.inputs]
@@ -127,8 +134,10 @@ class IntegerNetwork(nn.Module):
             layer.forget()
 
     def _join(self, have: QTensor | None, more: QTensor, index: int) -> QTensor:
-        if have is None:
-            return more
+        if have is None or not bool(have.values.any()):
+            return more  # zeros have no exponent that the sum should respect
+        if not bool(more.values.any()):
+            return have
         noise = self.clock.noise(_JOIN_SITE + index, 0)
         kernels = self.clock.kernels(more.values)
         values, exponent = kernels.add(
@@ -138,18 +147,29 @@ class IntegerNetwork(nn.Module):
 
     def integer_parameters(self) -> Iterator[IntegerParameter]:
         """Yield the parameters, always in the same order."""
-        for module in self.modules():
-            if isinstance(module, IntegerParameter):
-                yield module
+        yield from _parameters(self)
+
+    def start_anew(self) -> None:
+        """Forget momentum and step number, and keep the weights: the start of another run."""
+        for parameter in self.integer_parameters():
+            parameter.forget_momentum()
+        self.clock.step = 0
 
     def set_rates(self, backbone: float, last: float = 1.0) -> None:
         """Set factors on the learning rate; 0 freezes weights and stops errors before them.
 
         Args:
-            backbone: Of all layers but the last.
-            last: Of the last layer.
+            backbone: Of all layers but the last that has weights.
+            last: Of that layer.
+
+        Raises:
+            ValueError: If a factor is negative or no number.
         """
-        head = set(map(id, self._layer(self.nodes[-1]).modules()))
+        for factor in (backbone, last):
+            if not factor >= 0:
+                raise ValueError(f"expected factors of at least 0, got {factor}")
+        weighted = [m for m in self.layers if any(True for _ in _parameters(m))]
+        head = {id(p) for p in _parameters(weighted[-1])} if weighted else set()
         for parameter in self.integer_parameters():
             parameter.rate = last if id(parameter) in head else backbone
         self._mark_needed_gradients()
@@ -173,6 +193,12 @@ class IntegerNetwork(nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the step number."""
         self.clock.step = int(state["step"])
+
+
+def _parameters(module: nn.Module) -> Iterator[IntegerParameter]:
+    for part in module.modules():
+        if isinstance(part, IntegerParameter):
+            yield part
 
 
 def _describe(images: QTensor | Tensor) -> str:

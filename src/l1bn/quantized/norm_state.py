@@ -19,7 +19,7 @@ __all__ = ["NormBuffers"]
 _AFFINE_RANGE_BITS = 4  # masters of γ and β hold ±8
 _LARGEST_GAMMA = 127 / 64
 _LARGEST_BETA = 127 / 16
-_STEPS_BITS = 4  # a float checkpoint's σ becomes 16 to 32 steps
+_STEPS_BITS = 4  # a float checkpoint's σ becomes 16 to 32 steps, fewer where |μ| is large
 
 
 class NormBuffers(nn.Module):
@@ -66,8 +66,7 @@ class NormBuffers(nn.Module):
         exponent = _AFFINE_RANGE_BITS - bits
         self.gamma = IntegerParameter(weight, bits, exponent, name=f"{name}.weight")
         self.beta = IntegerParameter(bias, bits, exponent, name=f"{name}.bias")
-        if not norm.affine:
-            self.gamma.rate = self.beta.rate = 0.0
+        self.gamma.fixed_value = self.beta.fixed_value = not norm.affine
         self.momentum = max(1, round(norm.momentum * (1 << 11)))
         state = _from_float(norm.running_mean, norm.running_var)
         for buffer, value in zip(("mean", "var", "exponent"), state, strict=True):
@@ -139,7 +138,11 @@ def _check_range(name: str, what: str, value: Tensor, largest: float) -> None:
 def _from_float(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean64, var64 = mean.double().cpu().numpy(), variance.double().cpu().numpy()
     sigma = np.sqrt(np.maximum(var64, 1e-30))
-    exponent = [math.floor(math.log2(s)) - _STEPS_BITS for s in sigma.tolist()]
+    reach = np.abs(mean64) + 4 * sigma  # what 8 bits must hold
+    exponent = [
+        max(math.floor(math.log2(s)) - _STEPS_BITS, math.ceil(math.log2(r / 127)))
+        for s, r in zip(sigma.tolist(), reach.tolist(), strict=True)
+    ]
     step = np.ldexp(1.0, exponent)
     limit = (1 << 31) - 1
     codes = (

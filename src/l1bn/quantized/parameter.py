@@ -15,6 +15,9 @@ __all__ = ["HEADROOM", "IntegerParameter", "fitting_exponent"]
 HEADROOM = 4
 """How far a weight may grow beyond the largest initial one before it saturates."""
 
+_FINEST = -30
+"""Finest exponent of a master: weights that have collapsed must be able to grow again."""
+
 
 class IntegerParameter(nn.Module):
     """Master weights of a fixed exponent, momentum of a moving one: all buffers are integers.
@@ -25,6 +28,7 @@ class IntegerParameter(nn.Module):
         exponents: Exponents of both, int32 (2,).
         decays: Whether weight decay acts on it.
         rate: Factor on the learning rate; 0 keeps the weights as they are.
+        fixed_value: Whether it is a constant, whatever the rate.
         gradient: The last gradient, or None.
 
     Args:
@@ -58,6 +62,7 @@ class IntegerParameter(nn.Module):
         self.bits = bits
         self.decays = decays
         self.rate = 1.0
+        self.fixed_value = False
         self.gradient: QTensor | None = None
         if exponent is None:
             exponent = fitting_exponent(value, bits)
@@ -76,7 +81,28 @@ class IntegerParameter(nn.Module):
     @property
     def trains(self) -> bool:
         """Whether the optimizer moves it."""
-        return self.rate > 0
+        return self.rate > 0 and not self.fixed_value
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return the width, which the codes depend on."""
+        return {"bits": self.bits}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Refuse codes of another width.
+
+        Raises:
+            ValueError: If the state was made with other master bits.
+        """
+        if state["bits"] != self.bits:
+            raise ValueError(
+                f"expected masters of {self.bits} bits, got {state['bits']}; prepare the network "
+                f"with Config(master_bits={state['bits']})"
+            )
+
+    def forget_momentum(self) -> None:
+        """Start anew from these weights."""
+        self.momentum.zero_()
+        self.moved(0)
 
     def moved(self, momentum_exponent: int) -> None:
         """Take note of the momentum's exponent after an update."""
@@ -108,7 +134,7 @@ def fitting_exponent(value: Tensor, bits: int) -> int:
     peak = float(value.detach().abs().max()) if value.numel() else 0.0
     if peak == 0.0:
         return 4 - bits  # a range of ±8
-    return math.ceil(math.log2(peak * HEADROOM)) - (bits - 1)
+    return max(math.ceil(math.log2(peak * HEADROOM)) - (bits - 1), _FINEST)
 
 
 def _quantize(value: Tensor, exponent: int, bits: int) -> Tensor:

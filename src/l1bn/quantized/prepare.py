@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
 from l1bn.quantized.baselines import L2Rule, RangeRule
 from l1bn.quantized.config import Config
+from l1bn.quantized.kernels.selection import check_backend
 from l1bn.quantized.layers import (
     AddLayer,
     Clock,
@@ -34,6 +34,7 @@ __all__ = ["prepare"]
 
 _L1 = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm)
 _FIRST_SITE = 2
+_LARGEST_WINDOW = 11  # places in a window are kept in 8 bits
 _BIAS_RANGE_BITS = 4  # a master of a bias holds ±8 at least
 
 
@@ -69,11 +70,12 @@ def prepare(
         ...     if hasattr(t, "is_floating_point"))
         True
     """
+    check_backend(backend)
     return _Builder(config or Config(), backend).build(trace(model))
 
 
 class _Builder:
-    """Makes layers of steps; a product, the norm after it and the ReLU after that are one."""
+    """Makes layers of steps; a product and the norm after it are one."""
 
     def __init__(self, config: Config, backend: str) -> None:
         self.config = config
@@ -134,7 +136,7 @@ class _Builder:
             return ReluLayer(*at)
         if step.kind == "add":
             return AddLayer(*at)
-        if step.kind == "flatten" or (isinstance(module, nn.Flatten) and module.start_dim == 1):
+        if step.kind == "flatten" or _flattens(module):
             return FlattenLayer(*at)
         if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0):
             return IdentityLayer(*at)
@@ -164,6 +166,10 @@ class _Builder:
         rules: dict[str, type[L1Rule]] = {"l1": L1Rule, "l2": L2Rule, "range": RangeRule}
         spec = NormSpec(width=8, sigma=self.config.sigma)
         return rules[self.config.norm](spec, self.config.per_channel)
+
+
+def _flattens(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
 
 
 def _is_norm(module: nn.Module | None) -> bool:
@@ -241,9 +247,11 @@ def _window(name: str, pool: nn.MaxPool2d) -> tuple[int, int, int]:
         v if isinstance(v, int) else v[0] if len(set(v)) == 1 else None
         for v in (pool.kernel_size, pool.stride, pool.padding)
     )
-    if kernel is None or stride is None or padding is None or pool.dilation not in (1, (1, 1)):
+    plain = pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
+    if kernel is None or stride is None or padding is None or not plain or kernel > _LARGEST_WINDOW:
         raise UnsupportedError(
-            f"{name}: expected a square max pooling without dilation, got {pool}"
+            f"{name}: expected a square max pooling of at most {_LARGEST_WINDOW} pixels, without "
+            f"dilation, ceil_mode or indices, got {pool}"
         )
     return kernel, stride, padding
 
@@ -254,11 +262,3 @@ def _no_form(step: Step) -> str:
         f"{step.name}: expected a layer with an integer form (Conv2d, Linear, L1BN, ReLU, "
         f"MaxPool2d, AdaptiveAvgPool2d(1), Flatten, addition), got {title}; replace or remove it"
     )
-
-
-def quantize(images: Tensor, exponent: int) -> Any:  # placed here for now
-    """Round float images to int8."""
-    from l1bn.quantized.tensor import QTensor
-
-    code = torch.round(torch.ldexp(images, torch.tensor(-exponent))).clamp(-127, 127)
-    return QTensor(code.to(torch.int8).contiguous(memory_format=torch.channels_last), exponent)

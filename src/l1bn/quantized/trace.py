@@ -24,7 +24,7 @@ class Step:
 
     Attributes:
         name: Name of the layer, or of the operation.
-        kind: "module", "relu", "add", "flatten" or "pool".
+        kind: "module", "relu", "add" or "flatten".
         module: The layer, for "module".
         inputs: The steps whose outputs it takes; None is the network's input.
         users: The steps that take its output.
@@ -64,6 +64,8 @@ def trace(model: nn.Module) -> list[Step]:
         UnsupportedError: If the network's structure depends on its data, or an operation has no
             integer form; the message names it and the way out.
     """
+    if isinstance(model, (nn.Conv2d, nn.Linear)):
+        model = nn.Sequential(model)  # a layer alone is no leaf to the tracer
     try:
         graph = _Tracer().trace(model)
     except Exception as error:
@@ -83,11 +85,26 @@ def trace(model: nn.Module) -> list[Step]:
         else:
             steps[node] = _step(node, modules, steps)
     found = [s for s in steps.values() if s is not None]
+    _refuse_sharing(found)
     for step in found:
         for source in step.inputs:
             if source is not None:
                 source.users.append(step)
     return found
+
+
+def _refuse_sharing(steps: list[Step]) -> None:
+    """Each master belongs to one place: shared weights would drift apart."""
+    owners: dict[int, str] = {}
+    for step in steps:
+        parameters = [] if step.module is None else list(step.module.parameters())
+        for parameter in parameters:
+            if id(parameter) in owners:
+                raise UnsupportedError(
+                    f"{step.name}: expected weights that are used once, got those of "
+                    f"{owners[id(parameter)]} again; integer training cannot share weights"
+                )
+        owners |= dict.fromkeys(map(id, parameters), step.name)
 
 
 def _step(node: fx.Node, modules: dict[str, nn.Module], steps: dict[fx.Node, Step | None]) -> Step:
@@ -101,7 +118,7 @@ def _step(node: fx.Node, modules: dict[str, nn.Module], steps: dict[fx.Node, Ste
             f"{node.name}: expected an operation with an integer form (relu, add, flatten, or a "
             f"layer of torch.nn), got {_title(node.target)}; replace it by one of them"
         )
-    if kind == "flatten" and _flatten_start(node) != 1:
+    if kind == "flatten" and not _flattens_all(node):
         raise UnsupportedError(f"{node.name}: expected flatten(1), got {node.args[1:]}")
     return Step(node.name, kind, None, _inputs(node, steps, node.name))
 
@@ -110,13 +127,14 @@ def _inputs(node: fx.Node, steps: dict[fx.Node, Step | None], name: str) -> list
     arguments = [*node.args, *node.kwargs.values()]
     tensors = [a for a in arguments if isinstance(a, fx.Node)]
     others = [a for a in arguments if not isinstance(a, fx.Node) and a is not None]
-    if others and node.op != "call_method" and node.target not in (torch.flatten, F.relu):
+    if others and node.target not in (torch.flatten, F.relu, "flatten"):
         raise UnsupportedError(f"{name}: expected tensors as inputs, got {others[0]!r}")
     return [steps[t] for t in tensors]
 
 
-def _flatten_start(node: fx.Node) -> Any:
-    return node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
+def _flattens_all(node: fx.Node) -> bool:
+    dims = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
+    return bool(dims.get("start_dim", 0) == 1 and dims.get("end_dim", -1) == -1)
 
 
 def _check_output(node: fx.Node, steps: dict[fx.Node, Step | None]) -> None:

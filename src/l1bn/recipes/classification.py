@@ -215,7 +215,7 @@ class Trainer:
         self._restore_optimizer(saved["optimizer"])
         self._state = _State(**saved["state"])
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """Return the mean loss and the logits of a batch of uint8 images, for a training step."""
         with self._autocast():
             logits = self.model(self.preprocess(images))
@@ -223,7 +223,7 @@ class Trainer:
         target = labels.to(self.device)
         return F.cross_entropy(logits.float(), target, label_smoothing=smoothing), logits
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """Take one training step; return the mean loss and the logits."""
         loss, logits = self.loss(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -271,7 +271,7 @@ class Trainer:
         loss_sum, correct = 0.0, 0
         for images, labels in _chunks(split):
             loss, logits = self.loss(images, labels)
-            loss_sum += loss.item() * len(labels)
+            loss_sum += float(loss) * len(labels)
             correct += int((logits.argmax(1).cpu() == labels).sum())
         return loss_sum / len(split), correct / len(split)
 
@@ -347,8 +347,8 @@ class Trainer:
                 step = self._global_step()
                 rate = self._learning_rate(step)
                 self._set_rate(rate)
-                loss_tensor, logits = self.step(images, labels)
-                loss = loss_tensor.item()
+                found, logits = self.step(images, labels)
+                loss = float(found)
                 if not math.isfinite(loss):
                     raise UserError(
                         f"the loss is {loss} at epoch {state.epoch + 1}, step {state.batch + 1}: "

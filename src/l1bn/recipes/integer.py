@@ -76,35 +76,43 @@ class IntegerTrainer(Trainer):
 
     def _build(self, model: nn.Module) -> None:
         config = self.config
+        if config.decay_norm:
+            raise UserError("--precision int8 has no --decay-norm: leave it out")
+        shape = (min(config.batch_size, len(self.train_split)), *self.data.train.images.shape[1:])
         try:
             self.model = quantized.prepare(model, integer_config(config)).to(self.device)
+            self.model.check(torch.Size(shape))
+            self.optimizer = quantized.SGD(
+                self.model,
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                nesterov=config.nesterov,
+            )
         except ValueError as error:
             raise UserError(f"--precision int8: {error}") from error
         self.model.set_rates(config.backbone_rate, 1.0)
         self.integers = IntegerPreprocess(self.data, self.device)
-        self.optimizer = quantized.SGD(
-            self.model,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-        )
 
     def start_from(self, weights: Path) -> None:
         """Take the weights of a checkpoint, of float or of integer training."""
         config = self.config
         content = load_checkpoint(weights)
         if content["config"].get("precision") == "int8":
-            load_weights(weights, self.model)
+            try:
+                load_weights(weights, self.model)
+            except ValueError as error:
+                raise UserError(f"--weights {weights}: {error}") from error
+            self.model.start_anew()
             return
         model = build_model(config.model, config.norm, self.data.spec(config.width))
         load_weights(weights, model)
         self._build(model)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         """Return the mean loss and the logits of a batch of uint8 images."""
         found, logits = self._forward(images, labels)
-        return torch.tensor(found.value), logits
+        return found.value, logits
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[quantized.Loss, Tensor]:
         logits = self.model(self.integers(images))
@@ -112,12 +120,12 @@ class IntegerTrainer(Trainer):
         found = quantized.cross_entropy(self.model, logits, labels.to(self.device), smoothing)
         return found, logits.values
 
-    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, images: Tensor, labels: Tensor) -> tuple[float, Tensor]:
         """Take one training step; return the mean loss and the logits."""
         found, logits = self._forward(images, labels)
         self.model.backward(found.error)
         self.optimizer.step()
-        return torch.tensor(found.value), logits
+        return found.value, logits
 
     def parameter_count(self) -> int:
         """Return the number of weights that train."""

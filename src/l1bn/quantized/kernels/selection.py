@@ -8,9 +8,19 @@ from l1bn.quantized.kernels.eager import EagerKernels
 from l1bn.quantized.kernels.interface import Kernels
 from l1bn.quantized.kernels.native import NativeKernels, unavailable
 
-__all__ = ["BACKENDS", "kernels_for"]
+__all__ = ["BACKENDS", "check_backend", "kernels_for"]
 
 BACKENDS = ("auto", "eager", "cpu")
+
+
+def check_backend(name: str) -> None:
+    """Refuse an unknown name.
+
+    Raises:
+        ValueError: If it is none of `BACKENDS`.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"expected backend to be one of {BACKENDS}, got {name!r}")
 
 
 def kernels_for(device: torch.device, name: str = "auto") -> Kernels:
@@ -23,8 +33,7 @@ def kernels_for(device: torch.device, name: str = "auto") -> Kernels:
     Raises:
         ValueError: If the backend is unknown or cannot run there.
     """
-    if name not in BACKENDS:
-        raise ValueError(f"expected backend to be one of {BACKENDS}, got {name!r}")
+    check_backend(name)
     reason = unavailable() if device.type == "cpu" else f"it does not run on {device.type}"
     if name == "cpu" and reason is not None:
         raise ValueError(f'backend "cpu" cannot be used: {reason}; use "auto" or "eager"')

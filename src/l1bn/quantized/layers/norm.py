@@ -20,7 +20,7 @@ from l1bn.quantized.tensor import QTensor
 
 __all__ = ["NormLayer", "NormalizingLayer", "ProductNormLayer", "to_exponent"]
 
-_DX, _RESIDUAL = 3, 4
+_DX = 3
 
 
 class NormalizingLayer(IntegerLayer):
@@ -89,7 +89,17 @@ class NormalizingLayer(IntegerLayer):
         branch = None if found.dresidual is None else QTensor(found.dresidual, g.exponent)
         return QTensor(found.dx, found.exponent), branch
 
-    def _check(self, shape: torch.Size) -> torch.Size:
+    def _check(self, shape: torch.Size, residual: torch.Size | None = None) -> torch.Size:
+        channels = self.norm.running_mean.numel()
+        if len(shape) not in (2, 4) or shape[1] != channels:
+            raise ValueError(
+                f"{self.name}: expected input of shape (N, {channels}) or (N, {channels}, H, W), "
+                f"got {tuple(shape)}"
+            )
+        if residual is not None and residual != shape:
+            raise ValueError(
+                f"{self.name}: expected a residual of shape {tuple(shape)}, got {tuple(residual)}"
+            )
         if shape.numel() // max(shape[1], 1) < 2:
             raise ValueError(
                 f"{self.name}: expected more than 1 value per channel when training, got input "
@@ -120,7 +130,7 @@ class NormLayer(NormalizingLayer):
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See `IntegerLayer.check`."""
-        return self._check(shapes[0])
+        return self._check(shapes[0], *shapes[1:])
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the normalized input, plus the second input if there is one."""
@@ -175,7 +185,7 @@ class ProductNormLayer(NormalizingLayer):
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See `IntegerLayer.check`."""
-        return self._check(self.product.check(shapes[0]))
+        return self._check(self.product.check(shapes[0]), *shapes[1:])
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the normalized product, plus the second input if there is one."""

@@ -14,7 +14,7 @@ from l1bn.quantized.tensor import QTensor
 
 __all__ = ["INVERSE_BITS", "GlobalAveragePoolLayer", "MaxPoolLayer", "inverse_pixels"]
 
-INVERSE_BITS = 15
+INVERSE_BITS = 22
 _ERROR = 2
 
 

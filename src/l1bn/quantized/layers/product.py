@@ -14,7 +14,7 @@ from l1bn.quantized.tensor import QTensor
 
 __all__ = ["Product", "ProductLayer", "aligned_bias"]
 
-_GRADIENT, _ERROR, _BIAS = 0, 1, 2
+_GRADIENT, _ERROR = 0, 1
 _TERMS = ((1 << 31) - 1) // (127 * 128)
 """Products of 8 bits whose sum fits 32 bits."""
 
@@ -104,6 +104,11 @@ class Product:
             for size, k in ((height, kh), (width, kw))
         )
         pixels = height * width
+        if self.bias is not None and inputs * kh * kw > _TERMS // 2:
+            raise ValueError(
+                f"{self.name}: expected sums of at most {_TERMS // 2} 8-bit products beside a "
+                f"bias, got {inputs * kh * kw}; use fewer channels"
+            )
         terms = {
             "output": (inputs * kh * kw, "use fewer channels"),
             "input gradient": (outputs * kh * kw, "use fewer channels"),

@@ -75,6 +75,15 @@ class FlattenLayer(IntegerLayer):
 class AddLayer(IntegerLayer):
     """The saturated sum of two tensors, in the coarser exponent of the two."""
 
+    def check(self, *shapes: torch.Size) -> torch.Size:
+        """See `IntegerLayer.check`."""
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{self.name}: expected tensors of one shape, got {tuple(shapes[0])} and "
+                f"{tuple(shapes[1])}; integer additions do not broadcast"
+            )
+        return shapes[0]
+
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the sum."""
         exponent = max(i.exponent for i in inputs)
