@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+import l1bn
 from l1bn import quantized
 from l1bn.fixed_point import inference
 
@@ -36,6 +38,21 @@ def test_numpy_gives_the_same_integers(
     assert exported.output_exponent == expected.exponent
     np.testing.assert_array_equal(exported.run(images.values.numpy()), expected.values.numpy())
     assert all(np.issubdtype(a.dtype, np.integer) for a in exported.arrays.values())
+
+
+def test_average_pooling_is_exported(backend, train_step, images, labels, tmp_path):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, bias=False),
+        l1bn.L1BatchNormAct2d(4),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 4),
+    )
+    net = quantized.prepare(model, backend=backend)
+    train_step(net, images, labels)
+    exported = inference.load_model(quantized.export(net, tmp_path / "model", images))
+    logits = net.eval()(images).values.numpy()
+    np.testing.assert_array_equal(exported.run(images.values.numpy()), logits)
 
 
 def test_it_runs_without_torch(network, train_step, images, labels, tmp_path):

@@ -13,9 +13,9 @@ from l1bn import quantized
 from l1bn.fixed_point import loss as judge_loss
 from l1bn.quantized.layers import (
     AddLayer,
+    AveragePoolLayer,
     Clock,
     FlattenLayer,
-    GlobalAveragePoolLayer,
     MaxPoolLayer,
     NormLayer,
     ProductLayer,
@@ -181,7 +181,7 @@ def test_max_pooling_follows_torch(backend, kernel, stride, padding):
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (1, 1)])
 def test_global_average_pooling(backend, size):
     clock = Clock(quantized.Config(stochastic=False), backend=backend)
-    layer = GlobalAveragePoolLayer("pool", 2, clock)
+    layer = AveragePoolLayer("pool", 2, clock)
     x, e = random((4, 3, *size), low=0), random((4, 3, 1, 1), exponent=-9, seed=1)
     y = layer(x)
     error = (y.real() - x.real().mean((2, 3), keepdim=True)).abs().max()
@@ -192,6 +192,22 @@ def test_global_average_pooling(backend, size):
     assert (dx.real() - exact).abs().max() <= tolerance
     if size == (8, 8):  # a power of two: nothing is lost
         assert torch.equal(dx.real(), exact)
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_average_pooling_of_windows(backend, kernel):
+    clock = Clock(quantized.Config(stochastic=False), backend=backend)
+    layer = AveragePoolLayer("pool", 2, clock, kernel)
+    x = random((4, 3, 8, 8), low=0)
+    real = x.real().requires_grad_()
+    expected = nn.functional.avg_pool2d(real, kernel)
+    y = layer(x)
+    assert y.shape == expected.shape == layer.check(x.shape)
+    assert (y.real() - expected.detach()).abs().max() <= 0.51 * 2.0**y.exponent
+    e = random(tuple(y.shape), exponent=-9, seed=1)
+    expected.backward(e.real())
+    dx = layer.backward(e)[0]
+    assert (dx.real() - real.grad).abs().max() <= 0.51 * 2.0**dx.exponent
 
 
 def test_addition_aligns_saturates_and_branches(backend):

@@ -96,6 +96,7 @@ REFUSED = {
     ),
     "dropout": (sequential(nn.Dropout(0.5)), "2: expected a layer with an integer form"),
     "average pooling": (sequential(nn.AdaptiveAvgPool2d(2)), "2: expected a layer with"),
+    "overlapping averages": (sequential(nn.AvgPool2d(3, 2)), "2: expected an average pooling of"),
     "no averages": (
         nn.Sequential(nn.Conv2d(3, 8, 3), l1bn.L1BatchNorm2d(8, momentum=None)),
         r"1: expected running statistics with a momentum",

@@ -144,9 +144,12 @@ def _flatten(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
 
 
 def _average(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
-    """Sum over the pixels times 1/pixels, an integer with 15 fraction bits."""
+    """Sum over each window times 1/pixels, an integer with 22 fraction bits."""
     del arrays
-    return x.sum(axis=(2, 3), keepdims=True) * operation["inverse"]
+    kh, kw = operation["window"]
+    height, width = x.shape[2] // kh, x.shape[3] // kw
+    whole = x[:, :, : height * kh, : width * kw].reshape(*x.shape[:2], height, kh, width, kw)
+    return whole.sum(axis=(3, 5)) * operation["inverse"]
 
 
 def _max_pool(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:

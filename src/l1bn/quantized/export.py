@@ -14,8 +14,8 @@ from torch import Tensor
 from l1bn.fixed_point.inference import FORMAT
 from l1bn.quantized.layers import (
     AddLayer,
+    AveragePoolLayer,
     FlattenLayer,
-    GlobalAveragePoolLayer,
     IdentityLayer,
     IntegerLayer,
     MaxPoolLayer,
@@ -182,11 +182,12 @@ def _write_add(writer: _Writer, layer: AddLayer, places: list[int], inputs: list
 
 
 def _write_average(
-    writer: _Writer, layer: GlobalAveragePoolLayer, places: list[int], inputs: list[QTensor]
+    writer: _Writer, layer: AveragePoolLayer, places: list[int], inputs: list[QTensor]
 ) -> int:
     _known(layer, bool(layer.scaling.seen))
     x = inputs[0]
-    place = writer.add("average", places, inverse=inverse_pixels(x.shape[2:]))
+    window = layer.window(x.shape[2:])
+    place = writer.add("average", places, window=list(window), inverse=inverse_pixels(window))
     shift = layer.scaling.shift(0, x.exponent - INVERSE_BITS, False)
     return writer.add("rescale", [place], shift=shift)
 
@@ -222,7 +223,7 @@ _WRITERS: dict[type[IntegerLayer], Callable[..., int]] = {
     ProductNormLayer: _write_norm,
     NormLayer: _write_norm,
     AddLayer: _write_add,
-    GlobalAveragePoolLayer: _write_average,
+    AveragePoolLayer: _write_average,
     MaxPoolLayer: _write_max_pool,
     ReluLayer: _write_plain("relu"),
     FlattenLayer: _write_plain("flatten"),

@@ -13,9 +13,9 @@ from l1bn.quantized.config import Config
 from l1bn.quantized.kernels.selection import check_backend
 from l1bn.quantized.layers import (
     AddLayer,
+    AveragePoolLayer,
     Clock,
     FlattenLayer,
-    GlobalAveragePoolLayer,
     IdentityLayer,
     IntegerLayer,
     MaxPoolLayer,
@@ -63,7 +63,7 @@ def prepare(
         >>> from l1bn import quantized
         >>> model = nn.Sequential(
         ...     nn.Conv2d(3, 8, 3, padding=1, bias=False), l1bn.L1BatchNormAct2d(8),
-        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+        ...     nn.AvgPool2d, AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
         ... )
         >>> network = quantized.prepare(model)
         >>> all(not t.is_floating_point() for t in network.state_dict().values()
@@ -141,7 +141,9 @@ class _Builder:
         if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0):
             return IdentityLayer(*at)
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-            return GlobalAveragePoolLayer(*at)
+            return AveragePoolLayer(*at)
+        if isinstance(module, nn.AvgPool2d):
+            return AveragePoolLayer(*at, _average_window(step.name, module))
         if isinstance(module, nn.MaxPool2d):
             return MaxPoolLayer(*at, *_window(step.name, module))
         raise UnsupportedError(_no_form(step))
@@ -256,9 +258,20 @@ def _window(name: str, pool: nn.MaxPool2d) -> tuple[int, int, int]:
     return kernel, stride, padding
 
 
+def _average_window(name: str, pool: nn.AvgPool2d) -> int:
+    sizes = {pool.kernel_size, pool.stride} - {(pool.kernel_size,) * 2}
+    plain = pool.padding == 0 and not pool.ceil_mode and pool.divisor_override is None
+    if len(sizes) != 1 or not isinstance(pool.kernel_size, int) or not plain:
+        raise UnsupportedError(
+            f"{name}: expected an average pooling of square windows that touch and do not overlap, "
+            f"without padding, got {pool}"
+        )
+    return pool.kernel_size
+
+
 def _no_form(step: Step) -> str:
     title = repr(step.module) if step.module is not None else step.kind
     return (
         f"{step.name}: expected a layer with an integer form (Conv2d, Linear, L1BN, ReLU, "
-        f"MaxPool2d, AdaptiveAvgPool2d(1), Flatten, addition), got {title}; replace or remove it"
+        f"MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, addition), got {title}; replace or remove it"
     )

@@ -2,15 +2,15 @@
 
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.norm import NormLayer, ProductNormLayer
-from l1bn.quantized.layers.pooling import GlobalAveragePoolLayer, MaxPoolLayer
+from l1bn.quantized.layers.pooling import AveragePoolLayer, MaxPoolLayer
 from l1bn.quantized.layers.product import ProductLayer
 from l1bn.quantized.layers.simple import AddLayer, FlattenLayer, IdentityLayer, ReluLayer
 
 __all__ = [
     "AddLayer",
+    "AveragePoolLayer",
     "Clock",
     "FlattenLayer",
-    "GlobalAveragePoolLayer",
     "IdentityLayer",
     "IntegerLayer",
     "MaxPoolLayer",

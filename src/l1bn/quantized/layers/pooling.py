@@ -12,50 +12,73 @@ from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.scaling import OutputScale
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["INVERSE_BITS", "GlobalAveragePoolLayer", "MaxPoolLayer", "inverse_pixels"]
+__all__ = ["INVERSE_BITS", "AveragePoolLayer", "MaxPoolLayer", "inverse_pixels"]
 
 INVERSE_BITS = 22
 _ERROR = 2
 
 
-class GlobalAveragePoolLayer(IntegerLayer):
-    """The mean of each channel: (N, C, H, W) to (N, C, 1, 1).
+class AveragePoolLayer(IntegerLayer):
+    """The mean of each window, or of each channel: (N, C, H, W) to (N, C, H / k, W / k).
 
     Args:
         name: Name of the float layer.
         site: Number in the network.
         clock: The network's.
+        kernel: Window and stride [pixels]; None takes all pixels of a channel. Rows and columns that
+            fill no window are left out.
     """
 
     _size: torch.Size | None = None
 
-    def __init__(self, name: str, site: int, clock: Clock) -> None:
+    def __init__(self, name: str, site: int, clock: Clock, kernel: int | None = None) -> None:
         super().__init__(name, site, clock)
+        self.kernel = kernel
         self.scaling = OutputScale()
+
+    def window(self, size: torch.Size) -> torch.Size:
+        """Return height and width of a window in an image of this size [pixels]."""
+        return size if self.kernel is None else torch.Size((self.kernel, self.kernel))
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See `IntegerLayer.check`."""
-        return torch.Size((*shapes[0][:2], 1, 1))
+        window = self.window(shapes[0][2:])
+        size = (n // k for n, k in zip(shapes[0][2:], window, strict=True))
+        return torch.Size((*shapes[0][:2], *size))
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the means, with as many fraction bits as 8 bits hold."""
         x = inputs[0]
         self._size = x.shape[2:]
-        wide = (x.values.sum((2, 3), keepdim=True) * inverse_pixels(self._size)).int()
+        window = self.window(self._size)
+        sums = _windows(x.values, window).sum((3, 5))
+        wide = channels_last((sums * inverse_pixels(window)).int())
         exponent = x.exponent - INVERSE_BITS
         shift = self.scaling.shift(int(wide.abs().max()), exponent, self.training)
         values = self.clock.kernels(wide).rescale(wide, shift, 8, None)
         return QTensor(values, exponent + shift)
 
     def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
-        """Return the error, divided evenly over the pixels."""
+        """Return the error, divided evenly over the pixels of each window."""
         assert self._size is not None
-        wide = error.values.int() * inverse_pixels(self._size)
+        window = self.window(self._size)
+        wide = error.values.int() * inverse_pixels(window)
         bits = self.clock.config.error_bits
         shift = peak_shift(int(wide.abs().max()), bits)
         values = self.clock.kernels(wide).rescale(wide, shift, bits, self.noise(_ERROR))
-        spread = values.expand(-1, -1, *self._size)
-        return (QTensor(channels_last(spread), error.exponent - INVERSE_BITS + shift),)
+        exponent = error.exponent - INVERSE_BITS + shift
+        spread = torch.zeros(
+            (*values.shape[:2], *self._size), dtype=torch.int8, device=values.device
+        )
+        _windows(spread, window).copy_(values[:, :, :, None, :, None])
+        return (QTensor(channels_last(spread), exponent),)
+
+
+def _windows(x: Tensor, window: torch.Size) -> Tensor:
+    """Return a view (N, C, H', kh, W', kw) of the whole windows."""
+    height, width = (n // k for n, k in zip(x.shape[2:], window, strict=True))
+    whole = x[:, :, : height * window[0], : width * window[1]]
+    return whole.unflatten(3, (width, window[1])).unflatten(2, (height, window[0]))
 
 
 def inverse_pixels(size: torch.Size) -> int:
