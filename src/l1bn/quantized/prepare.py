@@ -273,5 +273,6 @@ def _no_form(step: Step) -> str:
     title = repr(step.module) if step.module is not None else step.kind
     return (
         f"{step.name}: expected a layer with an integer form (Conv2d, Linear, L1BN, ReLU, "
-        f"MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, addition), got {title}; replace or remove it"
+        f"MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, addition), got {title}; "
+        "replace or remove it"
     )

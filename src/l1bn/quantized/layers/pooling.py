@@ -25,8 +25,8 @@ class AveragePoolLayer(IntegerLayer):
         name: Name of the float layer.
         site: Number in the network.
         clock: The network's.
-        kernel: Window and stride [pixels]; None takes all pixels of a channel. Rows and columns that
-            fill no window are left out.
+        kernel: Window and stride [pixels]; None takes all pixels of a channel. Rows and columns
+            that fill no window are left out.
     """
 
     _size: torch.Size | None = None
