@@ -9,6 +9,9 @@ from l1bn.fixed_point.formats import IntArray
 __all__ = [
     "LOG2_E",
     "LOG2_E_BITS",
+    "MAX_SHIFT",
+    "MEAN_BITS",
+    "ONE_BITS",
     "PROBABILITY_BITS",
     "TABLE",
     "TABLE_BITS",
@@ -22,11 +25,14 @@ LOG2_E = 23637
 """log2(e) · 2**14."""
 TABLE_BITS = 10
 PROBABILITY_BITS = 14
-_MEAN_BITS = 16
-_MAX_SHIFT = 62
+MEAN_BITS = 16
+"""Fraction bits of 1/N."""
+ONE_BITS = 15
+"""Fraction bits of the powers of two."""
+MAX_SHIFT = 62
 
 TABLE: IntArray = np.floor(
-    2.0 ** (15 - np.arange(1 << TABLE_BITS) / (1 << TABLE_BITS)) + 0.5
+    2.0 ** (ONE_BITS - np.arange(1 << TABLE_BITS) / (1 << TABLE_BITS)) + 0.5
 ).astype(np.int64)
 """2**(15 − i/1024)."""
 
@@ -39,15 +45,15 @@ def softmax(logits: IntArray, exponent: int) -> IntArray:
     """
     below = (logits.max(axis=1, keepdims=True) - logits).astype(np.int64) * LOG2_E
     shift = LOG2_E_BITS - TABLE_BITS - exponent
-    below = below >> min(shift, _MAX_SHIFT) if shift >= 0 else below << -shift
-    power = TABLE[below & ((1 << TABLE_BITS) - 1)] >> np.minimum(below >> TABLE_BITS, _MAX_SHIFT)
+    below = below >> min(shift, MAX_SHIFT) if shift >= 0 else below << -shift
+    power = TABLE[below & ((1 << TABLE_BITS) - 1)] >> np.minimum(below >> TABLE_BITS, MAX_SHIFT)
     total = power.sum(axis=1, keepdims=True)
     return ((power << PROBABILITY_BITS) + total // 2) // total
 
 
 def inverse_count(count: int) -> int:
     """1/count with 16 fraction bits."""
-    return ((2 << _MEAN_BITS) + count) // (2 * count)
+    return ((2 << MEAN_BITS) + count) // (2 * count)
 
 
 def softmax_error(
@@ -72,4 +78,4 @@ def softmax_error(
     target = np.full(logits.shape, smoothing // classes, dtype=np.int64)
     target[np.arange(count), labels] += (1 << PROBABILITY_BITS) - smoothing
     error = (softmax(logits, exponent) - target) * inverse_count(count)
-    return error, -PROBABILITY_BITS - _MEAN_BITS
+    return error, -PROBABILITY_BITS - MEAN_BITS

@@ -11,6 +11,9 @@ from torch import Tensor
 from l1bn.fixed_point.loss import (
     LOG2_E,
     LOG2_E_BITS,
+    MAX_SHIFT,
+    MEAN_BITS,
+    ONE_BITS,
     PROBABILITY_BITS,
     TABLE,
     TABLE_BITS,
@@ -21,10 +24,6 @@ from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.tensor import QTensor
 
 __all__ = ["Loss", "cross_entropy"]
-
-_MEAN_BITS = 16
-_ONE_BITS = 15
-_MAX_SHIFT = 62
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def cross_entropy(
     shift = peak_shift(int(wide.abs().max()), bits)
     kernels = network.clock.kernels(values)
     error = kernels.rescale(wide, shift, bits, network.clock.noise(0, 0))
-    exponent = shift - PROBABILITY_BITS - _MEAN_BITS
+    exponent = shift - PROBABILITY_BITS - MEAN_BITS
     return Loss(QTensor(error, exponent), _mean_nats(below[rows, labels], total[:, 0]))
 
 
@@ -86,9 +85,9 @@ def _softmax(logits: Tensor, exponent: int) -> tuple[Tensor, Tensor, Tensor]:
     wide = logits.long()
     below = (wide.amax(1, keepdim=True) - wide) * LOG2_E
     shift = LOG2_E_BITS - TABLE_BITS - exponent
-    below = below >> min(shift, _MAX_SHIFT) if shift >= 0 else below << -shift
+    below = below >> min(shift, MAX_SHIFT) if shift >= 0 else below << -shift
     table = torch.from_numpy(TABLE).to(logits.device)
-    power = table[below & ((1 << TABLE_BITS) - 1)] >> (below >> TABLE_BITS).clamp(max=_MAX_SHIFT)
+    power = table[below & ((1 << TABLE_BITS) - 1)] >> (below >> TABLE_BITS).clamp(max=MAX_SHIFT)
     total = power.sum(1, keepdim=True)
     return ((power << PROBABILITY_BITS) + total // 2) // total, below, total
 
@@ -96,7 +95,7 @@ def _softmax(logits: Tensor, exponent: int) -> tuple[Tensor, Tensor, Tensor]:
 def _mean_nats(below: Tensor, total: Tensor) -> float:
     """Mean of −ln p, from the integers: log2(total) − 15 + below / 2**10, in nats."""
     bits = [
-        math.log2(t) - _ONE_BITS + b / (1 << TABLE_BITS)
+        math.log2(t) - ONE_BITS + b / (1 << TABLE_BITS)
         for b, t in zip(below.tolist(), total.tolist(), strict=True)
     ]
     return math.log(2) * sum(bits) / len(bits)
