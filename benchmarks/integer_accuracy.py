@@ -59,6 +59,7 @@ ABLATION = {
     "range-norm": ("--int8-norm", "range"),
     "sigma-pow2": ("--int8-sigma", "pow2"),
     "tensor-exponents": ("--int8-exponents", "tensor"),
+    "residual-8": ("--int8-residual-fraction", "4"),
     "nearest": ("--int8-rounding", "nearest"),
     "master-12": ("--int8-master-bits", "12"),
     "master-8": ("--int8-master-bits", "8"),

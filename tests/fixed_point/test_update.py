@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from l1bn.fixed_point import Master, SgdStep, sgd_step
+from l1bn.fixed_point import Master, SgdStep, make_room, sgd_step
 
 
 def run(steps, rate, momentum, decay, nesterov, rounding="stochastic", size=400, bits=16):
@@ -114,3 +116,19 @@ def test_momentum_takes_all_of_its_bits():
 def test_numbers_out_of_range(wrong):
     with pytest.raises(ValueError, match=r"expected a rate in \[0, 64\]"):
         SgdStep.quantize(**{"rate": 0.1, **wrong})
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_weights_near_the_end_of_their_range_get_twice_as_much(bits, sign):
+    high = 2 ** (bits - 1) - 1
+    small = np.array([0, 1, -1, 7, 3 * high // 4])
+    master = Master(sign * small, -9, np.arange(5), -20, bits)
+    assert make_room(master) is master
+    large = replace(master, weight=sign * np.array([0, 1, -1, 7, 3 * high // 4 + 1]))
+    roomy = make_room(large)
+    assert roomy.exponent == -8
+    assert (np.abs(2 * roomy.weight - large.weight) <= 1).all()
+    np.testing.assert_array_equal(roomy.momentum, master.momentum)
+    assert roomy.momentum_exponent == master.momentum_exponent
+    assert make_room(roomy) is roomy

@@ -100,7 +100,7 @@ def test_convolution_norm_residual_relu(backend, relu, with_residual, kernel, st
     added = array(residual.values) if with_residual else None
     noise = stochastic(layer, 3)
     out, back = judged_norm(conv_out, x_exponent, layer.norm, added, relu, g, noise)
-    assert y.exponent == -4
+    assert y.exponent == -SPEC.output.fraction
     np.testing.assert_array_equal(array(y.values), like(out.y, acc.shape))
 
     running = fp.Running.of(out.channel.statistics)
@@ -214,11 +214,14 @@ def test_addition_aligns_saturates_and_branches(backend):
     clock = Clock(quantized.Config(), backend=backend)
     a = quantized.QTensor(torch.tensor([[100, -100, 3]], dtype=torch.int8), -3)
     b = quantized.QTensor(torch.tensor([[100, -100, 3]], dtype=torch.int8), -4)
-    layer = AddLayer("add", 2, clock)
+    layer = AddLayer("add", 2, clock, fraction=3)
     y = layer(a, b)
     assert y.exponent == -3
     assert y.values.tolist() == [[127, -127, 5]]
     assert layer.backward(a) == (a, a)
+    wider = AddLayer("add", 2, clock, fraction=2)(a, b)
+    assert wider.exponent == -2
+    assert wider.values.tolist() == [[75, -75, 3]]  # each input to nearest, ties up
 
 
 def test_flatten_keeps_the_order_of_torch(backend):
@@ -254,30 +257,34 @@ def test_cross_entropy(backend, exponent, smoothing):
     assert found.error.exponent == at + shift
 
 
-def test_sgd_equals_the_judge(backend):
+@pytest.mark.parametrize(("lr", "grows"), [(0.05, False), (3.0, True)])
+def test_sgd_equals_the_judge(backend, lr, grows):
     net = prepared(backend, nn.Linear(20, 7))
-    optimizer = quantized.SGD(net, lr=0.05, momentum=0.9, weight_decay=1e-3)
+    weight = next(net.integer_parameters())
+    before = weight.exponent
+    optimizer = quantized.SGD(net, lr=lr, momentum=0.9, weight_decay=1e-3)
     x, labels = random((9, 20)), torch.arange(9) % 7
     for _ in range(3):
         loss = quantized.cross_entropy(net, net(x), labels)
         net.backward(loss.error)
         expected = []
         for index, p in enumerate(net.integer_parameters()):
-            step = fp.SgdStep.quantize(0.05, 0.9, 1e-3 if p.decays else 0.0)
+            step = fp.SgdStep.quantize(lr, 0.9, 1e-3 if p.decays else 0.0)
             master = fp.Master(array(p.weight), p.exponent, array(p.momentum), p.momentum_exponent)
             noise = net.clock.noise((1 << 11) + index, 0)
-            expected.append(
-                fp.sgd_step(
-                    master,
-                    array(p.gradient.values),
-                    p.gradient.exponent,
-                    step,
-                    seed=noise.seed,
-                    stream=noise.stream,
-                )
+            judged = fp.sgd_step(
+                master,
+                array(p.gradient.values),
+                p.gradient.exponent,
+                step,
+                seed=noise.seed,
+                stream=noise.stream,
             )
+            expected.append(fp.make_room(judged))
         optimizer.step()
         for p, judged in zip(net.integer_parameters(), expected, strict=True):
             np.testing.assert_array_equal(array(p.weight), judged.weight)
             np.testing.assert_array_equal(array(p.momentum), judged.momentum)
             assert p.momentum_exponent == judged.momentum_exponent
+            assert p.exponent == int(p.exponents[0]) == judged.exponent
+    assert (weight.exponent > before) == grows

@@ -37,7 +37,7 @@ from l1bn.fixed_point.running import RUNNING_BITS, Running, evaluate
 from l1bn.fixed_point.scaling import common_exponent, memory_order, peak_shift, rescale
 from l1bn.fixed_point.spec import NormSpec, Widths, check_accumulators, widths
 from l1bn.fixed_point.statistics import L1Statistics, L2Statistics, l1_statistics, l2_statistics
-from l1bn.fixed_point.update import Master, SgdStep, sgd_step
+from l1bn.fixed_point.update import Master, SgdStep, make_room, sgd_step
 
 __all__ = [
     "RUNNING_BITS",
@@ -70,6 +70,7 @@ __all__ = [
     "l2_backward",
     "l2_forward",
     "l2_statistics",
+    "make_room",
     "memory_order",
     "norm_layer_backward",
     "norm_layer_forward",

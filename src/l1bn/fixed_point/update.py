@@ -5,19 +5,20 @@
 
 g has 8 bits (γ and β: the exact 32-bit sums), w and v 16 bits; intermediate values are 64-bit
 integers with `UNIT_BITS` fraction bits. What w and v cannot hold is rounded stochastically, so that
-steps below the last bit count in the mean. The semantics are those of ``torch.optim.SGD``.
+steps below the last bit count in the mean. The semantics are those of ``torch.optim.SGD``. Weights that
+outgrow their 16 bits take a coarser exponent after the step, see `make_room`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from l1bn.fixed_point.formats import IntArray, Rounding, random_bits
 from l1bn.fixed_point.scaling import memory_order, peak_shift
 
-__all__ = ["LIMIT_BITS", "RATE_BITS", "UNIT_BITS", "Master", "SgdStep", "sgd_step"]
+__all__ = ["LIMIT_BITS", "RATE_BITS", "UNIT_BITS", "Master", "SgdStep", "make_room", "sgd_step"]
 
 UNIT_BITS = 32
 """Fraction bits of gradients and momentum while they are added."""
@@ -64,7 +65,7 @@ class SgdStep:
 
 @dataclass(frozen=True)
 class Master:
-    """A parameter: 16-bit weights of a fixed exponent and 16-bit momentum of a moving one.
+    """A parameter: 16-bit weights and 16-bit momentum, each with its exponent.
 
     Attributes:
         weight: Master weights.
@@ -119,6 +120,17 @@ def sgd_step(
     shift = peak_shift(int(np.abs(v).max(initial=0)), master.bits)
     momentum = np.clip(_shift(v, shift, rounding, seed, stream + 1), -high, high)
     return Master(weight, master.exponent, momentum, shift - UNIT_BITS, master.bits)
+
+
+def make_room(master: Master) -> Master:
+    """Double the range of weights of which one uses more than three quarters of it.
+
+    To nearest: it happens a few times in a training, so that no bias adds up.
+    """
+    high = (1 << (master.bits - 1)) - 1
+    if 4 * int(np.abs(master.weight).max(initial=0)) <= 3 * high:
+        return master
+    return replace(master, weight=(master.weight + 1) >> 1, exponent=master.exponent + 1)
 
 
 def _limit(value: IntArray) -> IntArray:

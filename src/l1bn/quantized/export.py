@@ -175,8 +175,7 @@ def _write_norm(
 
 
 def _write_add(writer: _Writer, layer: AddLayer, places: list[int], inputs: list[QTensor]) -> int:
-    del layer
-    exponent = max(i.exponent for i in inputs)
+    exponent = layer.exponent(*inputs)
     aligned = [writer.align(p, i, exponent) for p, i in zip(places, inputs, strict=True)]
     return writer.add("add", aligned)
 

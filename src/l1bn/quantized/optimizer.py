@@ -69,4 +69,5 @@ class SGD:
                 None if first is None or second is None else (first, second),
             )
             parameter.moved(exponent)
+            parameter.make_room()
         clock.step += 1

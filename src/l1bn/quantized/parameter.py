@@ -12,15 +12,15 @@ from l1bn.quantized.tensor import QTensor
 
 __all__ = ["HEADROOM", "IntegerParameter", "fitting_exponent"]
 
-HEADROOM = 4
-"""How far a weight may grow beyond the largest initial one before it saturates."""
+HEADROOM = 2
+"""How far a weight may grow beyond the largest initial one before its exponent must move."""
 
 _FINEST = -30
 """Finest exponent of a master: weights that have collapsed must be able to grow again."""
 
 
 class IntegerParameter(nn.Module):
-    """Master weights of a fixed exponent, momentum of a moving one: all buffers are integers.
+    """Master weights and momentum, each with its exponent: all buffers are integers.
 
     Attributes:
         weight: Master weights, int16.
@@ -109,15 +109,29 @@ class IntegerParameter(nn.Module):
         self.momentum_exponent = momentum_exponent
         self.exponents[1] = momentum_exponent
 
+    def make_room(self) -> None:
+        """Take a coarser exponent if the largest weight comes near the end of its range.
+
+        The judge is `l1bn.fixed_point.make_room`.
+        """
+        high = (1 << (self.bits - 1)) - 1
+        if 4 * self._peak() <= 3 * high:
+            return
+        self.weight.copy_((self.weight.int() + 1) >> 1)
+        self.exponent += 1
+        self.exponents[0] = self.exponent
+
     def narrow(self) -> QTensor:
         """Return the 8-bit weights: rounded to nearest, in the finest exponent that holds them."""
-        peak = int(self.weight.abs().max()) if self.weight.numel() else 0
-        shift = peak_shift(peak)
+        shift = peak_shift(self._peak())
         return QTensor(self._rounded(shift), self.exponent + shift)
 
     def fixed(self, exponent: int) -> Tensor:
         """Return the weights in 8 bits of a given exponent, saturated."""
         return self._rounded(exponent - self.exponent)
+
+    def _peak(self) -> int:
+        return int(self.weight.abs().max()) if self.weight.numel() else 0
 
     def _rounded(self, shift: int) -> Tensor:
         wide = self.weight.int()

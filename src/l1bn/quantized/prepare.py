@@ -120,7 +120,7 @@ class _Builder:
             layer = ProductLayer(*self._at(product), **_product(product, self.config))
             place = self._append(layer, [place])
         if len(sources) > 1:
-            place = self._append(AddLayer(*self._at(step)), [place, sources[1]])
+            place = self._append(self._add_layer(step), [place, sources[1]])
         if _ends_in_relu(step):
             place = self._append(ReluLayer(*self._at(step)), [place])
         return place
@@ -135,7 +135,7 @@ class _Builder:
         if step.kind == "relu" or type(module) is nn.ReLU:
             return ReluLayer(*at)
         if step.kind == "add":
-            return AddLayer(*at)
+            return self._add_layer(step)
         if step.kind == "flatten" or _flattens(module):
             return FlattenLayer(*at)
         if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0):
@@ -158,15 +158,19 @@ class _Builder:
                 'with l1bn.convert_(model), or choose Config(norm="l2")'
             )
         buffers = NormBuffers(step.name, module, self.config.master_bits)
-        rule = self._rule()
+        rule = self._rule(residual=len(step.inputs) > 1)
         if product is None:
             return NormLayer(*at, buffers, rule, relu)
         options = _product(product, self.config)
         return ProductNormLayer(*at, buffers, rule, relu, product=product.name, **options)
 
-    def _rule(self) -> NormRule:
+    def _add_layer(self, step: Step) -> AddLayer:
+        return AddLayer(*self._at(step), self.config.residual_fraction)
+
+    def _rule(self, residual: bool) -> NormRule:
         rules: dict[str, type[L1Rule]] = {"l1": L1Rule, "l2": L2Rule, "range": RangeRule}
-        spec = NormSpec(width=8, sigma=self.config.sigma)
+        fraction = self.config.residual_fraction if residual else None
+        spec = NormSpec(width=8, sigma=self.config.sigma, y_fraction=fraction)
         return rules[self.config.norm](spec, self.config.per_channel)
 
 

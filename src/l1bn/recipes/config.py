@@ -85,6 +85,8 @@ class Recipe:
     """Rounding of errors, gradients and updates in integer training."""
     int8_exponents: Literal["channel", "tensor"] = "channel"
     """One exponent for each channel before a norm, or one for the tensor."""
+    int8_residual_fraction: int = 3
+    """Fraction bits of sums of branches in integer training: 3 holds ±16, 4 ±8 [bit]."""
     channels_last: bool = True
     """Memory format of images and weights (NHWC); faster convolutions on most devices."""
     device: str = "auto"

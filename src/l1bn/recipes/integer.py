@@ -62,6 +62,7 @@ def integer_config(config: TrainConfig) -> quantized.Config:
         error_bits=config.int8_error_bits,
         stochastic=config.int8_rounding == "stochastic",
         per_channel=config.int8_exponents == "channel",
+        residual_fraction=config.int8_residual_fraction,
         seed=config.seed,
     )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from l1bn.quantized.kernels.interface import channels_last
-from l1bn.quantized.layers.base import IntegerLayer
+from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.norm import to_exponent
 from l1bn.quantized.tensor import QTensor
 
@@ -73,7 +73,22 @@ class FlattenLayer(IntegerLayer):
 
 
 class AddLayer(IntegerLayer):
-    """The saturated sum of two tensors, in the coarser exponent of the two."""
+    """The saturated sum of two tensors.
+
+    Args:
+        name: Name of the float operation.
+        site: Number in the network.
+        clock: The network's.
+        fraction: Largest number of fraction bits; inputs of coarser steps keep theirs.
+    """
+
+    def __init__(self, name: str, site: int, clock: Clock, fraction: int) -> None:
+        super().__init__(name, site, clock)
+        self.fraction = fraction
+
+    def exponent(self, *inputs: QTensor) -> int:
+        """Return the exponent of the sum."""
+        return max(-self.fraction, *(i.exponent for i in inputs))
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See `IntegerLayer.check`."""
@@ -86,7 +101,7 @@ class AddLayer(IntegerLayer):
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the sum."""
-        exponent = max(i.exponent for i in inputs)
+        exponent = self.exponent(*inputs)
         a, b = (to_exponent(i, exponent).values for i in inputs)
         total = (a.short() + b).clamp(-127, 127).to(torch.int8)
         return QTensor(total, exponent)
