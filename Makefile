@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test mutants bench-cpu bench-integer integer-accuracy rtl-report rtl-accuracy rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test mutants bench-cpu bench-integer integer-accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -66,12 +66,14 @@ bench-integer: env  ## time training in integers against float: 5 minutes, quiet
 # Hours on 2 cores; an interrupted run goes on where it was. CIFAR10 and DATA may be local folders.
 CIFAR10 ?= uoft-cs/cifar10
 DATED = results/$(shell date +%F)
+ACCURACY = $(BIN)/python benchmarks/accuracy.py
 integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, and its ablations (slow)
-	$(BIN)/python benchmarks/integer_accuracy.py resnet20 --data $(CIFAR10) --out $(DATED)-integer-resnet20
-	$(BIN)/python benchmarks/integer_accuracy.py vgg7 --data $(CIFAR10) --out $(DATED)-integer-vgg7
-	$(BIN)/python benchmarks/integer_accuracy.py fashion --data $(DATA) --out $(DATED)-integer-fashion
-	$(BIN)/python benchmarks/integer_accuracy.py ablation --data $(CIFAR10) --out $(DATED)-integer-ablation
-	$(BIN)/python benchmarks/integer_accuracy.py transfer --data $(CIFAR10) --out $(DATED)-integer-transfer
+	for plan in resnet20 vgg7 ablation transfer; do \
+	    $(ACCURACY) integer-$$plan --data $(CIFAR10) --out $(DATED)-integer-$$plan || exit; done
+	$(ACCURACY) integer-fashion --data $(DATA) --out $(DATED)-integer-fashion
+
+sensitivity: $(VENV)/.demo  ## L1BN against BN over batch sizes, rates and bfloat16 (slow)
+	$(ACCURACY) sensitivity --data $(CIFAR10) --out $(DATED)-sensitivity
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
 # One script for abc and a channel of each stimulus: treats all units alike, and ends in an hour or two.

@@ -1,0 +1,137 @@
+"""Test accuracy of networks trained in several ways, over seeds: one command for each table.
+
+    python benchmarks/accuracy.py integer-resnet20 --data ../data/cifar10 --out results/resnet20
+    python benchmarks/accuracy.py sensitivity --data ../data/cifar10 --out results/sensitivity
+
+Runs what is not yet there under ``runs/PLAN`` (an interrupted run goes on where it was) and writes
+every run, the curves, and a table of the last epochs. The plans are in `accuracy_plans.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from accuracy_plans import PLANS, Plan
+from accuracy_tables import plot, table, write_csv
+from l1bn.environment import describe_environment
+from l1bn.recipes.config import TrainConfig
+from l1bn.recipes.curves import read_rows
+
+ROOT = Path(__file__).parents[1]
+
+
+def seed_runs(
+    plan: Plan, runs: Path, seed: int, extra: list[str]
+) -> Iterator[tuple[str, Path, list[str]]]:
+    """Yield name, folder and options of every run of a seed; what others start from comes first."""
+    extra = [*extra, "--seed", str(seed)]
+    weights = {}
+    for name, options in plan.first.items():
+        folder = runs / f"first-{name}-seed{seed}"
+        weights[name] = str(folder / "last.pt")
+        yield f"first-{name}", folder, [*options, *extra]
+    for arm, choice in plan.arms.items():
+        options = tuple(o.format(**weights) for o in choice)
+        yield arm, runs / f"{arm}-seed{seed}", [*plan.shared, *options, *extra]
+
+
+def check(folder: Path, options: list[str]) -> None:
+    """Refuse a finished run that was made otherwise.
+
+    Raises:
+        SystemExit: It names the options that differ.
+    """
+    saved = json.loads((folder / "result.json").read_text())["config"]
+    if changes := tyro.cli(TrainConfig, args=options).changes(saved):
+        raise SystemExit(f"{folder} was made with {changes}; remove it to train it anew")
+
+
+def run(folder: Path, options: list[str]) -> None:
+    """Train one run to its end."""
+    if (folder / "result.json").exists():
+        return
+    command = [sys.executable, "-m", "l1bn.cli", "train"]
+    if (folder / "last.pt").exists():
+        command += ["--resume", str(folder)]
+    else:
+        command += [*options, "--out", str(folder)]
+    print(" ".join(command[3:]), flush=True)
+    subprocess.run(command, check=True)
+
+
+def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
+    """Return the finished runs."""
+    rows = []
+    for arm in plan.arms:
+        for seed in range(plan.seeds):
+            path = runs / f"{arm}-seed{seed}" / "result.json"
+            if path.exists():
+                result = json.loads(path.read_text())
+                rows.append({"arm": arm, "seed": seed, **result})
+    return rows
+
+
+def write(plan: Plan, runs: Path, out: Path, command: str) -> None:
+    """Write the results of the finished runs."""
+    rows = collect(plan, runs)
+    out.mkdir(parents=True, exist_ok=True)
+    curves = [
+        {"arm": r["arm"], "seed": r["seed"], **row}
+        for r in rows
+        for row in read_rows(runs / f"{r['arm']}-seed{r['seed']}" / "epochs.csv")
+    ]
+    write_csv(out / "curves.csv", curves)
+    plot(plan, curves, out / "curves.svg")
+    summary = table(plan, rows)
+    write_csv(out / "table.csv", summary)
+    for r in rows:
+        r["config"] = {k: v for k, v in r["config"].items() if k not in ("out", "weights")}
+    content = {
+        "command": command,
+        "environment": describe_environment(),
+        "runs": rows,
+        "table": summary,
+    }
+    (out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    for entry in summary:
+        print(entry)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("plan", choices=PLANS)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--arms", nargs="*", help="only these")
+    parser.add_argument("--seeds", type=int, help="other than the plan's")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--collect", action="store_true", help="train nothing; write what is there")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    options = parser.parse_args()
+    plan = PLANS[options.plan]
+    runs = ROOT / "runs" / options.plan
+    seeds = options.seeds or plan.seeds
+    extra = ["--data", options.data]
+    for seed in range(seeds):
+        for name, folder, choices in seed_runs(plan, runs, seed, extra):
+            if (folder / "result.json").exists():
+                check(folder, choices)
+            elif not options.collect and (
+                name in plan.first or name in (options.arms or plan.arms)
+            ):
+                threads = ["--threads", str(options.threads)] if options.threads else []
+                run(folder, [*choices, *threads])
+    command = f"python benchmarks/accuracy.py {options.plan} --data DATA --out {options.out}"
+    write(replace(plan, seeds=seeds), runs, options.out, command)
+
+
+if __name__ == "__main__":
+    main()

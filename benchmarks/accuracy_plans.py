@@ -1,0 +1,109 @@
+"""Which networks `accuracy.py` trains: arms that share everything but a few options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms that share everything but a few options of ``l1bn train``.
+
+    Attributes:
+        shared: Options of every run.
+        arms: Options of each arm, by its name; the first is what the others are compared with.
+        seeds: Number of seeds.
+        first: Runs that come before: an arm starts from the weights of the one that its options
+            name in braces.
+        old_classes: Classes whose accuracy after the run tells what was forgotten.
+        against: What an arm is compared with, where it is not the first.
+    """
+
+    shared: tuple[str, ...]
+    arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    seeds: int = 2
+    first: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    old_classes: tuple[int, ...] = ()
+    against: dict[str, str] = field(default_factory=dict)
+
+    def reference(self, arm: str) -> str:
+        """Return the arm that this one is compared with: itself if it is a reference."""
+        return self.against.get(arm, next(iter(self.arms)))
+
+
+INT8 = ("--precision", "int8")
+L1, L2 = ("--norm", "l1"), ("--norm", "l2")
+PRECISIONS = {"int8": INT8, "l1": L1, "l2": L2}
+SMALL = ("--model", "resnet8", "--epochs", "4", "--images", "12500")
+"""A network and a part of CIFAR-10 that one core trains on in one or two minutes."""
+
+FORMATS = {
+    "int8": (),
+    "no-norm": ("--int8-norm", "none", "--lr", "0.02"),
+    "l2-norm": ("--norm", "l2"),
+    "range-norm": ("--int8-norm", "range"),
+    "sigma-pow2": ("--int8-sigma", "pow2"),
+    "tensor-exponents": ("--int8-exponents", "tensor"),
+    "residual-8": ("--int8-residual-fraction", "4"),
+    "nearest": ("--int8-rounding", "nearest"),
+    "master-12": ("--int8-master-bits", "12"),
+    "master-8": ("--int8-master-bits", "8"),
+    "master-8-nearest": ("--int8-master-bits", "8", "--int8-rounding", "nearest"),
+    "error-6": ("--int8-error-bits", "6"),
+    "error-4": ("--int8-error-bits", "4"),
+}
+BACKBONES = {
+    "frozen": ("--backbone-rate", "0", "--frozen-statistics"),
+    "slow": ("--backbone-rate", "0.1"),
+    "slow-frozen-statistics": ("--backbone-rate", "0.1", "--frozen-statistics"),
+    "free": (),
+}
+STARTS = {
+    "int8": ("--weights", "{l1}", *INT8),
+    "float-l1": ("--weights", "{l1}", *L1),
+    "float-l2": ("--weights", "{l2}", *L2),
+}
+FIRST = ("--model", "resnet8", "--epochs", "4", "--classes", "0", "1", "2", "3", "4")
+CONDITIONS = {
+    **{f"batch-{n}": ("--batch-size", str(n), "--lr", str(n / 1280)) for n in (4, 16, 64, 256)},
+    "rate-quarter": ("--lr", "0.025"),
+    "rate-1": (),
+    "rate-4": ("--lr", "0.4"),
+    "bf16": ("--precision", "bf16"),
+}
+
+
+def _both(conditions: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {
+        f"{norm}-{name}": ("--norm", norm, *options)
+        for name, options in conditions.items()
+        for norm in ("l1", "l2")
+    }
+
+
+_BETWEEN_NORMS = {f"{norm}-{name}": f"l2-{name}" for norm in ("l1", "l2") for name in CONDITIONS}
+
+PLANS = {
+    "integer-transfer": Plan(
+        ("--model", "resnet8", "--epochs", "2", "--lr", "0.05", "--classes", *"56789"),
+        {
+            f"{s}-{b}": (*start, *back)
+            for b, back in BACKBONES.items()
+            for s, start in STARTS.items()
+        },
+        first={"l1": (*FIRST, *L1), "l2": (*FIRST, *L2)},
+        old_classes=(0, 1, 2, 3, 4),
+    ),
+    "integer-resnet20": Plan(("--model", "resnet20", "--epochs", "12"), PRECISIONS),
+    "integer-vgg7": Plan(("--model", "vgg7", "--width", "0.125", "--epochs", "10"), PRECISIONS),
+    "integer-fashion": Plan(("--model", "resnet20", "--epochs", "3"), PRECISIONS, seeds=3),
+    "integer-ablation": Plan(
+        SMALL,
+        {
+            **{name: (*INT8, *options) for name, options in FORMATS.items()},
+            "float-l1": L1,
+            "float-l2": L2,
+        },
+    ),
+    "sensitivity": Plan(SMALL, _both(CONDITIONS), seeds=3, against=_BETWEEN_NORMS),
+}
