@@ -44,6 +44,14 @@ def seed_runs(
         yield arm, runs / f"{arm}-seed{seed}", [*plan.shared, *options, *extra]
 
 
+def without_variant(options: list[str]) -> tuple[list[str], str | None]:
+    """Return the options of ``l1bn train``, and the variant of L1BN if one is asked for."""
+    if "--variant" not in options:
+        return options, None
+    place = options.index("--variant")
+    return options[:place] + options[place + 2 :], options[place + 1]
+
+
 def check(folder: Path, options: list[str]) -> None:
     """Refuse a finished run that was made otherwise.
 
@@ -51,7 +59,7 @@ def check(folder: Path, options: list[str]) -> None:
         SystemExit: It names the options that differ.
     """
     saved = json.loads((folder / "result.json").read_text())["config"]
-    if changes := tyro.cli(TrainConfig, args=options).changes(saved):
+    if changes := tyro.cli(TrainConfig, args=without_variant(options)[0]).changes(saved):
         raise SystemExit(f"{folder} was made with {changes}; remove it to train it anew")
 
 
@@ -59,12 +67,15 @@ def run(folder: Path, options: list[str]) -> None:
     """Train one run to its end."""
     if (folder / "result.json").exists():
         return
-    command = [sys.executable, "-m", "l1bn.cli", "train"]
-    if (folder / "last.pt").exists():
-        command += ["--resume", str(folder)]
+    options, variant = without_variant(options)
+    if variant is not None:
+        script = str(Path(__file__).with_name("norm_variants.py"))
+        command = [sys.executable, script, variant, *options, "--out", str(folder)]
+    elif (folder / "last.pt").exists():
+        command = [sys.executable, "-m", "l1bn.cli", "train", "--resume", str(folder)]
     else:
-        command += [*options, "--out", str(folder)]
-    print(" ".join(command[3:]), flush=True)
+        command = [sys.executable, "-m", "l1bn.cli", "train", *options, "--out", str(folder)]
+    print(" ".join(command[1:]), flush=True)
     subprocess.run(command, check=True)
 
 

@@ -12,6 +12,7 @@ class Plan:
     Attributes:
         shared: Options of every run.
         arms: Options of each arm, by its name; the first is what the others are compared with.
+            ``--variant NAME`` trains a variant of L1BN from `norm_variants.py`.
         seeds: Number of seeds.
         first: Runs that come before: an arm starts from the weights of the one that its options
             name in braces.
@@ -104,6 +105,15 @@ PLANS = {
             "float-l1": L1,
             "float-l2": L2,
         },
+    ),
+    "variants": Plan(
+        SMALL,
+        {
+            "l1": L1,
+            **{name: ("--variant", name) for name in ("no-mean-sign", "no-scale", "eps-added")},
+            "l2": L2,
+        },
+        seeds=3,
     ),
     "sensitivity": Plan(SMALL, _both(CONDITIONS), seeds=3, against=_BETWEEN_NORMS),
 }
