@@ -53,9 +53,9 @@ L1BN_API int64_t l1bn_forward(const l1bn_forward_args* args);
 typedef struct {
   l1bn_problem problem;
   const void* grad;
-  const void* y;         // output, where there is an activation or no x
+  const void* y;         // output, where there is an activation or x is to be recovered
   const void* x;         // input, or null: recovered from y, residual and bits
-  const void* residual;  // read only where x is null
+  const void* residual;  // read only where x is null and there is an activation
   const void* bits;      // read only where x is null
   const void *weight, *bias, *mean, *scale;
   void *dx, *dresidual;      // may be null
@@ -77,6 +77,22 @@ typedef struct {
 
 // Evaluation: y = act((x - running_mean) / sqrt(running_var + eps) * weight + bias + residual).
 L1BN_API int64_t l1bn_evaluate(const l1bn_evaluate_args* args);
+
+typedef struct {
+  int64_t elements;
+  int64_t dtype, activation;  // of y: L1BN_RELU or L1BN_RELU6
+  int64_t threads;
+  const void* y;
+  const void* from;
+  void* to;
+} l1bn_alive_args;
+
+// Elements through which the activation passes a gradient; `from` and `to` are not read.
+L1BN_API int64_t l1bn_count_alive(const l1bn_alive_args* args);
+// Gather those elements of `from`, which is like y, into `to` in the order of memory.
+L1BN_API int64_t l1bn_pack_alive(const l1bn_alive_args* args);
+// The reverse: `to` is like y, and 0 where y is not alive.
+L1BN_API int64_t l1bn_unpack_alive(const l1bn_alive_args* args);
 
 L1BN_API int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner);
 L1BN_API int64_t l1bn_abi(void);

@@ -105,7 +105,7 @@ struct PlanesBackward {
         const P centre = P::all(kInput ? mean[c] : (A)param(args.bias, c, 0));
         const P rest = P::all(mean[channels + c]);
         const T* g_from = grad + from;
-        const T* y_from = kActive ? y + from : nullptr;
+        const T* y_from = y && (kActive || !kInput) ? y + from : nullptr;
         const T* x_from = kInput ? x + from : nullptr;
         const T* r_from = kResidual ? residual + from : nullptr;
         Two<A> g_sum, q_sum;
@@ -117,6 +117,8 @@ struct PlanesBackward {
             g = between(out_value, low_pack, high_pack, g);
             if constexpr (!kInput) q = out_value - centre;
             if constexpr (kResidual) q = q - how.get(r_from + pos);
+          } else if constexpr (!kInput) {
+            if (y_from) q = how.get(y_from + pos) - centre;
           }
           if constexpr (kInput) {
             q = how.get(x_from + pos) - centre;

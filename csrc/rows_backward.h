@@ -94,6 +94,8 @@ struct RowsBackward {
               g = between(out_value, low, high, g);
               if constexpr (!kInput) q = out_value - centre;
               if constexpr (kResidual) q = q - load(r_from + at);
+            } else if constexpr (!kInput) {
+              if (y_from) q = load(y_from + at) - centre;
             }
             unsigned bit = units[i];
             if constexpr (kInput) {

@@ -217,9 +217,9 @@ class SmallBackward : Small<T> {
 
   A factor(int64_t c, int64_t i) const {
     if (x) return value_of(x + i) - mean[c] - mean[args.problem.channels + c];
-    if (args.problem.activation == L1BN_NONE) return 0;
+    if (!args.y) return 0;
     A q = value_of(static_cast<const T*>(args.y) + i) - (A)Base::param(args.bias, c, 0);
-    if (args.residual) q -= value_of(static_cast<const T*>(args.residual) + i);
+    if (args.residual && args.problem.activation != L1BN_NONE) q -= value_of(static_cast<const T*>(args.residual) + i);
     return q;
   }
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from l1bn.ops.registry import registry
+from l1bn.ops.registry import PairBackend, registry
 
 #: Activations that can be computed together with the normalization.
 ACTIVATIONS = (None, "relu", "relu6")
@@ -84,6 +84,57 @@ def l1_batch_norm(
     return chosen.train_and_update(
         input, running_mean, running_var, weight, bias, residual, activation, momentum, eps
     )
+
+
+class Branch(NamedTuple):
+    """The first arguments of :func:`l1_batch_norm`, of one of two branches that are added."""
+
+    input: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    training: bool
+    momentum: float | Tensor
+    eps: float
+
+
+def l1_batch_norm_pair(
+    first: Branch, second: Branch, activation: Activation, backend: str = "auto"
+) -> Tensor:
+    r"""Normalize two branches, add them and apply an activation: where a residual block ends.
+
+    The same function as two calls of :func:`l1_batch_norm`, the second one's output being the
+    residual of the first one. In training the ``cpu`` backend keeps less for backward: beside the
+    output and the sign bits only one normalized branch, and that only where the output is alive.
+
+    Args:
+        first: the branch that would take the residual.
+        second: the branch that would be the residual.
+        activation: ``"relu"`` or ``"relu6"``.
+        backend: as in :func:`l1_batch_norm`.
+
+    Shape:
+        - inputs, output: :math:`(N, C, *)`
+
+    Raises:
+        ValueError: as :func:`l1_batch_norm`.
+        TypeError: as :func:`l1_batch_norm`.
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """
+    if first.training and second.training and first.input.numel():
+        for branch in (second, first):
+            _check(*branch[:6], branch.eps, activation, None)
+        _check_residual(second.input, first.input)
+        chosen = registry.resolve(backend, first.input, first.weight, first.bias, second.input)
+        same = chosen is registry.resolve(backend, second.input, second.weight, second.bias, None)
+        if same and isinstance(chosen, PairBackend):
+            y = chosen.train_pair(first, second, activation)
+            if y is not None:
+                return y
+    residual = l1_batch_norm(*second, backend=backend)
+    return l1_batch_norm(*first, activation=activation, residual=residual, backend=backend)
 
 
 def _empty(

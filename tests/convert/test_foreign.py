@@ -44,16 +44,16 @@ class Foreign:
 
 SMALL = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 1]}
 MODELS = {
-    "resnet50": Foreign(("resnet", "ResNet"), {}, 53, {ACT: 33, ADD: 16}),
+    "resnet50": Foreign(("resnet", "ResNet"), {}, 53, {ACT: 33, ADD: 20}),
     "resnet-basic": Foreign(
-        ("resnet", "ResNet"), {**SMALL, "layer_type": "basic"}, 9, {ACT: 4, ADD: 3}
+        ("resnet", "ResNet"), {**SMALL, "layer_type": "basic"}, 9, {ACT: 4, ADD: 5}
     ),
-    "regnet-y": Foreign(("regnet", "RegNet"), {**SMALL, "groups_width": 8}, 12, {ACT: 7, ADD: 3}),
+    "regnet-y": Foreign(("regnet", "RegNet"), {**SMALL, "groups_width": 8}, 12, {ACT: 7, ADD: 5}),
     "regnet-x": Foreign(
         ("regnet", "RegNet"),
         {**SMALL, "groups_width": 8, "layer_type": "x"},
         12,
-        {ACT: 7, ADD: 3},
+        {ACT: 7, ADD: 5},
     ),
     "mobilenet-v2": Foreign(
         ("mobilenet_v2", "MobileNetV2"),

@@ -147,10 +147,10 @@ class TestFused:
     @pytest.mark.parametrize(
         ("make", "example", "fusions"),
         [
-            (SmallResNet, torch.randn(2, 3, 8, 8), 7),
+            (SmallResNet, torch.randn(2, 3, 8, 8), 8),
             (WithHelper, X, 1),
             (ByMode, X, 1),
-            (Nested, X, 2),
+            (Nested, X, 3),
             (Looped, X, 2),
             (lambda: nn.Sequential(nn.BatchNorm1d(5), nn.ReLU6()), torch.randn(8, 5), 1),
             (lambda: nn.Sequential(nn.BatchNorm3d(2), nn.ReLU()), torch.randn(2, 2, 3, 3, 3), 1),
@@ -207,7 +207,7 @@ class TestFused:
         assert repr(model) != tree
         torch.testing.assert_close(model(x), expected, rtol=1e-6, atol=1e-6)
         report = revert_(model)
-        assert len(report.fused) == 7
+        assert len(report.fused) == 8
         assert [type(module) for module in model.modules()] == types
         assert repr(model) == tree
         assert torch.equal(model(x), expected)

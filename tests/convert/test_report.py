@@ -25,16 +25,17 @@ def test_a_conversion_prints_counts_and_reasons() -> None:
 
 def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
     model = SmallResNet()
+    model.stem[2] = nn.SiLU()
     assert str(convert_(model, example=torch.randn(2, 3, 8, 8))) == (
         "convert_: SmallResNet\n"
         "  8 converted\n"
         "      8 × BatchNorm2d → L1BatchNorm2d\n"
         "  7 fused\n"
-        "      4 × L1BatchNorm2d → ReLU\n"
-        "      3 × L1BatchNorm2d → add → ReLU\n"
+        "      4 × L1BatchNorm2d → add → ReLU\n"
+        "      3 × L1BatchNorm2d → ReLU\n"
         "  1 not fused\n"
-        "      1 × its output is the residual of a layer that is fused\n"
-        "          layer2.downsample.1\n"
+        "      1 × no ReLU or ReLU6 follows, but SiLU\n"
+        "          stem.1\n"
         "  note: parameters and buffers are the same objects: optimizers built before stay valid"
     )
     assert str(revert_(model)) == (
@@ -42,8 +43,8 @@ def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
         "  8 converted\n"
         "      8 × L1BatchNorm2d → BatchNorm2d\n"
         "  7 un-fused\n"
-        "      4 × L1BatchNorm2d → ReLU\n"
-        "      3 × L1BatchNorm2d → add → ReLU"
+        "      4 × L1BatchNorm2d → add → ReLU\n"
+        "      3 × L1BatchNorm2d → ReLU"
     )
 
 

@@ -119,7 +119,8 @@ class _Fuser:
         """Look at a block, reaching into submodules where a layer at their end can be fused."""
         tails = frozenset(path for path, tail in candidates.items() if tail.path)
         findings = look(block, pattern, frozenset(), tails)
-        wanted = {str(match.norm.target) for match in findings.matches} & tails
+        layers = (node for match in findings.matches for node in (match.norm, match.other))
+        wanted = {str(node.target) for node in layers if node is not None} & tails
         inlined = frozenset(part for path in wanted for part in candidates[path].inlined(path))
         if wanted:
             findings = look(block, pattern, inlined, tails - inlined)

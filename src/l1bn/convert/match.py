@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,8 @@ class Match:
         add: the addition between them, if any.
         before: calls of identity layers after ``norm``.
         after: calls of identity layers after ``add``.
+        other: call of the layer (or of a submodule that ends in one) whose output is added, where
+            nothing else reads it.
     """
 
     norm: fx.Node
@@ -45,6 +47,7 @@ class Match:
     add: fx.Node | None
     before: tuple[fx.Node, ...]
     after: tuple[fx.Node, ...] = ()
+    other: fx.Node | None = None
 
     @property
     def residual(self) -> fx.Node | None:
@@ -58,7 +61,8 @@ class Match:
     def nodes(self) -> tuple[fx.Node, ...]:
         """The nodes to be replaced, the last one first."""
         add = () if self.add is None else (self.add,)
-        return (self.act, *reversed(self.after), *add, *reversed(self.before), self.norm)
+        other = () if self.other is None else (self.other,)
+        return (self.act, *reversed(self.after), *add, *reversed(self.before), self.norm, *other)
 
 
 @dataclass
@@ -91,7 +95,7 @@ def find(block: nn.Module, graph: fx.Graph, tails: frozenset[str]) -> Findings:
     findings = Findings()
     taken: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op != "call_module" or not _is_candidate(block, node, tails):
+        if node.op != "call_module" or not _is_candidate(block, node, tails) or node in taken:
             continue
         try:
             match = _match(block, node, taken)
@@ -101,6 +105,7 @@ def find(block: nn.Module, graph: fx.Graph, tails: frozenset[str]) -> Findings:
         if match is None:
             findings.ends.append(node.target)
         else:
+            match = _with_other(block, match, tails)
             findings.matches.append(match)
             taken.update(match.nodes)
     return findings
@@ -138,6 +143,24 @@ def _match(block: nn.Module, norm: fx.Node, taken: set[fx.Node]) -> Match | None
         what = "nothing" if act.op == "output" else _name(block, act)
         raise _MissError(f"an addition follows, and then {what} instead of ReLU or ReLU6")
     return Match(norm, act, user, skipped, more)
+
+
+def _with_other(block: nn.Module, match: Match, tails: frozenset[str]) -> Match:
+    """The match together with the layer that gives its residual, where that can join it."""
+    other = match.residual
+    if match.add is None or other is None or other.op != "call_module":
+        return match
+    module = _module(block, other)
+    alone = len(other.users) == 1 and module is not None and not has_hooks(module)
+    if not alone or not _is_candidate(block, other, tails):
+        return match
+    if module is _module(block, match.norm):
+        return match
+    try:
+        _check_order(block, other, match.add, (match.norm, *match.before))
+    except _MissError:
+        return match
+    return replace(match, other=other)
 
 
 def _module(block: nn.Module, node: fx.Node) -> nn.Module | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from l1bn.functional import Activation
+from l1bn.functional import Activation, l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 
@@ -68,6 +68,38 @@ def norm_act(
     if residual is not None:
         y = y + residual
     return _FUNCTIONS[act](y) if isinstance(act, str) else act(y)
+
+
+def norm_act_pair(
+    norm: _L1BatchNorm, act: nn.Module | str, x: Tensor, other: _L1BatchNorm, other_x: Tensor
+) -> Tensor:
+    """Compute ``act(norm(x) + other(other_x))``, in one call where that is the same function.
+
+    Args:
+        norm: normalization layer.
+        act: activation layer, or ``"relu"`` or ``"relu6"``.
+        x: the layer's input.
+        other: normalization layer of the shortcut.
+        other_x: its input.
+
+    Shape:
+        - x, other_x, output: :math:`(N, C, *)`
+    """
+    activation = activation_of(act)
+    one_call = (
+        activation is not None
+        and norm is not other
+        and norm.backend == other.backend
+        and all(is_fusable_norm(layer) and not has_hooks(layer) for layer in (norm, other))
+        and _alike(other_x, x)
+    )
+    if activation is None or not one_call:
+        return norm_act(norm, act, x, other(other_x))
+    branches = norm._branch(x), other._branch(other_x)
+    y = l1_batch_norm_pair(*branches, activation, norm.backend)
+    norm._count()
+    other._count()
+    return y
 
 
 def _alike(residual: Tensor, x: Tensor) -> bool:

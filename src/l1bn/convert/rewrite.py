@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from l1bn.convert.call import CallPattern
 from l1bn.convert.match import Findings, Match, activation_name, find
-from l1bn.convert.norm_act import norm_act
+from l1bn.convert.norm_act import norm_act, norm_act_pair
 from l1bn.convert.trace import NotTraceableError, trace_block
 
 
@@ -66,7 +66,10 @@ def rewrite_block(block: nn.Module, pattern: CallPattern, inlined: frozenset[str
                 continue
             matches = find(block, graph, frozenset()).matches
         for match in matches:
-            rewrite.texts[str(match.norm.target)] = _replace(graph, match)
+            text = _replace(graph, match)
+            for node in (match.norm, match.other):
+                if node is not None:
+                    rewrite.texts[str(node.target)] = f"{node.target}{text}"
             rewrite.skipped.update(str(node.target) for node in match.before + match.after)
         rewrite.functions[training] = _compile(block, graph) if matches else None
     return rewrite
@@ -87,7 +90,7 @@ def mode(block: nn.Module, inlined: frozenset[str], training: bool) -> Iterator[
 
 
 def _replace(graph: fx.Graph, match: Match) -> str:
-    """Put one call in the place of the matched nodes. Returns its description."""
+    """Put one call in the place of the matched nodes. Says what follows the layer in it."""
     module_act = match.act.op == "call_module"
     with graph.inserting_before(match.norm if match.add is None else match.add):
         norm = graph.create_node("get_attr", str(match.norm.target))
@@ -97,13 +100,16 @@ def _replace(graph: fx.Graph, match: Match) -> str:
         else:
             act = activation_name(match.act)
         args: tuple[Any, ...] = (norm, act, match.norm.args[0])
-        if match.residual is not None:
-            args += (match.residual,)
-        fused = graph.call_function(norm_act, args)
+        if match.other is not None:
+            other = graph.create_node("get_attr", str(match.other.target))
+            fused = graph.call_function(norm_act_pair, (*args, other, match.other.args[0]))
+        else:
+            residual = match.residual
+            fused = graph.call_function(norm_act, args if residual is None else (*args, residual))
     match.act.replace_all_uses_with(fused)
     for node in match.nodes:
         graph.erase_node(node)
-    steps = [str(match.norm.target), *(["add"] if match.add else [])]
+    steps = ["", *(["add"] if match.add else [])]
     return " → ".join([*steps, str(match.act.target) if module_act else str(act)])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from l1bn.functional import Activation, l1_batch_norm
+from l1bn.functional import Activation, Branch, l1_batch_norm
 
 
 class _L1BatchNorm(_BatchNorm):
@@ -24,28 +24,32 @@ class _L1BatchNorm(_BatchNorm):
         activation: Activation | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
+        branch = self._branch(input)
+        y = l1_batch_norm(*branch, activation=activation, residual=residual, backend=self.backend)
+        self._count()
+        return y
+
+    def _branch(self, input: Tensor) -> Branch:
+        """The arguments of a call in the present mode."""
         self._check_input_dim(input)
-        training = self.training or (self.running_mean is None and self.running_var is None)
         # In training the averages are passed only where they are to be updated.
         use_running = not self.training or self.track_running_stats
         tracking = self.training and self.track_running_stats
-        y = l1_batch_norm(
+        return Branch(
             input,
             self.running_mean if use_running else None,
             self.running_var if use_running else None,
             self.weight,
             self.bias,
-            training,
+            self.training or (self.running_mean is None and self.running_var is None),
             self._update_factor() if tracking else 0.0,
             self.eps,
-            activation=activation,
-            residual=residual,
-            backend=self.backend,
         )
-        # Counted after the call: an input that raises leaves no trace.
-        if tracking and self.num_batches_tracked is not None:
+
+    def _count(self) -> None:
+        """Count a batch, after its call: an input that raises leaves no trace."""
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        return y
 
     def _update_factor(self) -> float | Tensor:
         """Momentum, or for ``momentum=None`` one over the number of batches, this one included."""

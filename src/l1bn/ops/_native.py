@@ -12,10 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ABI", "Native", "load", "pack_backward", "pack_evaluate", "pack_forward"]
+__all__ = [
+    "ABI",
+    "Native",
+    "load",
+    "pack_alive",
+    "pack_backward",
+    "pack_evaluate",
+    "pack_forward",
+]
 
 #: Version of the argument blocks below; a library of another version is refused.
-ABI = 3
+ABI = 4
 
 # Problem: outer, channels, inner, dtype, parameter dtype, activation, threads, eps.
 _PROBLEM = "7qd"
@@ -26,8 +34,10 @@ pack_forward = struct.Struct(_PROBLEM + "8qd3qd").pack
 pack_backward = struct.Struct(_PROBLEM + "14q").pack
 #: x, residual, weight, bias, running mean, running var, their dtype, y, mean, scale, limit.
 pack_evaluate = struct.Struct(_PROBLEM + "10qd").pack
+#: elements, dtype, activation, threads, y, from, to.
+pack_alive = struct.Struct("7q").pack
 
-_CALLS = ("forward", "backward", "evaluate")
+_CALLS = ("forward", "backward", "evaluate", "count_alive", "pack_alive", "unpack_alive")
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,9 @@ class Native:
     forward: Callable[[bytes], int]
     backward: Callable[[bytes], int]
     evaluate: Callable[[bytes], int]
+    count_alive: Callable[[bytes], int]
+    pack_alive: Callable[[bytes], int]
+    unpack_alive: Callable[[bytes], int]
     bits_bytes: Callable[[int, int, int], int]
     path: Path
     library: ctypes.CDLL

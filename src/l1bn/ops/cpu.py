@@ -8,6 +8,7 @@ activation x is kept, since the output may be edited in place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from l1bn.ops import cpu_kernels as kernels
 from l1bn.ops import cpu_library, formula
 from l1bn.ops.cpu_double import Gradients, double_backward, frozen_backward
 from l1bn.ops.cpu_layout import sign_bits
+from l1bn.ops.cpu_pair import train_pair
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
@@ -187,6 +189,16 @@ class _Evaluate(torch.autograd.Function):
         return dx, None, None, dweight, _like(dbias, bias), dresidual, None, None
 
 
+def _moves_natively(running_mean: Tensor, running_var: Tensor, momentum: float | Tensor) -> bool:
+    """Whether the kernels can move these running statistics."""
+    return (
+        not isinstance(momentum, Tensor)
+        and running_mean.dtype == running_var.dtype
+        and running_mean.is_contiguous()
+        and running_var.is_contiguous()
+    )
+
+
 def _like(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
     if gradient is None or parameter is None:
         return None
@@ -249,14 +261,7 @@ class Cpu:
         eps: float,
     ) -> Tensor:
         """Normalize and move the running statistics, see :class:`l1bn.ops.registry.Backend`."""
-        native = (
-            not isinstance(momentum, Tensor)
-            and running_mean.dtype == running_var.dtype
-            and running_mean.is_contiguous()
-            and running_var.is_contiguous()
-            and not is_transformed(x)
-        )
-        if not native:
+        if is_transformed(x) or not _moves_natively(running_mean, running_var, momentum):
             y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
             count = x.numel() // x.shape[1]
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
@@ -264,6 +269,26 @@ class Cpu:
         running = running_mean, running_var, momentum
         y = _Train.apply(x, weight, bias, residual, activation, eps, running, [])
         return y if isinstance(y, Tensor) else y[0]
+
+    def train_pair(
+        self, first: Sequence[Any], second: Sequence[Any], activation: str
+    ) -> Tensor | None:
+        """Normalize and add two branches, see :class:`l1bn.ops.registry.PairBackend`."""
+        x, mean, var, weight, bias, _, momentum, eps = first
+        other_x, other_mean, other_var, other_weight, other_bias, _, other_momentum, floor = second
+        if is_transformed(x) or is_transformed(other_x) or not torch.is_grad_enabled():
+            return None
+        if mean is not None and not _moves_natively(mean, var, momentum):
+            return None
+        if other_mean is not None and not _moves_natively(other_mean, other_var, other_momentum):
+            return None
+        running = (
+            None if mean is None else (mean, var, momentum),
+            None if other_mean is None else (other_mean, other_var, other_momentum),
+        )
+        return train_pair(
+            x, weight, bias, other_x, other_weight, other_bias, activation, (eps, floor), running
+        )
 
     def evaluate(
         self,

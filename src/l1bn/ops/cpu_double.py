@@ -29,7 +29,7 @@ def double_backward(
     weight: Tensor | None,
     bias: Tensor | None,
     scale: Tensor,
-    activation: str,
+    activation: str | None,
     eps: float,
 ) -> Gradients:
     """Gradients of ``(y, scale)`` with respect to x, weight, bias and residual.
@@ -43,7 +43,7 @@ def double_backward(
         weight: γ.
         bias: β.
         scale: σ of the batch.
-        activation: ``"relu"`` or ``"relu6"``.
+        activation: ``None``, ``"relu"`` or ``"relu6"``.
         eps: variance floor.
     """
     dims, count = reduce_dims(y), y.numel() // y.shape[1]
@@ -53,7 +53,9 @@ def double_backward(
     through_scale = torch.zeros_like(scale) if grad_scale is None else grad_scale * (K / count)
     if grad is None:
         return per_channel(through_scale * live, y) * bit, None, None, None
-    g = torch.where(alive(y.detach(), activation), grad.to(scale.dtype), 0.0)
+    g = grad.to(scale.dtype)
+    if activation is not None:
+        g = torch.where(alive(y.detach(), activation), g, 0.0)
     factor = _factor(weight, scale)
     dbias = g.sum(dims)
     dweight = _recovered(g, y, residual, weight, bias, scale)

@@ -22,6 +22,8 @@ __all__ = [
     "backward",
     "evaluate",
     "forward",
+    "pack_alive",
+    "unpack_alive",
 ]
 
 #: The library, or why there is none.
@@ -162,9 +164,9 @@ def backward(
     Args:
         grad: gradient of the output.
         layout: layout of the forward call.
-        y: output, needed with an activation.
+        y: output, needed with an activation and to recover x̂.
         x: input, or None to recover x̂ from ``y``, ``residual`` and ``bits``.
-        residual: read only to recover x̂.
+        residual: read only to recover x̂ under an activation.
         bits: sign bits, read only without ``x``.
         weight: γ.
         bias: β.
@@ -273,3 +275,42 @@ def evaluate(
     )
     _check(bad)
     return y, statistics, bad == 0, layout
+
+
+def pack_alive(y: Tensor, value: Tensor, activation: int) -> Tensor:
+    """Return the elements of ``value`` where the activation passes a gradient.
+
+    Args:
+        y: output of an activation, dense.
+        value: tensor of the same shape, dtype and strides.
+        activation: code of :data:`ACTIVATIONS`, not 0.
+
+    Shape:
+        - Output: (elements alive), in the order of memory
+    """
+    native = _native_or_raise()
+    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), y.data_ptr()
+    count = native.count_alive(_native.pack_alive(*problem, 0, 0))
+    _check(count)
+    out = torch.empty(count, dtype=value.dtype)
+    native.pack_alive(_native.pack_alive(*problem, value.data_ptr(), out.data_ptr()))
+    return out
+
+
+def unpack_alive(y: Tensor, packed: Tensor, activation: int) -> Tensor:
+    """Undo :func:`pack_alive`, with 0 where no gradient passes. The strides are those of y."""
+    native = _native_or_raise()
+    out = torch.empty_like(y)
+    code = native.unpack_alive(
+        _native.pack_alive(
+            y.numel(),
+            DTYPES[y.dtype],
+            activation,
+            torch.get_num_threads(),
+            y.data_ptr(),
+            packed.data_ptr(),
+            out.data_ptr(),
+        )
+    )
+    _check(code)
+    return out

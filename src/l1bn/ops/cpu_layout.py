@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "as_layout", "sign_bits", "to_layout"]
+__all__ = ["Layout", "as_layout", "sign_bits", "spread", "to_layout"]
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -79,6 +79,24 @@ def sign_bits(bits: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
         tail = columns >= inner // 16 * 16
         dense = lanes[:, :, torch.where(tail, columns - inner % 16 + 16, columns)]
     return _from_dense(dense.reshape(outer, channels, inner), layout, shape)
+
+
+def spread(packed: Tensor, where: Tensor, layout: Layout) -> Tensor:
+    """Put packed elements back in their places, differentiably; the other places become 0.
+
+    Args:
+        packed: elements in the order of memory.
+        where: their places.
+        layout: layout of the tensor that they come from.
+
+    Shape:
+        - packed: as many as ``where`` is True
+        - where, Output: (N, C, *)
+    """
+    rows = layout.inner == 1 and where.dim() > 2
+    places = (where.movedim(1, -1) if rows else where).reshape(layout)
+    dense = packed.new_zeros(layout).masked_scatter(places, packed)
+    return _from_dense(dense, layout, where.shape)
 
 
 def _unit_bits(units: Tensor) -> Tensor:

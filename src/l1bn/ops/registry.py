@@ -7,7 +7,8 @@ on first use; others join by :meth:`Registry.register`.
 from __future__ import annotations
 
 import importlib
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -81,6 +82,26 @@ class Backend(Protocol):
         eps: float,
     ) -> Tensor:
         """Call :meth:`train` and move the running statistics as :mod:`l1bn.ops.running` does."""
+
+
+@runtime_checkable
+class PairBackend(Protocol):
+    """What a backend may offer beside: two normalized branches added and activated in one call."""
+
+    def train_pair(
+        self,
+        first: Sequence[Any],
+        second: Sequence[Any],
+        activation: str,
+    ) -> Tensor | None:
+        """Compute ``act(norm(first) + norm(second))``, or return None where it cannot.
+
+        Args:
+            first: input, running mean, running variance, weight, bias, training (True), momentum
+                and eps, as :func:`l1bn.functional.l1_batch_norm` takes them.
+            second: the same of the other branch.
+            activation: ``"relu"`` or ``"relu6"``.
+        """
 
 
 class Registry:
