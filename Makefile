@@ -72,8 +72,10 @@ integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, 
 	    $(ACCURACY) integer-$$plan --data $(CIFAR10) --out $(DATED)-integer-$$plan || exit; done
 	$(ACCURACY) integer-fashion --data $(DATA) --out $(DATED)-integer-fashion
 
-sensitivity: $(VENV)/.demo  ## L1BN against BN over batch sizes, rates and bfloat16 (slow)
-	$(ACCURACY) sensitivity --data $(CIFAR10) --out $(DATED)-sensitivity
+sensitivity: $(VENV)/.demo  ## where L1BN and BN part: conditions, terms left out, conversion, layers (slow)
+	for plan in sensitivity variants converted; do \
+	    $(ACCURACY) $$plan --data $(CIFAR10) --out $(DATED)-$$plan || exit; done
+	$(BIN)/python benchmarks/layer_analysis.py --data $(CIFAR10) --out $(DATED)-layers
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
 # One script for abc and a channel of each stimulus: treats all units alike, and ends in an hour or two.

@@ -35,6 +35,47 @@ class Plan:
 INT8 = ("--precision", "int8")
 L1, L2 = ("--norm", "l1"), ("--norm", "l2")
 PRECISIONS = {"int8": INT8, "l1": L1, "l2": L2}
+LABELS = {
+    "int8": "int8 L1BN",
+    "l1": "float32 L1BN",
+    "l2": "float32 BN",
+    "float-l1": "float32 L1BN",
+    "float-l2": "float32 BN",
+    "no-norm": "no normalization (rate 0.02)",
+    "l2-norm": "L2BN: squares and an integer root",
+    "range-norm": "Range BN",
+    "sigma-pow2": "σ a power of two",
+    "tensor-exponents": "one exponent per tensor before a norm",
+    "residual-8": "sums of branches in ±8 (default: ±16)",
+    "nearest": "everything rounded to nearest",
+    "master-12": "12-bit masters",
+    "master-8": "8-bit masters",
+    "master-8-nearest": "8-bit masters, rounded to nearest",
+    "error-6": "6-bit errors",
+    "error-4": "4-bit errors",
+    "no-mean-sign": "gradient without the mean of the signs",
+    "no-scale": "without the factor √(π/2)",
+    "eps-added": "eps added, not a floor",
+    "frozen": "backbone and statistics frozen",
+    "slow": "backbone at a tenth of the rate",
+    "slow-frozen-statistics": "the same, statistics frozen",
+    "free": "everything at the full rate",
+    "integer-resnet20": "ResNet-20, CIFAR-10, 12 epochs",
+    "integer-vgg7": "VGG7 at an eighth of its width, CIFAR-10, 10 epochs",
+    "integer-fashion": "ResNet-20, Fashion-MNIST, 3 epochs",
+    "rate-quarter": "learning rate × ¼",
+    "rate-1": "learning rate 0.1",
+    "rate-4": "learning rate × 4",
+    "bf16": "bfloat16",
+    "relu-first": "ReLU before every norm",
+    "bn-to-bn": "BN, fine-tuned as BN",
+    "bn-to-l1": "BN, fine-tuned as L1BN",
+    "bn-calibrated": "BN, calibrated, fine-tuned as L1BN",
+    "l1-to-l1": "L1BN, fine-tuned as L1BN",
+    **{f"batch-{n}": f"batches of {n}" for n in (4, 16, 64, 256)},
+}
+"""What tables and plots call an arm, a condition or a plan."""
+
 SMALL = ("--model", "resnet8", "--epochs", "4", "--images", "12500")
 """A network and a part of CIFAR-10 that one core trains on in one or two minutes."""
 
@@ -71,6 +112,7 @@ CONDITIONS = {
     "rate-1": (),
     "rate-4": ("--lr", "0.4"),
     "bf16": ("--precision", "bf16"),
+    "relu-first": ("--variant", "relu-first"),
 }
 
 
@@ -114,6 +156,17 @@ PLANS = {
             "l2": L2,
         },
         seeds=3,
+    ),
+    "converted": Plan(
+        ("--model", "resnet8", "--images", "12500", "--epochs", "1", "--lr", "0.01"),
+        {
+            "bn-to-bn": ("--weights", "{l2}", *L2),
+            "bn-to-l1": ("--weights", "{l2}", *L1),
+            "bn-calibrated": ("--weights", "{l2}", *L1, "--variant", "calibrated"),
+            "l1-to-l1": ("--weights", "{l1}", *L1),
+        },
+        seeds=3,
+        first={"l1": (*SMALL, *L1), "l2": (*SMALL, *L2)},
     ),
     "sensitivity": Plan(SMALL, _both(CONDITIONS), seeds=3, against=_BETWEEN_NORMS),
 }

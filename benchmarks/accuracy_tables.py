@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 
-from accuracy_plans import Plan
+from accuracy_plans import LABELS, Plan
 from l1bn.recipes.statistics import compare_paired, summarize
 
 
@@ -63,9 +63,6 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-
-
-LABELS = {"int8": "int8 L1BN", "l1": "float32 L1BN", "l2": "float32 BN"}
 
 
 def plot(plan: Plan, curves: list[dict[str, Any]], path: Path) -> None:

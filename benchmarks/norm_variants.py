@@ -1,4 +1,4 @@
-"""Trains with L1BN from which something was taken away, as published versions do.
+"""Trains with variants of L1BN, some of which leave something out as published versions do.
 
     python benchmarks/norm_variants.py no-mean-sign --data ../data/cifar10 --model resnet8 --out X
 
@@ -7,26 +7,34 @@ Takes the options of ``l1bn train``; `accuracy.py variants` compares the results
 * no-mean-sign: the gradient leaves out the mean of the signs, b-bar of equation (8) of
   docs/maths.md, as if the mean absolute deviation did not depend on the mean;
 * no-scale: normalization by the mean absolute deviation itself, without the factor sqrt(pi/2);
-* eps-added: eps is added to the deviation; L1BN takes it as a floor.
+* eps-added: eps is added to the deviation; L1BN takes it as a floor;
+* relu-first: every ReLU stands before its norm, with --norm l1 or l2: skewed activations;
+* calibrated: `calibrate_` runs on the network of --weights before it is fine-tuned.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
 
 import torch
 import tyro
 from torch import Tensor, nn
 
-from l1bn.nn import L1BatchNormAct2d
+from l1bn import calibrate_
+from l1bn.nn import L1BatchNorm2d, L1BatchNormAct2d
 from l1bn.recipes.checkpoint import load_checkpoint
 from l1bn.recipes.classification import CHECKPOINT, Trainer, load_recipe_data
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.models.norm import BatchNormAct2d
 
-VARIANTS = ("no-mean-sign", "no-scale", "eps-added")
+TAKEN_AWAY = ("no-mean-sign", "no-scale", "eps-added")
+VARIANTS = (*TAKEN_AWAY, "relu-first", "calibrated")
+CALIBRATION_BATCHES = 20
 DIMS = (0, 2, 3)
 
 
@@ -66,25 +74,50 @@ def _wide(v: Tensor) -> Tensor:
     return v[:, None, None]
 
 
+class ReluFirst(nn.Module):
+    """The ReLU before the norm: what it sees is skewed, half of it zeros. Nothing comes after."""
+
+    def __init__(self, like: nn.BatchNorm2d) -> None:
+        super().__init__()
+        plain = L1BatchNorm2d if isinstance(like, L1BatchNormAct2d) else nn.BatchNorm2d
+        self.norm = plain(like.num_features, like.eps, like.momentum)
+        self.first = like.act
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``norm(act(x)) + residual``."""
+        y = self.norm(self.first(x))
+        return y if residual is None else y + residual
+
+
 class VariantTrainer(Trainer):
-    """A trainer whose network has one of the variants in place of every L1BN."""
+    """A trainer whose network is changed by a variant."""
 
     def __init__(self, config: TrainConfig, data: ImageSet, variant: str) -> None:
         self.variant = variant
         super().__init__(config, data)
 
     def _build(self, model: nn.Module) -> None:
-        replace_norms(model, self.variant)
+        if self.variant == "relu-first":
+            replace_norms(model, ReluFirst)
+        elif self.variant in TAKEN_AWAY:
+            replace_norms(model, lambda layer: VariantNorm(layer, self.variant))
         super()._build(model)
 
+    def start_from(self, weights: Path) -> None:
+        """Take the weights of a checkpoint, and calibrate if that is the variant."""
+        super().start_from(weights)
+        if self.variant == "calibrated":
+            batches = islice(self.plan(0).batches(self.train_split), CALIBRATION_BATCHES)
+            calibrate_(self.model, (self.preprocess(images) for images, _ in batches))
 
-def replace_norms(model: nn.Module, variant: str) -> None:
-    """Replace every L1BN of a network, in place."""
+
+def replace_norms(model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
+    """Replace every norm of a recipe's network, in place."""
     for name, layer in model.named_children():
-        if isinstance(layer, L1BatchNormAct2d):
-            setattr(model, name, VariantNorm(layer, variant))
+        if isinstance(layer, (L1BatchNormAct2d, BatchNormAct2d)):
+            setattr(model, name, make(layer))
         else:
-            replace_norms(layer, variant)
+            replace_norms(layer, make)
 
 
 def main(arguments: list[str]) -> None:
@@ -92,10 +125,10 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"expected one of {', '.join(VARIANTS)}, then options of l1bn train")
     config = tyro.cli(TrainConfig, args=arguments[1:])
     trainer = VariantTrainer(config, load_recipe_data(config), arguments[0])
-    saved: dict[str, Any] | None = None
     if (config.out / CHECKPOINT).exists():
-        saved = load_checkpoint(config.out / CHECKPOINT)
-        trainer.restore(saved)
+        trainer.restore(load_checkpoint(config.out / CHECKPOINT))
+    elif config.weights is not None:
+        trainer.start_from(config.weights)
     trainer.fit()
 
 

@@ -1,0 +1,133 @@
+"""Writes the tables of docs/ from results/, so that no figure is copied by hand.
+
+    python benchmarks/results_tables.py            # fill in
+    python benchmarks/results_tables.py --check    # fail where a table is not what results/ say
+
+A table stands between two comments, of one of these kinds:
+
+    <!-- table NAME -->            the arms of one plan, with differences from the reference
+    <!-- rows NAME NAME ... -->    one plan a row, one arm a column
+    <!-- grid NAME -->             arms called A-B: A the column, B the row
+    <!-- end -->
+
+NAME is a plan of `accuracy_plans.py`; the newest folder of results/ that ends in it counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from pathlib import Path
+
+from accuracy_plans import LABELS, PLANS
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("docs/integer_training.md", "docs/results.md")
+BLOCK = re.compile(r"(<!-- (table|rows|grid) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S)
+Row = dict[str, str]
+
+
+def folder(name: str) -> Path:
+    """Return the newest results of a plan.
+
+    Raises:
+        SystemExit: If there are none.
+    """
+    found = sorted(p for p in (ROOT / "results").glob(f"????-??-??-{name}") if p.is_dir())
+    if not found:
+        raise SystemExit(f"results/ has nothing of {name}: run accuracy.py {name} first")
+    return found[-1]
+
+
+def read(name: str) -> dict[str, Row]:
+    """Return the rows of a plan's table, by arm."""
+    with (folder(name) / "table.csv").open(newline="") as file:
+        return {row["arm"]: row for row in csv.DictReader(file)}
+
+
+def link(name: str) -> str:
+    return f"[results](../results/{folder(name).name}/results.json)"
+
+
+def accuracy(row: Row | None) -> str:
+    if row is None:
+        return ""
+    mean = f"{float(row['accuracy']):.2f}"
+    return mean if not row["std"] else f"{mean} ± {float(row['std']):.2f}"
+
+
+def markdown(head: list[str], body: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "".join("| " + " | ".join(cells).replace("|  |", "| |") + " |\n" for cells in lines)
+
+
+def table(name: str) -> str:
+    """Arms as rows."""
+    body = []
+    for arm, row in read(name).items():
+        away = float(row["difference"]) if row.get("difference") else None
+        gap = "" if away is None else f"{away:+.2f} ({row['welch_95'].replace('-', '−')})"
+        loss = f"{float(row['train_loss']):.3f}"
+        body.append([LABELS[arm], row["n"], accuracy(row), gap.replace("-", "−"), loss])
+    first = LABELS[next(iter(read(name)))]
+    head = ["", "seeds", "test accuracy [%]", f"minus {first} (95 %)", "training loss"]
+    return markdown(head, body)
+
+
+def rows(names: str) -> str:
+    """Plans as rows, arms as columns."""
+    plans = names.split()
+    arms = list(PLANS[plans[0]].arms)
+    body = []
+    for name in plans:
+        found = read(name)
+        seeds = "/".join(sorted({r["n"] for r in found.values()}))
+        cells = [accuracy(found.get(arm)) for arm in arms]
+        body.append([f"{LABELS[name]} ({link(name)})", seeds, *cells])
+    return markdown(["test accuracy [%]", "seeds", *(LABELS[a] for a in arms)], body)
+
+
+def grid(name: str) -> str:
+    """The first part of an arm's name as column, the rest as row."""
+    found = read(name)
+    rests = list(dict.fromkeys(_split(arm)[1] for arm in PLANS[name].arms))
+    columns = list(dict.fromkeys(_split(arm)[0] for arm in PLANS[name].arms))
+    body = []
+    for rest in rests:
+        cells = [found.get(f"{column}-{rest}") for column in columns]
+        seeds = "/".join(sorted({c["n"] for c in cells if c}))
+        body.append([LABELS[rest], seeds, *map(accuracy, cells)])
+    return markdown(["test accuracy [%]", "seeds", *(LABELS[c] for c in columns)], body)
+
+
+def _split(arm: str) -> tuple[str, str]:
+    column = next(c for c in ("float-l1", "float-l2", "int8", "l1", "l2") if arm.startswith(c))
+    return column, arm[len(column) + 1 :]
+
+
+KINDS = {"table": table, "rows": rows, "grid": grid}
+
+
+def filled(text: str) -> str:
+    """Return a page with its tables made anew."""
+    return BLOCK.sub(lambda m: m[1] + KINDS[m[2]](m[3]) + m[4], text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
+    options = parser.parse_args()
+    for page in (ROOT / name for name in PAGES):
+        if not page.exists():
+            continue
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        if options.check and new != text:
+            raise SystemExit(f"{page.relative_to(ROOT)} is not what results/ say: run this script")
+        if not options.check:
+            page.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
