@@ -8,6 +8,7 @@ A table stands between two comments, of one of these kinds:
     <!-- table NAME -->            the arms of one plan, with differences from the reference
     <!-- rows NAME NAME ... -->    one plan a row, one arm a column
     <!-- grid NAME -->             arms called A-B: A the column, B the row
+    <!-- rtl KIND STIMULUS -->     a table of `rtl_tables.py`
     <!-- end -->
 
 NAME is a plan of `accuracy_plans.py`; the newest folder of results/ that ends in it counts.
@@ -21,10 +22,11 @@ import re
 from pathlib import Path
 
 from accuracy_plans import LABELS, PLANS
+from rtl_tables import TABLES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/integer_training.md", "docs/results.md")
-BLOCK = re.compile(r"(<!-- (table|rows|grid) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S)
+PAGES = ("README.md", "docs/integer_training.md", "docs/hardware.md", "docs/results.md")
+BLOCK = re.compile(r"(<!-- (table|rows|grid|rtl) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S)
 Row = dict[str, str]
 
 
@@ -106,7 +108,13 @@ def _split(arm: str) -> tuple[str, str]:
     return column, arm[len(column) + 1 :]
 
 
-KINDS = {"table": table, "rows": rows, "grid": grid}
+def rtl(names: str) -> str:
+    """A table about the hardware."""
+    kind, stimulus = names.split()
+    return markdown(*TABLES[kind](stimulus))
+
+
+KINDS = {"table": table, "rows": rows, "grid": grid, "rtl": rtl}
 
 
 def filled(text: str) -> str:

@@ -1,0 +1,74 @@
+"""Tables of docs/ about the hardware, from benchmarks/results/rtl/results.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "rtl" / "results.json"
+LIBRARIES = {
+    "osu018_stdcells": "OSU 0.18 µm",
+    "sky130_fd_sc_hd__tt_025C_1v80": "sky130",
+    "sg13g2_stdcell_typ_1p20V_25C": "IHP sg13g2",
+}
+ALONE = "Like for like: one multiplier, two passes, one channel at a time"
+LIKE = "Like for like: one multiplier, two passes, overlapped"
+FRONTIER = "Frontier: two multipliers, overlapped, against the best L2 (one pass)"
+ONE = "One multiplier, overlapped, against the best L2 (two multipliers, one pass)"
+Comparison = dict[str, Any]
+
+
+def comparisons(stimulus: str) -> dict[tuple[str, int], dict[str, Comparison]]:
+    """Return the comparisons of each library and width, by their question."""
+    found: dict[tuple[str, int], dict[str, Comparison]] = {}
+    for entry in json.loads(RESULTS.read_text())["comparisons"][stimulus]:
+        found.setdefault((entry["library"], entry["width"]), {})[entry["question"]] = entry
+    return found
+
+
+def cells(entry: Comparison | None, *names: str) -> list[str]:
+    """Return speed, energy and area as text; a dash where nothing was measured."""
+    if entry is None:
+        return ["–"] * len(names)
+    return [
+        f"{entry[n]:.2f}×" if n == "speed" else f"{100 * entry[n]:.1f} %".replace("-", "−")
+        for n in names
+    ]
+
+
+def lines(stimulus: str, *columns: tuple[str, tuple[str, ...]]) -> list[list[str]]:
+    """Return a row for each library and width."""
+    return [
+        [LIBRARIES[library], str(width)]
+        + [c for question, names in columns for c in cells(found.get(question), *names)]
+        for (library, width), found in comparisons(stimulus).items()
+    ]
+
+
+ALL = ("speed", "energy_saved", "area_saved")
+FIRST = ALL[:2]
+
+
+def like(stimulus: str) -> tuple[list[str], list[list[str]]]:
+    """One multiplier and two passes on both sides."""
+    head = ["Library", "Bits", "Overlapped: speed", "energy saved", "area saved"]
+    head += ["One channel at a time: speed", "energy saved"]
+    return head, lines(stimulus, (LIKE, ALL), (ALONE, FIRST))
+
+
+def frontier(stimulus: str) -> tuple[list[str], list[list[str]]]:
+    """Against the best L2BN."""
+    head = ["Library", "Bits", "L1 on two multipliers: speed", "energy saved", "area saved"]
+    head += ["L1 on one multiplier: speed", "energy saved", "area saved"]
+    return head, lines(stimulus, (FRONTIER, ALL), (ONE, ALL))
+
+
+def short(stimulus: str) -> tuple[list[str], list[list[str]]]:
+    """Both in a few columns."""
+    head = ["library", "bits", "one multiplier, two passes: speed", "energy saved"]
+    head += ["best L2BN: speed", "energy saved"]
+    return head, lines(stimulus, (LIKE, FIRST), (FRONTIER, FIRST))
+
+
+TABLES = {"like": like, "frontier": frontier, "short": short}
