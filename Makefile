@@ -56,6 +56,7 @@ mutants: env  ## break the formulas one by one; every break must turn the tests 
 
 bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks: 10 minutes, quiet
 	$(BIN)/python benchmarks/cpu_ops.py
+	$(BIN)/python benchmarks/cpu_call.py
 	$(BIN)/python benchmarks/cpu_networks.py
 
 bench-integer: env  ## time training in integers against float: 5 minutes, quiet

@@ -179,15 +179,12 @@ def _check(
         )
     _check_eps_and_size(x, training, eps)
     _check_running(running_mean, running_var, training)
-    channels, device = x.shape[1], x.device
-    for name, vector in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        if vector is not None and (vector.shape != (channels,) or vector.device != device):
-            _refuse_vector(name, vector, x)
+    vectors = running_mean, running_var, weight, bias
+    size, device = x.shape[1:2], x.device
+    for vector in vectors:
+        if vector is not None and (vector.shape != size or vector.device != device):
+            names = "running_mean", "running_var", "weight", "bias"
+            _refuse_vector(names[[v is vector for v in vectors].index(True)], vector, x)
     if residual is not None:
         _check_residual(residual, x)
 

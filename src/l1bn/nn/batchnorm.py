@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from l1bn.functional import Activation, Branch, l1_batch_norm
+from l1bn.ops.running import count_batch
 
 
 class _L1BatchNorm(_BatchNorm):
@@ -24,32 +27,43 @@ class _L1BatchNorm(_BatchNorm):
         activation: Activation | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
-        branch = self._branch(input)
-        y = l1_batch_norm(*branch, activation=activation, residual=residual, backend=self.backend)
+        y = l1_batch_norm(
+            *self._arguments(input),
+            activation=activation,
+            residual=residual,
+            backend=self.backend,
+        )
         self._count()
         return y
 
     def _branch(self, input: Tensor) -> Branch:
-        """The arguments of a call in the present mode."""
+        """A call in the present mode, to be added to another one's."""
+        return Branch(*self._arguments(input))
+
+    def _arguments(self, input: Tensor) -> tuple[Any, ...]:
+        """The first arguments of :func:`l1bn.functional.l1_batch_norm` in the present mode."""
         self._check_input_dim(input)
+        training, tracking = self.training, self.track_running_stats
+        try:
+            # nn.Module finds these by name in Python, which for all costs more than a small kernel.
+            weight, bias = self._parameters["weight"], self._parameters["bias"]
+            mean, var = self._buffers["running_mean"], self._buffers["running_var"]
+        except KeyError:  # parametrized, for instance
+            weight, bias = self.weight, self.bias
+            mean, var = self.running_mean, self.running_var
+        if not training:
+            return input, mean, var, weight, bias, mean is None and var is None, 0.0, self.eps
         # In training the averages are passed only where they are to be updated.
-        use_running = not self.training or self.track_running_stats
-        tracking = self.training and self.track_running_stats
-        return Branch(
-            input,
-            self.running_mean if use_running else None,
-            self.running_var if use_running else None,
-            self.weight,
-            self.bias,
-            self.training or (self.running_mean is None and self.running_var is None),
-            self._update_factor() if tracking else 0.0,
-            self.eps,
-        )
+        if not tracking:
+            return input, None, None, weight, bias, True, 0.0, self.eps
+        return input, mean, var, weight, bias, True, self._update_factor(), self.eps
 
     def _count(self) -> None:
         """Count a batch, after its call: an input that raises leaves no trace."""
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        if self.training and self.track_running_stats:
+            batches = self._buffers.get("num_batches_tracked")
+            if batches is not None:
+                count_batch(batches)
 
     def _update_factor(self) -> float | Tensor:
         """Momentum, or for ``momentum=None`` one over the number of batches, this one included."""

@@ -24,6 +24,9 @@ from l1bn.ops.tracing import is_transformed
 
 __all__ = ["BACKEND", "Cpu"]
 
+#: Dtypes of γ and β; None where the layer has none.
+_PARAMETERS = {None, *kernels.DTYPES}
+
 
 class _Train(torch.autograd.Function):
     """Returns y, with the statistics left in ``out``; where x is not kept, also σ.
@@ -38,23 +41,21 @@ class _Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
-        eps: float,
-        running: kernels.Running | None,
-        out: list[Tensor],
+        options: _Options,
     ) -> Tensor | tuple[Tensor, Tensor]:
+        activation, eps, running, out = options
         code = kernels.ACTIVATIONS[activation]
-        differentiable = any(ctx.needs_input_grad)
+        differentiable = True in ctx.needs_input_grad
         y, statistics, bits, layout = kernels.forward(
             x, weight, bias, residual, code, eps, code != 0 and differentiable, running
         )
-        out.append(statistics)
+        if out is not None:
+            out.append(statistics)
         if not differentiable:
             return y
         ctx.options = code, activation, eps, layout
         if bits is None:
-            saved = x, weight, bias, statistics, y if code else None
-            ctx.save_for_backward(*saved)
+            ctx.save_for_backward(x, weight, bias, statistics, y if code else None)
             return y
         scale = statistics[2]
         ctx.set_materialize_grads(False)
@@ -68,7 +69,7 @@ class _Train(torch.autograd.Function):
         grad, grad_scale = grads[0], grads[1] if recovery else None
         residual, bits, _ = recovery or (None, None, None)
         if grad is None and grad_scale is None:
-            return (None,) * 8
+            return (None,) * 5
         if grad is None or grad_scale is not None or torch.is_grad_enabled():
             out: Gradients
             if recovery or grad is None:
@@ -105,7 +106,13 @@ class _Train(torch.autograd.Function):
             dbias = None
         elif dbias is not None and dbias.dtype != bias.dtype:
             dbias = dbias.to(bias.dtype)
-        return dx, dweight, dbias, dresidual, None, None, None, None
+        return dx, dweight, dbias, dresidual, None
+
+
+#: Activation, eps, running statistics to move, and where the batch's go.
+_Options = tuple[str | None, float, kernels.Running | None, list[Tensor] | None]
+# Function.apply looks for functorch transforms, in Python; where none is active this is the same.
+_train = super(torch.autograd.Function, _Train).apply
 
 
 def _cast(
@@ -121,7 +128,7 @@ def _cast(
         v.to(t.dtype) if v is not None and t is not None and wanted else None
         for v, t, wanted in zip(gradients, targets, ctx.needs_input_grad[:4], strict=True)
     ]
-    return *cast, None, None, None, None
+    return *cast, None
 
 
 class _Evaluate(torch.autograd.Function):
@@ -222,9 +229,11 @@ class Cpu:
             return f"it takes CPU tensors, got {x.device}"
         if x.dtype not in kernels.DTYPES:
             return f"it takes float32, bfloat16, float16 and float64, got {x.dtype}"
-        dtypes = {v.dtype for v in (weight, bias) if v is not None}
-        if len(dtypes) > 1 or not dtypes <= kernels.DTYPES.keys():
-            return f"weight and bias need one floating-point dtype, got {sorted(map(str, dtypes))}"
+        dtype = None if weight is None else weight.dtype
+        other = dtype if bias is None else bias.dtype
+        if (dtype is not other and dtype is not None) or other not in _PARAMETERS:
+            found = sorted({str(v.dtype) for v in (weight, bias) if v is not None})
+            return f"weight and bias need one floating-point dtype, got {found}"
         return None
 
     def train(
@@ -245,7 +254,7 @@ class Cpu:
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
         out: list[Tensor] = []
-        y = _Train.apply(x, weight, bias, residual, activation, eps, None, out)
+        y = _train(x, weight, bias, residual, (activation, eps, None, out))
         return y if isinstance(y, Tensor) else y[0], out[0][0], out[0][2]
 
     def train_and_update(
@@ -266,8 +275,8 @@ class Cpu:
             count = x.numel() // x.shape[1]
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
             return y
-        running = running_mean, running_var, momentum
-        y = _Train.apply(x, weight, bias, residual, activation, eps, running, [])
+        options = activation, eps, (running_mean, running_var, momentum), None
+        y = _train(x, weight, bias, residual, options)
         return y if isinstance(y, Tensor) else y[0]
 
     def train_pair(

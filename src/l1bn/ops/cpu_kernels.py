@@ -55,10 +55,6 @@ def _check(code: int) -> None:
         raise RuntimeError(f"the native kernels refused the call with code {code}")
 
 
-def _pointer(t: Tensor | None) -> int:
-    return 0 if t is None else t.data_ptr()
-
-
 def _parameter_dtype(weight: Tensor | None, bias: Tensor | None) -> int:
     if weight is not None:
         return DTYPES[weight.dtype]
@@ -125,13 +121,13 @@ def forward(
             torch.get_num_threads(),
             eps,
             x.data_ptr(),
-            _pointer(residual),
-            _pointer(weight),
-            _pointer(bias),
+            0 if residual is None else residual.data_ptr(),
+            0 if weight is None else weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             y.data_ptr(),
             at,
             at + 2 * channels * statistics.element_size(),
-            _pointer(bits),
+            0 if bits is None else bits.data_ptr(),
             RECOVERY_LIMIT[code],
             *moved,
         )
@@ -192,7 +188,11 @@ def backward(
     dx = torch.empty_like(grad) if want_dx else None
     dweight = dbias = None
     if want_parameters:
-        dweight = torch.empty(channels, dtype=statistics.dtype)
+        # Made like a tensor that is there where that serves: it costs half as much.
+        if weight is not None and weight.dtype is statistics.dtype and weight.is_contiguous():
+            dweight = torch.empty_like(weight)
+        else:
+            dweight = statistics.new_empty(channels)
         dbias = torch.empty_like(dweight)
     # Without an activation the residual's gradient is the output's.
     dresidual = torch.empty_like(grad) if want_dresidual and activation else None
@@ -208,18 +208,18 @@ def backward(
             torch.get_num_threads(),
             eps,
             grad.data_ptr(),
-            _pointer(y),
-            _pointer(x),
-            _pointer(residual),
-            _pointer(bits),
-            _pointer(weight),
-            _pointer(bias),
+            0 if y is None else y.data_ptr(),
+            0 if x is None else x.data_ptr(),
+            0 if residual is None else residual.data_ptr(),
+            0 if bits is None else bits.data_ptr(),
+            0 if weight is None else weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             at,
             at + 2 * channels * statistics.element_size(),
-            _pointer(dx),
-            _pointer(dresidual),
-            _pointer(dweight),
-            _pointer(dbias),
+            0 if dx is None else dx.data_ptr(),
+            0 if dresidual is None else dresidual.data_ptr(),
+            0 if dweight is None else dweight.data_ptr(),
+            0 if dbias is None else dbias.data_ptr(),
             frozen,
         )
     )
@@ -261,9 +261,9 @@ def evaluate(
             torch.get_num_threads(),
             eps,
             x.data_ptr(),
-            _pointer(residual),
-            _pointer(weight),
-            _pointer(bias),
+            0 if residual is None else residual.data_ptr(),
+            0 if weight is None else weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             running_mean.data_ptr(),
             running_var.data_ptr(),
             DTYPES[running_mean.dtype],

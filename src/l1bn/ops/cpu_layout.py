@@ -37,7 +37,7 @@ def as_layout(v: Tensor, layout: Layout) -> Tensor:
     """Return ``v`` in a layout that :func:`to_layout` gave for its shape, copying where it must."""
     rows = layout.inner == 1 and v.numel() != v.shape[0] * v.shape[1]
     if not rows:
-        return v.contiguous()
+        return v if v.is_contiguous() else v.contiguous()
     return v if _is_rows(v) else _make_rows(v)
 
 

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
+
+from l1bn.ops.tracing import is_transformed
+
+
+def count_batch(batches: Tensor) -> None:
+    """Add one to a counter in place.
+
+    A counter in the memory of this process is reached there, as the kernels reach the running
+    statistics: an operator would cost a sixth of a layer's whole step on a small input.
+    """
+    if batches.is_cpu and batches.dtype is torch.int64 and not is_transformed(batches):
+        ctypes.c_int64.from_address(batches.data_ptr()).value += 1
+    else:
+        batches.add_(1)
 
 
 @torch.no_grad()

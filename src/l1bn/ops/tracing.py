@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 from torch.autograd import forward_ad
 
 
@@ -11,7 +12,8 @@ def is_transformed(x: Tensor) -> bool:
     """Whether ``x`` must pass through traceable operations instead of an opaque kernel."""
     return (
         torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or _functorch.peek_interpreter_stack() is not None
         or forward_ad._current_level >= 0
         or not (type(x) is Tensor or type(x) is torch.nn.Parameter)
+        or _functorch.is_functorch_wrapped_tensor(x)  # left over from a transform that has ended
     )

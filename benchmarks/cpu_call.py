@@ -1,0 +1,94 @@
+"""What a call of a layer costs where there is nothing to compute: 16 values, one thread.
+
+    python benchmarks/cpu_call.py
+
+Writes ``results/cpu_call.csv`` and its environment. Processor time of the thread, which other
+programs leave alone. The floor is an autograd function written in
+Python that only allocates its output: nothing that is not compiled into torch can cost less.
+"""
+
+from __future__ import annotations
+
+import timeit
+from collections.abc import Callable
+from time import thread_time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import l1bn
+from harness import interleave, quartiles, refuse_on_red, write
+
+CALLS = 100
+ROUNDS = 60
+
+
+class Nothing(torch.autograd.Function):
+    """The floor: allocates the output, hands its inputs back as gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(x, weight, bias)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # noqa: D102
+        _, weight, bias = ctx.saved_tensors
+        return grad, weight, bias
+
+
+def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
+    """What is called, and its parameters."""
+    plain, ours = nn.BatchNorm2d(2), l1bn.L1BatchNorm2d(2)
+
+    def function(call: Callable[..., Tensor], layer: Any) -> Callable[[Tensor], Tensor]:
+        mean, var, weight, bias = layer.running_mean, layer.running_var, layer.weight, layer.bias
+        return lambda x: call(x, mean, var, weight, bias, True, 0.1, 1e-5)
+
+    def nothing(x: Tensor) -> Tensor:
+        return Nothing.apply(x, plain.weight, plain.bias)
+
+    return {
+        "nn.BatchNorm2d": (plain, list(plain.parameters())),
+        "L1BatchNorm2d": (ours, list(ours.parameters())),
+        "F.batch_norm": (function(F.batch_norm, plain), list(plain.parameters())),
+        "l1_batch_norm": (function(l1bn.l1_batch_norm, ours), list(ours.parameters())),
+        "floor": (nothing, list(plain.parameters())),
+    }
+
+
+def main() -> None:
+    refuse_on_red("tests/nn/test_batchnorm.py")
+    torch.set_num_threads(1)
+    x = torch.randn(2, 2, 2, 2, requires_grad=True)
+    grad = torch.randn(2, 2, 2, 2)
+
+    def timed(call: Callable[[Tensor], Tensor], leaves: list[Tensor]) -> tuple[float, float]:
+        def both() -> None:
+            for leaf in leaves:
+                leaf.grad = None
+            call(x).backward(grad)
+
+        runs = (lambda: call(x)), both
+        first, second = (timeit.timeit(run, timer=thread_time, number=CALLS) for run in runs)
+        return first / CALLS, second / CALLS
+
+    variants = {
+        name: (lambda call=call, leaves=[x, *leaves]: timed(call, leaves))
+        for name, (call, leaves) in cases().items()
+    }
+    rows = []
+    for name, samples in interleave(variants, ROUNDS).items():
+        row: dict[str, Any] = {"call": name}
+        for i, what in enumerate(("forward", "forward_backward")):
+            low, middle, _ = quartiles([s[i] for s in samples])
+            row |= {f"{what}_us": round(middle * 1e6, 2), f"{what}_q1": round(low * 1e6, 2)}
+        rows.append(row)
+        print(row)
+    print(write("cpu_call", rows))
+
+
+if __name__ == "__main__":
+    main()
