@@ -16,6 +16,7 @@ ALONE = "Like for like: one multiplier, two passes, one channel at a time"
 LIKE = "Like for like: one multiplier, two passes, overlapped"
 FRONTIER = "Frontier: two multipliers, overlapped, against the best L2 (one pass)"
 ONE = "One multiplier, overlapped, against the best L2 (two multipliers, one pass)"
+STIMULI = ("gaussian", "activations")
 Comparison = dict[str, Any]
 
 
@@ -64,6 +65,15 @@ def frontier(stimulus: str) -> tuple[list[str], list[list[str]]]:
     return head, lines(stimulus, (FRONTIER, ALL), (ONE, ALL))
 
 
+def recorded(_: str) -> tuple[list[str], list[list[str]]]:
+    """The energy saved on Gaussian data and on data recorded in training."""
+    head = ["Library", "Bits", "Like for like, overlapped: Gaussian", "recorded"]
+    head += ["Against the best L2BN: Gaussian", "recorded"]
+    energy = ("energy_saved",)
+    gaussian, real = (lines(stimulus, (LIKE, energy), (FRONTIER, energy)) for stimulus in STIMULI)
+    return head, [[*a[:2], a[2], b[2], a[3], b[3]] for a, b in zip(gaussian, real, strict=True)]
+
+
 def short(stimulus: str) -> tuple[list[str], list[list[str]]]:
     """Both in a few columns."""
     head = ["library", "bits", "one multiplier, two passes: speed", "energy saved"]
@@ -71,4 +81,4 @@ def short(stimulus: str) -> tuple[list[str], list[list[str]]]:
     return head, lines(stimulus, (LIKE, FIRST), (FRONTIER, FIRST))
 
 
-TABLES = {"like": like, "frontier": frontier, "short": short}
+TABLES = {"like": like, "frontier": frontier, "recorded": recorded, "short": short}
