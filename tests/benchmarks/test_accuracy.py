@@ -1,0 +1,72 @@
+"""The harness that makes the accuracy tables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import accuracy
+from accuracy_plans import LABELS, PLANS, Plan
+from accuracy_tables import table
+from l1bn.recipes.config import TrainConfig
+
+PLAN = Plan((), {"a": (), "b": ("--norm", "l2")})
+
+
+def rows(**accuracies):
+    return [
+        {"arm": arm, "seed": seed, "test_accuracy": value, "train_loss": 0.5}
+        for arm, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_differences_are_those_of_shared_seeds():
+    first, second = table(PLAN, rows(a=[0.90, 0.92, 0.50], b=[0.93, 0.93]))
+    assert (first["n"], first["accuracy"]) == (3, 77.33)
+    assert "difference" not in first
+    assert (second["accuracy"], second["std"], second["difference"]) == (93.0, 0.0, 2.0)
+    low, high = (float(v) for v in second["welch_95"].split(" to "))
+    assert low < 0 < 4 < high  # t of one degree of freedom: 2 ± 12.71
+
+
+def test_an_arm_is_compared_with_the_one_that_the_plan_names():
+    plan = Plan((), {"a": (), "b": (), "c": ()}, against={"c": "b"})
+    found = {r["arm"]: r for r in table(plan, rows(a=[0.1, 0.1], b=[0.5, 0.6], c=[0.6, 0.7]))}
+    assert found["b"]["difference"] == 45.0
+    assert found["c"]["difference"] == 10.0
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plans_can_run(name, tmp_path):
+    folders = set()
+    for arm, folder, options in accuracy.seed_runs(PLANS[name], tmp_path, 1, ["--data", "digits"]):
+        plain, variant = accuracy.without_variant(options)
+        config = accuracy.tyro.cli(TrainConfig, args=plain)
+        if config.weights is None:
+            config.validate()
+        assert config.seed == 1
+        assert variant is None or variant in accuracy_variants()
+        assert config.weights is None or config.weights.parent in folders
+        folders.add(folder)
+        assert folder.name == f"{arm}-seed1"
+
+
+def accuracy_variants():
+    from norm_variants import VARIANTS
+
+    return VARIANTS
+
+
+def test_every_arm_has_a_label():
+    for plan in (p for n, p in PLANS.items() if n not in ("sensitivity", "integer-transfer")):
+        assert plan.arms.keys() <= LABELS.keys()
+
+
+def test_a_run_that_was_made_otherwise_is_refused(tmp_path):
+    config = TrainConfig(data="digits", norm="l2", seed=1)
+    (tmp_path / "result.json").write_text(json.dumps({"config": config.saved()}))
+    accuracy.check(tmp_path, ["--data", "digits", "--norm", "l2", "--seed", "1"])
+    with pytest.raises(SystemExit, match="was made with norm l2, not l1"):
+        accuracy.check(tmp_path, ["--data", "digits", "--norm", "l1", "--seed", "1"])
