@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test mutants bench-cpu bench-integer integer-accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize mutants bench-cpu bench-integer integer-accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -50,6 +50,9 @@ runs/cifar10-classifier/result.json: | $(VENV)/.demo
 
 test: env  ## run every test
 	$(BIN)/python -m pytest -n auto
+
+sanitize: env  ## run the native kernels under the address and undefined-behaviour sanitizers
+	tests/native/sanitize.sh portable native
 
 mutants: env  ## break the formulas one by one; every break must turn the tests red
 	$(BIN)/python tests/mutants.py
