@@ -1,15 +1,18 @@
 """Training steps of whole networks on the CPU, BatchNorm against L1BN, and bytes kept for backward.
 
     python benchmarks/cpu_networks.py
+    python benchmarks/cpu_networks.py --network resnet20 --threads 1   # one piece of it
 
 Writes ``results/cpu_networks.csv`` and its environment. A step is forward, loss, backward and SGD
-with momentum on CIFAR shapes, channels_last; ResNet-50 (transformers) is converted with
-``l1bn.convert_`` and only its bytes are counted.
+with momentum, channels_last: ResNet-20 and ResNet-18 on CIFAR shapes, and the ResNet-50 of
+transformers, converted with ``l1bn.convert_``, on 128 x 128 pixels. ``--busy``: other programs are
+running, one thread is timed by its own processor time.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Callable
 from typing import Any
 
@@ -19,22 +22,49 @@ from torch import Tensor, nn
 
 import l1bn
 from conversion import build, saved_bytes
-from harness import interleave, quartiles, refuse_on_red, seconds, write
+from harness import RESULTS, clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.recipes.models import ModelSpec, build_model
 
-NETWORKS = {"resnet20": 128, "resnet18": 32}
+#: Batch and pixels.
+NETWORKS = {"resnet20": (128, 32), "resnet18": (32, 32), "resnet50": (4, 128)}
+NORMS = {"l2": "BatchNorm", "l1": "L1BN"}
 SPEC = ModelSpec(in_channels=3, image_size=32, num_classes=10)
+Clock = Callable[[], float]
 
 
-def stepper(model: nn.Module, x: Tensor, target: Tensor) -> Callable[[], tuple[float]]:
+class Logits(nn.Module):
+    """A model of transformers that returns its logits only."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The logits."""
+        return self.model(x).logits
+
+
+def network(name: str, norm: str, x: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    if name != "resnet50":
+        model = build_model(name, norm, SPEC)
+    else:
+        model = Logits(build("ResNet-50"))
+        if norm == "l1":
+            l1bn.convert_(model, example=x)
+    return model.to(memory_format=torch.channels_last).train()
+
+
+def stepper(model: nn.Module, x: Tensor, clock: Clock) -> Callable[[], tuple[float]]:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    target = torch.arange(len(x)) % 10
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(model(x), target).backward()
         optimizer.step()
 
-    return lambda: (seconds(step),)
+    return lambda: (seconds(step, clock),)
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
@@ -51,15 +81,13 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
     return saved_bytes(WithLogits(), x)
 
 
-def measure(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
-    x = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    target = torch.randint(10, (batch,))
-    models = {}
-    for norm in ("l2", "l1"):
-        torch.manual_seed(0)
-        model = build_model(name, norm, SPEC).to(memory_format=torch.channels_last)
-        models[norm] = model.train()
-    steps = {norm: stepper(model, x, target) for norm, model in models.items()}
+def measure(name: str, threads: int, rounds: int, busy: bool) -> list[dict[str, Any]]:
+    torch.set_num_threads(threads)
+    batch, pixels = NETWORKS[name]
+    x = torch.randn(batch, 3, pixels, pixels).contiguous(memory_format=torch.channels_last)
+    models = {norm: network(name, norm, x) for norm in NORMS}
+    clock = clock_for(threads, busy)
+    steps = {norm: stepper(model, x, clock) for norm, model in models.items()}
     rows = []
     for norm, samples in interleave(steps, rounds).items():
         low, middle, high = quartiles([s[0] for s in samples])
@@ -67,8 +95,10 @@ def measure(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
             {
                 "network": name,
                 "batch": batch,
-                "norm": {"l1": "L1BN", "l2": "BatchNorm"}[norm],
-                "threads": torch.get_num_threads(),
+                "pixels": pixels,
+                "norm": NORMS[norm],
+                "threads": threads,
+                "clock": clock.__name__,
                 "step_ms": round(middle * 1e3, 3),
                 "step_q1": round(low * 1e3, 3),
                 "step_q3": round(high * 1e3, 3),
@@ -78,35 +108,37 @@ def measure(name: str, batch: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def resnet50() -> list[dict[str, Any]]:
-    x = torch.randn(4, 3, 128, 128)
-    model = build("ResNet-50")
-    before = saved_bytes(model, x)
-    l1bn.convert_(model, example=x)
-    common = {"network": "transformers ResNet-50", "batch": 4, "threads": "", "step_ms": ""}
-    common |= {"step_q1": "", "step_q3": ""}
-    return [
-        common | {"norm": "BatchNorm", "kept_bytes": before},
-        common | {"norm": "L1BN", "kept_bytes": saved_bytes(model, x)},
-    ]
+def others(pieces: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Rows that are there already and are not measured again."""
+    path = RESULTS / "cpu_networks.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    return [row for row in rows if (row["network"], int(row["threads"])) not in pieces]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="steps of each network, at least 20")
+    parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS))
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--busy", action="store_true", help="other programs are running")
     options = parser.parse_args()
     refuse_on_red("tests/test_backends.py", "-k", "cpu and layouts")
-    rows = []
-    for name, batch in NETWORKS.items():
-        rows += measure(name, batch, max(20, options.rounds))
-    rows += resnet50()
-    columns = list(rows[0])
-    print(write("cpu_networks", [{k: row[k] for k in columns} for row in rows]))
-    for old, new in zip(rows[::2], rows[1::2], strict=True):
-        text = f"{old['network']}: bytes kept {new['kept_bytes'] / old['kept_bytes']:.3f}"
-        if old["step_ms"]:
-            text += f", step {old['step_ms'] / new['step_ms']:.2f}x faster"
-        print(text)
+    pieces = [(name, threads) for name in options.network for threads in options.threads]
+    rows = others(pieces)
+    for name, threads in pieces:
+        new = measure(name, threads, max(20, options.rounds), options.busy)
+        rows += new
+        print(
+            f"{name}, {threads} threads: bytes kept "
+            f"{new[1]['kept_bytes'] / new[0]['kept_bytes']:.3f}, step "
+            f"{new[0]['step_ms'] / new[1]['step_ms']:.2f}x faster",
+            flush=True,
+        )
+    rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), int(row["threads"])))
+    print(write("cpu_networks", rows))
 
 
 if __name__ == "__main__":
