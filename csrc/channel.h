@@ -13,18 +13,17 @@ namespace {
 
 constexpr double kRoot = 1.2533141373155002512;  // sqrt(pi / 2)
 
-__attribute__((noinline)) inline double read_param(const void* vector, int64_t dtype, int64_t i, double missing) {
+__attribute__((noinline)) inline double read_narrow_or_wide(const void* vector, int64_t dtype,
+                                                            int64_t i) {
+  if (dtype == L1BN_F64) return static_cast<const double*>(vector)[i];
+  if (dtype == L1BN_BF16) return value_of(static_cast<const BFloat16*>(vector) + i);
+  return value_of(static_cast<const Half*>(vector) + i);
+}
+
+L1BN_INLINE double read_param(const void* vector, int64_t dtype, int64_t i, double missing) {
   if (!vector) return missing;
-  switch (dtype) {
-    case L1BN_F64:
-      return static_cast<const double*>(vector)[i];
-    case L1BN_BF16:
-      return load_one(static_cast<const BFloat16*>(vector) + i);
-    case L1BN_F16:
-      return load_one(static_cast<const Half*>(vector) + i);
-    default:
-      return static_cast<const float*>(vector)[i];
-  }
+  if (dtype == L1BN_F32) return static_cast<const float*>(vector)[i];
+  return read_narrow_or_wide(vector, dtype, i);
 }
 
 __attribute__((noinline)) inline void write_param(void* vector, int64_t dtype, int64_t i, double value) {

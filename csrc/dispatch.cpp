@@ -11,6 +11,7 @@ namespace l1bn {
   extern const Kernels kKernels;  \
   }
 #if defined(L1BN_X86)
+L1BN_DECLARE(avx512bf16)
 L1BN_DECLARE(avx512)
 L1BN_DECLARE(avx2)
 #endif
@@ -30,6 +31,7 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 #endif
 bool always() { return true; }
@@ -37,6 +39,7 @@ bool always() { return true; }
 // `baseline` is SSE2 on x86-64 and NEON on 64-bit ARM.
 const Isa kIsas[] = {
 #if defined(L1BN_X86)
+    {"avx512bf16", &avx512bf16::kKernels, has_avx512bf16},
     {"avx512", &avx512::kKernels, has_avx512},
     {"avx2", &avx2::kKernels, has_avx2},
 #endif

@@ -34,6 +34,29 @@ L1BN_INLINE Pack<double> load(const double* p) { return Pack<double>::load(p); }
 L1BN_INLINE void store(float* p, const Pack<float>& a) { a.store(p); }
 L1BN_INLINE void store(double* p, const Pack<double>& a) { a.store(p); }
 
+// gcc 12 widens and narrows integers in several steps, hence the instructions by name.
+#if defined(L1BN_AVX512)
+L1BN_INLINE Pack<float> load(const BFloat16* p) {
+  Pack<float> out;
+  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+  out.v[0] = (FloatV)_mm512_slli_epi32(words, 16);
+  return out;
+}
+L1BN_INLINE __m256i narrowed(Word16 words) { return _mm512_cvtepi32_epi16((__m512i)words); }
+#elif defined(__AVX2__)
+L1BN_INLINE Pack<float> load(const BFloat16* p) {
+  Pack<float> out;
+  L1BN_UNROLL for (int i = 0; i < 2; ++i) {
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8 * i)));
+    out.v[i] = (FloatV)_mm256_slli_epi32(words, 16);
+  }
+  return out;
+}
+L1BN_INLINE __m128i narrowed(Word16 words) {
+  const __m256i pairs = _mm256_packus_epi32((__m256i)words, (__m256i)words);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08));
+}
+#else
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
   Pack<float> out;
   L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
@@ -43,18 +66,49 @@ L1BN_INLINE Pack<float> load(const BFloat16* p) {
   }
   return out;
 }
+L1BN_INLINE Short16 narrowed(Word16 words) { return __builtin_convertvector(words, Short16); }
+#endif
+
+// The even or the odd ones of 32 elements; for wider types the first or the second half.
+template <class T>
+L1BN_INLINE Pack<Acc<T>> load_even(const T* p) {
+  return load(p);
+}
+template <class T>
+L1BN_INLINE Pack<Acc<T>> load_odd(const T* p) {
+  return load(p + kLanes);
+}
+template <bool kOdd>
+L1BN_INLINE Pack<float> load_half(const BFloat16* p) {
+  Pack<float> out;
+  L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+    Word16 words;
+    memcpy(&words, p + 2 * i * Pack<float>::kWide, sizeof words);
+    out.v[i] = (FloatV)(kOdd ? words & 0xffff0000u : words << 16);
+  }
+  return out;
+}
+L1BN_INLINE Pack<float> load_even(const BFloat16* p) { return load_half<false>(p); }
+L1BN_INLINE Pack<float> load_odd(const BFloat16* p) { return load_half<true>(p); }
 
 // Round to nearest, ties to even; a NaN stays a quiet NaN.
+#if defined(__AVX512BF16__)
+// The instruction takes what is below the smallest normal number for 0.
+L1BN_INLINE void store(BFloat16* p, const Pack<float>& a) {
+  const __m256bh raw = _mm512_cvtneps_pbh((__m512)a.v[0]);
+  memcpy(p, &raw, sizeof raw);
+}
+#else
 L1BN_INLINE void store(BFloat16* p, const Pack<float>& a) {
   L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
-    const Word16 word = (Word16)a.v[i];
-    const Word16 rounded = (word + 0x7fffu + ((word >> 16) & 1u)) >> 16;
-    const Word16 quiet = (word >> 16) | 0x40u;
-    const Word16 result = (a.v[i] == a.v[i]) ? rounded : quiet;
-    const Short16 raw = __builtin_convertvector(result, Short16);
+    const Word16 word = (Word16)a.v[i], high = word >> 16;
+    const Word16 rounded = (word + 0x7fffu + (high & 1u)) >> 16;
+    const Word16 result = (a.v[i] == a.v[i]) ? rounded : high | 0x40u;
+    const auto raw = narrowed(result);
     memcpy(p + i * Pack<float>::kWide, &raw, sizeof raw);
   }
 }
+#endif
 
 #if defined(L1BN_AVX512)
 L1BN_INLINE Pack<float> load(const Half* p) {
@@ -143,6 +197,16 @@ __attribute__((noinline)) void store_one(T* p, Acc<T> value) {
   T padded[kLanes];
   store(padded, Pack<Acc<T>>::all(value));
   *p = padded[0];
+}
+
+L1BN_INLINE float value_of(const float* p) { return *p; }
+L1BN_INLINE double value_of(const double* p) { return *p; }
+L1BN_INLINE float value_of(const Half* p) { return load_one(p); }
+L1BN_INLINE float value_of(const BFloat16* p) {
+  const uint32_t word = (uint32_t)p->bits << 16;
+  float value;
+  memcpy(&value, &word, sizeof value);
+  return value;
 }
 
 // Copy past the cache: the destination is not read first and evicts nothing.

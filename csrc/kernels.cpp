@@ -1,12 +1,20 @@
 // One instruction set's kernels. Compiled several times: L1BN_ISA names the namespace, the compiler
-// flags choose the instructions.
+// flags choose the instructions. With AVX-512 BF16 only bfloat16 is compiled anew.
 #include "kernels.h"
 
 #include "planes_backward.h"
+#include "planes_forward.h"
 #include "rows_backward.h"
 #include "small.h"
 
 namespace l1bn {
+
+#if defined(__AVX512BF16__)
+namespace avx512 {
+extern const Kernels kKernels;
+}
+#endif
+
 namespace L1BN_ISA {
 namespace {
 
@@ -41,14 +49,16 @@ int64_t backward_as(const l1bn_backward_args& a) {
 
 int64_t forward(const l1bn_forward_args& a, bool frozen) {
   switch (a.problem.dtype) {
-    case L1BN_F32:
-      return forward_as<float>(a, frozen);
     case L1BN_BF16:
       return forward_as<BFloat16>(a, frozen);
+#if !defined(__AVX512BF16__)
+    case L1BN_F32:
+      return forward_as<float>(a, frozen);
     case L1BN_F16:
       return forward_as<Half>(a, frozen);
     case L1BN_F64:
       return forward_as<double>(a, frozen);
+#endif
     default:
       return kBadDtype;
   }
@@ -84,6 +94,9 @@ void update_running(const l1bn_forward_args& a) {
 }
 
 int64_t run_forward(const l1bn_forward_args& a) {
+#if defined(__AVX512BF16__)
+  if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.forward(a);
+#endif
   const int64_t bad = forward(a, false);
   if (bad < 0 || !a.running_mean) return bad;
   if (a.problem.dtype == L1BN_F64)
@@ -94,6 +107,9 @@ int64_t run_forward(const l1bn_forward_args& a) {
 }
 
 int64_t run_evaluate(const l1bn_evaluate_args& a) {
+#if defined(__AVX512BF16__)
+  if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.evaluate(a);
+#endif
   if (a.problem.dtype == L1BN_F64)
     constants<double>(a);
   else
@@ -112,15 +128,20 @@ int64_t run_evaluate(const l1bn_evaluate_args& a) {
 }
 
 int64_t run_backward(const l1bn_backward_args& a) {
+#if defined(__AVX512BF16__)
+  if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.backward(a);
+#endif
   switch (a.problem.dtype) {
-    case L1BN_F32:
-      return backward_as<float>(a);
     case L1BN_BF16:
       return backward_as<BFloat16>(a);
+#if !defined(__AVX512BF16__)
+    case L1BN_F32:
+      return backward_as<float>(a);
     case L1BN_F16:
       return backward_as<Half>(a);
     case L1BN_F64:
       return backward_as<double>(a);
+#endif
     default:
       return kBadDtype;
   }

@@ -88,19 +88,54 @@ L1BN_INLINE Pack<T> absolute(Pack<T> a) {
   return a;
 }
 
-// NaN in `a` stays: both comparisons are then false.
+// The larger of both, or `b` where one is NaN, as the instruction has it. gcc 12 makes a comparison
+// and a blend of `a > b ? a : b`.
+template <class T>
+L1BN_INLINE typename Pack<T>::V larger(typename Pack<T>::V a, typename Pack<T>::V b) {
+  using V = typename Pack<T>::V;
+#if defined(L1BN_AVX512)
+  if constexpr (sizeof(T) == 4) return (V)_mm512_max_ps((__m512)a, (__m512)b);
+  else return (V)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (V)_mm256_max_ps((__m256)a, (__m256)b);
+  else return (V)_mm256_max_pd((__m256d)a, (__m256d)b);
+#elif defined(__x86_64__)
+  if constexpr (sizeof(T) == 4) return (V)_mm_max_ps((__m128)a, (__m128)b);
+  else return (V)_mm_max_pd((__m128d)a, (__m128d)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// Likewise the smaller.
+template <class T>
+L1BN_INLINE typename Pack<T>::V smaller(typename Pack<T>::V a, typename Pack<T>::V b) {
+  using V = typename Pack<T>::V;
+#if defined(L1BN_AVX512)
+  if constexpr (sizeof(T) == 4) return (V)_mm512_min_ps((__m512)a, (__m512)b);
+  else return (V)_mm512_min_pd((__m512d)a, (__m512d)b);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (V)_mm256_min_ps((__m256)a, (__m256)b);
+  else return (V)_mm256_min_pd((__m256d)a, (__m256d)b);
+#elif defined(__x86_64__)
+  if constexpr (sizeof(T) == 4) return (V)_mm_min_ps((__m128)a, (__m128)b);
+  else return (V)_mm_min_pd((__m128d)a, (__m128d)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+
+// NaN in `a` stays.
 template <class T>
 L1BN_INLINE Pack<T> clamp(Pack<T> a, const Pack<T>& low, const Pack<T>& high) {
-  L1BN_UNROLL for (int i = 0; i < Pack<T>::kParts; ++i) {
-    a.v[i] = a.v[i] < low.v[i] ? low.v[i] : a.v[i];
-    a.v[i] = a.v[i] > high.v[i] ? high.v[i] : a.v[i];
-  }
+  L1BN_UNROLL for (int i = 0; i < Pack<T>::kParts; ++i)
+    a.v[i] = smaller<T>(high.v[i], larger<T>(low.v[i], a.v[i]));
   return a;
 }
 
 template <class T>
 L1BN_INLINE Pack<T> maximum(Pack<T> a, const Pack<T>& b) {
-  L1BN_UNROLL for (int i = 0; i < Pack<T>::kParts; ++i) a.v[i] = a.v[i] < b.v[i] ? b.v[i] : a.v[i];
+  L1BN_UNROLL for (int i = 0; i < Pack<T>::kParts; ++i) a.v[i] = larger<T>(b.v[i], a.v[i]);
   return a;
 }
 
@@ -117,10 +152,12 @@ L1BN_INLINE Pack<T> between(const Pack<T>& y, const Pack<T>& low, const Pack<T>&
 
 template <class T>
 L1BN_INLINE T horizontal_sum(const Pack<T>& a) {
-  T sum = 0;
-  L1BN_UNROLL for (int i = 0; i < Pack<T>::kParts; ++i)
-    for (int j = 0; j < Pack<T>::kWide; ++j) sum += a.v[i][j];
-  return sum;
+  T lanes[kLanes];
+  a.store(lanes);
+  // In pairs: sixteen additions in a row would wait for each other.
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+  return lanes[0];
 }
 
 template <class T>
@@ -211,11 +248,19 @@ struct Wide {
   L1BN_INLINE void clear() { lanes = Pack<double>::all(0); }
   L1BN_INLINE void add(const Pack<double>& a) { lanes += a; }
   L1BN_INLINE void add(const Pack<float>& a) {
+#if defined(L1BN_AVX512)
+    // gcc 12 sends the halves through memory.
+    using V = Pack<double>::V;
+    const __m512 all = (__m512)a.v[0];
+    lanes.v[0] += (V)_mm512_cvtps_pd(_mm512_castps512_ps256(all));
+    lanes.v[1] += (V)_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1));
+#else
     typedef float Half __attribute__((vector_size(L1BN_NATIVE / 2)));
     Half halves[2 * Pack<float>::kParts];
     memcpy(halves, &a, sizeof a);
     L1BN_UNROLL for (int i = 0; i < Pack<double>::kParts; ++i)
       lanes.v[i] += __builtin_convertvector(halves[i], Pack<double>::V);
+#endif
   }
   L1BN_INLINE double sum() const { return horizontal_sum(lanes); }
 };

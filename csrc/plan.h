@@ -4,17 +4,12 @@
 
 namespace l1bn {
 
-struct Caches {
-  int64_t second, last;  // [bytes]: per core, and shared
-};
-
-const Caches& caches();
-
 struct Plan {
   int threads;
   int64_t batch;    // channels worked on together
-  bool split;       // all threads share a batch, instead of a batch each
+  bool split;       // all threads share a batch's planes, instead of channels of their own each
   bool streaming;   // outputs bypass the caches
+  bool abreast;     // several rows at a time
 };
 
 // `touched` tensors of the element size are read more than once per channel.

@@ -1,19 +1,22 @@
-// Forward pass, layout `planes`: the batch of channels stays in the cache over the three passes.
+// Forward pass, layout `planes`: three passes over a batch of channels, in the order of memory.
 #pragma once
 #include "channel.h"
 #include "plan.h"
-#include "spans.h"
+#include "planes.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
 namespace {
 
-constexpr int kMaxPlaneBatch = 64;
-
 template <class T>
 struct PlanesForward {
   using A = Acc<T>;
   using P = Pack<A>;
+
+  struct Line {
+    A centre, rest;  // the mean in two parts
+    A slope, shift;  // y = (x - centre) * slope + shift
+  };
 
   const l1bn_forward_args& args;
   const Plan plan;
@@ -26,7 +29,9 @@ struct PlanesForward {
   uint16_t* const bits;
   const int64_t plane_units;  // 16-bit units of bits per plane
   const bool frozen;
-  Buffer<double> partials;  // [member][sum, absolute sum, residual maximum][channel of the batch]
+  Buffer<Line> lines;
+  MemberSums<A> sums;
+  Buffer<A> maxima;  // of the residual, per member and channel of a batch
 
   PlanesForward(const l1bn_forward_args& a, const Plan& p, bool is_frozen)
       : args(a),
@@ -42,163 +47,151 @@ struct PlanesForward {
         bits(static_cast<uint16_t*>(a.bits)),
         plane_units((inner + kLanes - 1) / kLanes),
         frozen(is_frozen),
-        partials(p.split ? (size_t)p.threads * 3 * kMaxPlaneBatch : 0) {}
+        lines(channels),
+        sums(p, is_frozen ? 0 : 1),
+        maxima(a.residual ? (size_t)p.threads * p.batch : 0) {}
 
   int64_t at(int64_t plane, int64_t channel) const { return (plane * channels + channel) * inner; }
 
   bool floored(A s) const { return !frozen && s <= scale_floor<A>(args.problem.eps); }
 
-  double* slot(int member, int kind) const {
-    return partials.get() + (member * 3 + kind) * kMaxPlaneBatch;
-  }
-
-  // Sum over the members of a team; every member gets the same bits.
-  void reduce(const Team& team, int kind, double* values, int64_t count) const {
-    if (team.size == 1) return;
-    memcpy(slot(team.index, kind), values, count * sizeof(double));
-    team.wait();
-    for (int64_t i = 0; i < count; ++i) {
-      double total = 0;
-      for (int member = 0; member < team.size; ++member) total += slot(member, kind)[i];
-      values[i] = total;
-    }
-  }
-
   template <class Term>
-  void sums(const Share& share, bool backwards, int64_t first, int64_t count, double* out,
-            Term&& term) const {
-    Wide wide[kMaxPlaneBatch];
-    for (int64_t i = 0; i < count; ++i) wide[i].clear();
-    share.walk(backwards, [&](int64_t plane, int64_t offset, int64_t length) {
-      for (int64_t i = 0; i < count; ++i) {
-        const T* p = x + at(plane, first + i) + offset;
-        Two<A> sum;
-        const P centre = P::all(term.centre[i]), low = P::all(term.low[i]);
-        for_chunks(length, [&](auto how, int64_t pos, int64_t, auto k) __attribute__((always_inline)) {
-          sum.part[k.value] += how.keep(term(how.get(p + pos) - centre, low));
+  void accumulate(const Batch& batch, bool backwards, Term&& term) const {
+    const Sums<A> out = sums.of(batch, 0);
+    const Line* const line = lines.get() + batch.first;
+    out.clear();
+    const bool direct = inner >= kBlock;
+    Countdown flush(planes_per_flush(inner));
+    batch.share(outer, inner).walk(backwards, [&](int64_t plane, int64_t offset, int64_t length) {
+      const T* from = x + at(plane, batch.first) + offset;
+      for (int64_t i = 0; i < batch.count; ++i, from += inner) {
+        const P centre = P::all(line[i].centre), rest = P::all(line[i].rest);
+        for_blocks(length, [&](int64_t start, int64_t block) {
+          const T* p = from + start;
+          Two<A> sum;
+          for_any_order(block, [&](auto how, int64_t pos, int64_t, auto k) __attribute__((always_inline)) {
+            sum.part[k.value] += how.keep(term(how.get(p + pos) - centre, rest));
+          });
+          out.recent[i] += sum.total();
+          if (direct) out.flush(i);
         });
-        wide[i].add(sum.total());
       }
+      if (flush.due()) out.flush();
     });
-    for (int64_t i = 0; i < count; ++i) out[i] = wide[i].sum();
+    out.flush();
   }
 
-  struct Plain {
-    const A *centre, *low;
-    L1BN_INLINE P operator()(const P& d, const P&) const { return d; }
-  };
-  struct Absolute {
-    const A *centre, *low;
-    L1BN_INLINE P operator()(const P& d, const P& low_part) const { return absolute(d - low_part); }
-  };
-
-  void statistics(const Share& share, const Team& team, int64_t first, int64_t count) const {
+  void statistics(const Batch& batch) const {
     const double elements = (double)outer * (double)inner;
-    A centre[kMaxPlaneBatch], low[kMaxPlaneBatch] = {};
-    double sum[kMaxPlaneBatch];
+    Line* const line = lines.get() + batch.first;
     // Around the first value: large means cost no digits.
-    for (int64_t i = 0; i < count; ++i) centre[i] = load_one(x + at(0, first + i));
-    sums(share, false, first, count, sum, Plain{centre, low});
-    reduce(team, 0, sum, count);
-    for (int64_t i = 0; i < count; ++i)
-      split_mean((double)centre[i] + sum[i] / elements, &centre[i], &low[i]);
-    sums(share, true, first, count, sum, Absolute{centre, low});
-    reduce(team, 1, sum, count);
-    if (team.index != 0) return;
-    for (int64_t i = 0; i < count; ++i) {
-      mean[first + i] = centre[i];
-      mean[channels + first + i] = low[i];
-      scale[first + i] = scale_of<A>(sum[i], elements, args.problem.eps);
+    for (int64_t i = batch.begin; i < batch.end; ++i)
+      line[i] = {value_of(x + at(0, batch.first + i)), 0, 0, 0};
+    batch.team.wait();
+    accumulate(batch, false, [](const P& d, const P&) __attribute__((always_inline)) { return d; });
+    batch.team.wait();
+    for (int64_t i = batch.begin; i < batch.end; ++i)
+      split_mean((double)line[i].centre + sums.total(batch, 0, i) / elements, &line[i].centre,
+                 &line[i].rest);
+    batch.team.wait();
+    accumulate(batch, true, [](const P& d, const P& rest) __attribute__((always_inline)) {
+      return absolute(d - rest);
+    });
+    batch.team.wait();
+    for (int64_t i = batch.begin; i < batch.end; ++i) {
+      const int64_t c = batch.first + i;
+      mean[c] = line[i].centre;
+      mean[channels + c] = line[i].rest;
+      scale[c] = scale_of<A>(sums.total(batch, 0, i), elements, args.problem.eps);
     }
+  }
+
+  void prepare(const Batch& batch) const {
+    for (int64_t i = batch.begin; i < batch.end; ++i) {
+      const int64_t c = batch.first + i;
+      const double gamma = read_param(args.weight, args.problem.param_dtype, c, 1);
+      const A rest = mean[channels + c];
+      lines.get()[c] = {mean[c], rest, (A)(gamma / (double)scale[c]),
+                        shift_of(args, c, gamma, rest, scale[c])};
+    }
+    batch.team.wait();
   }
 
   template <bool kResidual>
-  void write(const Share& share, int64_t first, int64_t count, double* residual_max) const {
+  void write(const Batch& batch, A* most) const {
     Stage<T> stage(plan.streaming);
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
-    share.walk(false, [&](int64_t plane, int64_t offset, int64_t length) {
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t c = first + i, from = at(plane, c) + offset;
-        const double gamma = read_param(args.weight, args.problem.param_dtype, c, 1);
-        const P centre = P::all(mean[c]), slope = P::all((A)(gamma / (double)scale[c]));
-        const P shift = P::all(shift_of(args, c, gamma, mean[channels + c], scale[c]));
-        const P rest = P::all(mean[channels + c]);
-        const T* p = x + from;
-        const T* r = kResidual ? residual + from : nullptr;
-        uint16_t* b =
-            bits ? bits + (plane * channels + c) * plane_units + offset / kLanes : nullptr;
-        T* out = stage.begin(y + from);
-        P most = P::all(0);
-        for_chunks(length, [&](auto how, int64_t pos, int64_t chunk, auto) __attribute__((always_inline)) {
-          const P d = how.get(p + pos) - centre;
-          P z = d * slope + shift;
-          if constexpr (kResidual) {
-            const P added = how.get(r + pos);
-            z += added;
-            most = maximum(most, absolute(added));
-          }
-          how.put(out + pos, clamp(z, low, high));
-          if (b) b[chunk] = (uint16_t)at_least_bits(d, rest);
+    batch.share(outer, inner).walk(false, [&](int64_t plane, int64_t offset, int64_t length) {
+      for (int64_t i = 0; i < batch.count; ++i) {
+        const int64_t c = batch.first + i, from = at(plane, c) + offset;
+        const Line& line = lines.get()[c];
+        const P centre = P::all(line.centre), rest = P::all(line.rest);
+        const P slope = P::all(line.slope), shift = P::all(line.shift);
+        P top = P::all(0);
+        for_blocks(length, [&](int64_t start, int64_t block) {
+          const T* p = x + from + start;
+          const T* r = kResidual ? residual + from + start : nullptr;
+          uint16_t* b =
+              bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes : nullptr;
+          T* out = stage.begin(y + from + start, block);
+          for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) __attribute__((always_inline)) {
+            const P d = how.get(p + pos) - centre;
+            P z = d * slope + shift;
+            if constexpr (kResidual) {
+              const P added = how.get(r + pos);
+              z += added;
+              top = maximum(top, absolute(added));
+            }
+            how.put(out + pos, clamp(z, low, high));
+            if (b) b[chunk] = (uint16_t)at_least_bits(d, rest);
+          });
         });
-        stage.end(length);
         if constexpr (kResidual) {
-          const double top = (double)horizontal_max(most);
-          if (top > residual_max[i]) residual_max[i] = top;
+          const A value = horizontal_max(top);
+          most[i] = value > most[i] ? value : most[i];
         }
       }
     });
   }
 
-  int64_t unrecoverable(const Team& team, int64_t first, int64_t count,
-                        double* residual_max) const {
-    if (team.size > 1 && residual) {
-      memcpy(slot(team.index, 2), residual_max, count * sizeof(double));
-      team.wait();
-    }
-    if (team.index != 0) return 0;
+  int64_t unrecoverable(const Batch& batch) const {
+    if (residual) batch.team.wait();
     int64_t bad = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      double top = residual_max[i];
-      for (int member = 1; residual && member < team.size; ++member)
-        top = slot(member, 2)[i] > top ? slot(member, 2)[i] : top;
-      const double gamma = read_param(args.weight, args.problem.param_dtype, first + i, 1);
-      const double beta = read_param(args.bias, args.problem.param_dtype, first + i, 0);
-      bad += !recoverable<T>(gamma, beta, top, args.recoverable) || floored(scale[first + i]);
+    for (int64_t i = batch.begin; i < batch.end; ++i) {
+      const int64_t c = batch.first + i;
+      A top = 0;
+      for (int member = 0; residual && member < batch.team.size; ++member) {
+        const A value = maxima.get()[(batch.area + member) * plan.batch + i];
+        top = value > top ? value : top;
+      }
+      const double gamma = read_param(args.weight, args.problem.param_dtype, c, 1);
+      const double beta = read_param(args.bias, args.problem.param_dtype, c, 0);
+      bad += !recoverable<T>(gamma, beta, (double)top, args.recoverable) || floored(scale[c]);
     }
     return bad;
   }
 
-  int64_t batch(const Team& team, int64_t first) const {
-    const int64_t count = first + plan.batch < channels ? plan.batch : channels - first;
-    const Share share = Share::of(outer, inner, team.index, team.size);
-    double residual_max[kMaxPlaneBatch] = {};
-    if (!frozen) {
-      statistics(share, team, first, count);
-      team.wait();  // the first member has stored mean and scale
+  int64_t one(const Batch& batch) const {
+    if (!frozen) statistics(batch);
+    prepare(batch);
+    if (residual) {
+      A* most = maxima.get() + (batch.area + batch.team.index) * plan.batch;
+      for (int64_t i = 0; i < batch.count; ++i) most[i] = 0;
+      write<true>(batch, most);
+    } else {
+      write<false>(batch, nullptr);
     }
-    if (residual)
-      write<true>(share, first, count, residual_max);
-    else
-      write<false>(share, first, count, residual_max);
-    return unrecoverable(team, first, count, residual_max);
+    return unrecoverable(batch);
   }
 
   int64_t run() const {
-    if (plan.split && !partials.get()) return -2;
-    int64_t next = 0, bad = 0;
+    if (!lines.get() || !sums.allocated() || (residual && !maxima.get())) return -2;
+    int64_t bad = 0;
     auto body = [&](Team team) {
       int64_t mine = 0;
-      if (plan.split) {
-        for (int64_t c = 0; c < channels; c += plan.batch) mine += batch(team, c);
-      } else {
-        for (;;) {
-          const int64_t c = __atomic_fetch_add(&next, plan.batch, __ATOMIC_RELAXED);
-          if (c >= channels) break;
-          mine += batch(Team{0, 1}, c);
-        }
-      }
+      for_batches(plan, channels, team, [&](const Batch& batch) { mine += one(batch); });
       __atomic_fetch_add(&bad, mine, __ATOMIC_RELAXED);
     };
     parallel_run(plan.threads, body);

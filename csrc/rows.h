@@ -8,7 +8,6 @@ namespace {
 
 // Rows between two flushes of single-precision sums into double.
 constexpr int64_t kTileRows = 64;
-constexpr int64_t kNarrowGroups = 1;
 
 template <int R>
 struct Count {
@@ -30,17 +29,16 @@ struct Groups {
 };
 
 // each(Count, group, row) over the rows [first, last) and within them over the groups [begin, end):
-// memory is read in its order, which is what the hardware prefetches. Narrow rows go four at a time,
-// so that an accumulator is not waited for. done() follows every tile.
+// memory is read in its order, which is what the hardware prefetches. `abreast`: four rows at a time,
+// so that an accumulator is neither waited for nor stored as often. done() follows every tile.
 template <class Each, class Done>
-L1BN_INLINE void for_tiles(int64_t first, int64_t last, int64_t begin, int64_t end, bool backwards,
-                           Each&& each, Done&& done) {
+L1BN_INLINE void for_tiles(int64_t first, int64_t last, int64_t begin, int64_t end, bool abreast,
+                           bool backwards, Each&& each, Done&& done) {
   const int64_t tiles = (last - first + kTileRows - 1) / kTileRows;
-  const bool narrow = end - begin <= kNarrowGroups;
   for (int64_t i = 0; i < tiles; ++i) {
     int64_t row = first + (backwards ? tiles - 1 - i : i) * kTileRows;
     const int64_t stop = row + kTileRows < last ? row + kTileRows : last;
-    for (; narrow && row + 4 <= stop; row += 4)
+    for (; abreast && row + 4 <= stop; row += 4)
       for (int64_t g = begin; g < end; ++g) each(Count<4>{}, g, row);
     for (; row < stop; ++row)
       for (int64_t g = begin; g < end; ++g) each(Count<1>{}, g, row);

@@ -77,7 +77,7 @@ struct RowsBackward {
     const int64_t stride = channels, height = rows;
     const P* const of_group = constants.get() - 5 * begin;
     for_tiles(
-        first, last, begin, end, false,
+        first, last, begin, end, plan.abreast, false,
         [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
           constexpr int R = decltype(r)::value;
           const int64_t from = row * stride + Groups{stride}.start(group);
@@ -134,7 +134,7 @@ struct RowsBackward {
     const int64_t stride = channels, height = rows;
     const P* const of_group = constants.get() - 5 * begin;
     for_tiles(
-        first, last, begin, end, true,
+        first, last, begin, end, plan.abreast, true,
         [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
           constexpr int R = decltype(r)::value;
           const P* c = of_group + 5 * group;

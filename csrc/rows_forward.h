@@ -68,7 +68,7 @@ struct RowsForward {
     const T* const x_from = x;
     const int64_t stride = channels;
     for_tiles(
-        first, last, begin, end, backwards,
+        first, last, begin, end, plan.abreast, backwards,
         [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
           constexpr int R = decltype(r)::value;
           const int64_t g = group - begin;
@@ -174,7 +174,7 @@ struct RowsForward {
     const int64_t stride = channels, height = rows;
     const P* const of_group = constants.get() - 4 * begin;
     for_tiles(
-        first, last, begin, end, false,
+        first, last, begin, end, plan.abreast, false,
         [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
           constexpr int R = decltype(r)::value;
           const P* c = of_group + 4 * group;

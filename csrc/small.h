@@ -12,15 +12,6 @@ inline bool is_small(const l1bn_problem& p) {
   return p.inner == 1 ? p.channels < kLanes : p.inner < kLanes;
 }
 
-inline float value_of(const float* p) { return *p; }
-inline double value_of(const double* p) { return *p; }
-inline float value_of(const Half* p) { return load_one(p); }
-inline float value_of(const BFloat16* p) {
-  const uint32_t word = (uint32_t)p->bits << 16;
-  float value;
-  memcpy(&value, &word, sizeof value);
-  return value;
-}
 inline void put_value(float* p, float value) { *p = value; }
 inline void put_value(double* p, double value) { *p = value; }
 inline void put_value(Half* p, float value) { store_one(p, value); }
