@@ -117,6 +117,18 @@ def write(plan: Plan, runs: Path, out: Path, command: str) -> None:
         print(entry)
 
 
+def command_line(options: argparse.Namespace) -> str:
+    """Return the command that makes these results from nothing."""
+    out = options.out.resolve()
+    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else options.out
+    words = ["python benchmarks/accuracy.py", options.plan, "--data DATA", f"--out {out}"]
+    if options.arms:
+        words.append("--arms " + " ".join(options.arms))
+    if options.seeds:
+        words.append(f"--seeds {options.seeds}")
+    return " ".join(words)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("plan", choices=PLANS)
@@ -140,8 +152,7 @@ def main() -> None:
             ):
                 threads = ["--threads", str(options.threads)] if options.threads else []
                 run(folder, [*choices, *threads])
-    command = f"python benchmarks/accuracy.py {options.plan} --data DATA --out {options.out}"
-    write(replace(plan, seeds=seeds), runs, options.out, command)
+    write(replace(plan, seeds=seeds), runs, options.out, command_line(options))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ BATCHES, ROUNDINGS = 8, 3
 def load(folder: Path, data: str, threads: int) -> IntegerTrainer:
     """Return a trainer with the network of a checkpoint, in training mode."""
     saved = load_checkpoint(folder / CHECKPOINT)
+    if saved["config"].get("precision") != "int8":
+        raise SystemExit(f"{folder}: expected a run with --precision int8, got float")
     config = TrainConfig.from_saved(saved["config"])
     config = dataclasses.replace(config, data=data, threads=threads, weights=None)
     trainer = IntegerTrainer(config, load_recipe_data(config))
@@ -46,7 +48,7 @@ def gradients(trainer: IntegerTrainer, images: Tensor, labels: Tensor) -> dict[s
     return {
         name: parameter.gradient.real().double()
         for name, parameter in trainer.model.named_modules()
-        if getattr(parameter, "decays", False)
+        if getattr(parameter, "decays", False) and parameter.trains
     }
 
 

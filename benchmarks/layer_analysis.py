@@ -81,7 +81,7 @@ def batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
 def gradients(trainer: Trainer, model: nn.Module) -> dict[str, Tensor]:
     """Return the gradients of one batch, by the name of the parameter."""
     images, labels = batch(trainer)
-    loss = nn.functional.cross_entropy(model(trainer.preprocess(images)), labels)
+    loss = nn.functional.cross_entropy(model(trainer.preprocess(images)), labels.to(trainer.device))
     names, parameters = zip(*model.named_parameters(), strict=True)
     return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
 
@@ -92,6 +92,7 @@ def gradient_cosines(trainer: Trainer) -> dict[str, float]:
     config = trainer.config
     other = build_model(config.model, "l2", trainer.data.spec(config.width)).train()
     other.load_state_dict(own.state_dict())  # both norms have the same keys
+    other = other.to(trainer.device)
     first, second = gradients(trainer, own), gradients(trainer, other)
     flat = [torch.cat([g.flatten() for g in both.values()]) for both in (first, second)]
     found = {"all": _cosine(*flat)}
@@ -111,7 +112,7 @@ def histograms(trainer: Trainer) -> dict[str, np.ndarray]:
         def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].double().transpose(0, 1).flatten(1)
             z = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True).clamp(min=1e-12)
-            counts, _ = np.histogram(z.numpy(), EDGES)
+            counts, _ = np.histogram(z.cpu().numpy(), EDGES)
             found[name] = counts / z.numel()
 
         return record

@@ -124,9 +124,13 @@ def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in VARIANTS:
         raise SystemExit(f"expected one of {', '.join(VARIANTS)}, then options of l1bn train")
     config = tyro.cli(TrainConfig, args=arguments[1:])
+    config.validate()
     trainer = VariantTrainer(config, load_recipe_data(config), arguments[0])
     if (config.out / CHECKPOINT).exists():
-        trainer.restore(load_checkpoint(config.out / CHECKPOINT))
+        saved = load_checkpoint(config.out / CHECKPOINT)
+        if changes := config.changes(saved["config"]):
+            raise SystemExit(f"{config.out} was made with {changes}; choose another folder")
+        trainer.restore(saved)
     elif config.weights is not None:
         trainer.start_from(config.weights)
     trainer.fit()

@@ -72,6 +72,8 @@ def table(name: str) -> str:
         gap = "" if away is None else f"{away:+.2f} ({row['welch_95'].replace('-', '−')})"
         loss = f"{float(row['train_loss']):.3f}"
         body.append([LABELS[arm], row["n"], accuracy(row), gap.replace("-", "−"), loss])
+    if PLANS[name].against:
+        raise SystemExit(f"{name} compares pairs of arms: make a grid of it")
     first = LABELS[next(iter(read(name)))]
     head = ["", "seeds", "test accuracy [%]", f"minus {first} (95 %)", "training loss"]
     return markdown(head, body)
@@ -127,8 +129,6 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
     options = parser.parse_args()
     for page in (ROOT / name for name in PAGES):
-        if not page.exists():
-            continue
         text = page.read_text(encoding="utf-8")
         new = filled(text)
         if options.check and new != text:

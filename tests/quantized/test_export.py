@@ -44,7 +44,7 @@ def test_average_pooling_is_exported(backend, train_step, images, labels, tmp_pa
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, bias=False),
         l1bn.L1BatchNormAct2d(4),
-        nn.AvgPool2d(2),
+        nn.AvgPool2d((2, 2)),
         nn.Flatten(),
         nn.Linear(36, 4),
     )
@@ -88,7 +88,7 @@ def test_floats_are_refused(network, train_step, images, labels, tmp_path):
     net = network()
     train_step(net, images, labels)
     exported = inference.load_model(quantized.export(net, tmp_path / "m", images))
-    with pytest.raises(TypeError, match="expected integers, got float32"):
+    with pytest.raises(TypeError, match="expected a NumPy array of integers, got float32"):
         exported.run(images.real().numpy())
 
 

@@ -90,6 +90,13 @@ def test_sums_of_branches_have_a_range_of_16(fused):
     assert errors[4] > 4  # ±8 cannot hold the mean of 12
 
 
+@pytest.mark.parametrize("sigma", ["exact", "pow2"])
+@pytest.mark.parametrize("fraction", range(5))
+def test_every_range_of_sums_can_be_prepared(fraction, sigma):
+    config = quantized.Config(residual_fraction=fraction, sigma=sigma)
+    assert quantized.prepare(Sums(fused=True), config)
+
+
 def test_evaluation_of_a_trained_float_network_is_close():
     torch.manual_seed(0)
     model = build_model("resnet8", "l1", ModelSpec(3, 8, 10))
@@ -219,7 +226,7 @@ def test_backward_needs_a_forward_pass(images):
         ({"norm": "l2", "sigma": "pow2"}, "only L1BN has it"),
         ({"master_bits": 32}, "expected master_bits of 8 to 16, got 32"),
         ({"error_bits": 1}, "expected error_bits of 2 to 8, got 1"),
-        ({"residual_fraction": 7}, "expected residual_fraction of 0 to 6, got 7"),
+        ({"residual_fraction": 5}, "expected residual_fraction of 0 to 4, got 5"),
     ],
 )
 def test_bad_choices_are_refused(options, message):
@@ -248,7 +255,11 @@ class Calling(nn.Module):
 SILENT = {
     "a layer used twice": (
         Calling(lambda m, x: m.a(m.a(x)), a=nn.Conv2d(3, 3, 1)),
-        "expected weights that are used once, got those of a again",
+        "expected weights and statistics that are used once, got those of a again",
+    ),
+    "a norm without parameters used twice": (
+        Calling(lambda m, x: m.n(m.n(x)), n=l1bn.L1BatchNorm2d(3, affine=False)),
+        "expected weights and statistics that are used once, got those of n again",
     ),
     "a scaled addition": (
         Calling(

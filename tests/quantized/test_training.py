@@ -76,3 +76,43 @@ def test_it_keeps_less_than_a_third_of_a_float_network(images):
     net = quantized.prepare(build_model("resnet20", "l1", spec))
     net(quantized.quantize(x, -5))
     assert net.kept_bytes() <= 0.3 * sum(s.nbytes() for s in kept.values())
+
+
+def test_an_evaluation_between_forward_and_backward_changes_nothing(backend, images, labels):
+    def gradients(between):
+        torch.manual_seed(0)
+        model = build_model("resnet8", "l1", ModelSpec(3, 8, 4))
+        net = quantized.prepare(model, backend=backend)
+        loss = quantized.cross_entropy(net, net(images), labels)
+        if between:
+            net.eval()
+            net(quantized.QTensor(images.values[:2, :, ::2, ::2].clone(), images.exponent))
+            net.train()
+        net.backward(loss.error)
+        return [p.gradient.values for p in net.integer_parameters()]
+
+    for plain, disturbed in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(plain, disturbed)
+
+
+def test_a_rate_out_of_range_moves_nothing(backend, images, labels):
+    torch.manual_seed(0)
+    net = quantized.prepare(build_model("resnet8", "l1", ModelSpec(3, 8, 4)), backend=backend)
+    optimizer = quantized.SGD(net, lr=0.1)
+    net.set_rates(1.0, 1000.0)
+    net.backward(quantized.cross_entropy(net, net(images), labels).error)
+    before = [p.weight.clone() for p in net.integer_parameters()]
+    with pytest.raises(ValueError, match=r"expected a rate in \[0, 64\]"):
+        optimizer.step()
+    for parameter, weight in zip(net.integer_parameters(), before, strict=True):
+        assert torch.equal(parameter.weight, weight)
+    with pytest.raises(ValueError, match=r"expected a rate in \[0, 64\]"):
+        quantized.SGD(net, lr=0.1)
+
+
+def test_rates_of_zero_are_named(backend, images, labels):
+    net = quantized.prepare(build_model("resnet8", "l1", ModelSpec(3, 8, 4)), backend=backend)
+    net.set_rates(0.0, 0.0)
+    error = quantized.cross_entropy(net, net(images), labels).error
+    with pytest.raises(RuntimeError, match="all rates are 0"):
+        net.backward(error)

@@ -227,3 +227,12 @@ def test_a_slow_backbone_in_float(recipe: Recipe, tiny: ImageSet) -> None:
         moved[rate] = float((weight.detach() - before).abs().mean())
     assert moved[0.0] == 0.0
     assert 0.0 < moved[0.1] < 0.2 * moved[1.0]
+
+
+def test_an_int8_run_from_before_the_wider_sums_is_not_taken_for_one_of_today() -> None:
+    saved = {k: v for k, v in TrainConfig().saved().items() if k != "int8_residual_fraction"}
+    assert TrainConfig().changes(saved) == ""
+    saved["precision"] = "int8"
+    config = TrainConfig(precision="int8")
+    assert config.changes(saved) == "int8_residual_fraction 4, not 3"
+    assert dataclasses.replace(config, int8_residual_fraction=4).changes(saved) == ""

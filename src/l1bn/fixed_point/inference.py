@@ -54,7 +54,10 @@ class IntegerModel:
         """
         images = np.asarray(images)
         if not np.issubdtype(images.dtype, np.integer):
-            raise TypeError(f"images: expected integers, got {images.dtype}; quantize them first")
+            raise TypeError(
+                f"images: expected a NumPy array of integers, got {images.dtype}; quantize the "
+                "images first, and pass the .values.numpy() of a QTensor"
+            )
         values: list[IntArray] = []
         for operation in self.operations:
             inputs = [images if i < 0 else values[i] for i in operation["inputs"]]

@@ -5,8 +5,8 @@
 
 g has 8 bits (γ and β: the exact 32-bit sums), w and v 16 bits; intermediate values are 64-bit
 integers with `UNIT_BITS` fraction bits. What w and v cannot hold is rounded stochastically, so that
-steps below the last bit count in the mean. The semantics are those of ``torch.optim.SGD``. Weights that
-outgrow their 16 bits take a coarser exponent after the step, see `make_room`.
+steps below the last bit count in the mean. The semantics are those of ``torch.optim.SGD``. Weights
+that outgrow their 16 bits take a coarser exponent after the step, see `make_room`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Config:
         master_bits: Bits of the master weights and of the momentum [bit], 8 to 16.
         error_bits: Bits of errors and weight gradients [bit], 2 to 8.
         stochastic: Round errors, gradients and updates stochastically; else to nearest.
-        residual_fraction: Fraction bits of a sum of branches, 0 to 6: 3 holds ±16 in steps of 1/8.
+        residual_fraction: Fraction bits of a sum of branches, 0 to 4: 3 holds ±16 in steps of 1/8.
             Such sums grow from block to block, while a normalization's output holds ±8.
         per_channel: An exponent for each channel before a normalization; else one per tensor.
         seed: Seed of the stochastic rounding.
@@ -53,8 +53,8 @@ class Config:
             raise ValueError(f"expected master_bits of 8 to 16, got {self.master_bits}")
         if not 2 <= self.error_bits <= 8:
             raise ValueError(f"expected error_bits of 2 to 8, got {self.error_bits}")
-        if not 0 <= self.residual_fraction <= 6:
-            raise ValueError(f"expected residual_fraction of 0 to 6, got {self.residual_fraction}")
+        if not 0 <= self.residual_fraction <= 4:
+            raise ValueError(f"expected residual_fraction of 0 to 4, got {self.residual_fraction}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

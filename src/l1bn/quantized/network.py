@@ -119,13 +119,16 @@ class IntegerNetwork(nn.Module):
             error: Gradient in the output.
 
         Raises:
-            RuntimeError: If there was no forward pass in training mode.
+            RuntimeError: If there was no forward pass in training mode, or nothing trains.
         """
+        if self.nodes and not self._layer(self.nodes[-1]).learns:
+            raise RuntimeError("expected parameters to train, got none: all rates are 0")
         errors: dict[int, QTensor] = {len(self.nodes) - 1: error}
         for index in reversed(range(len(self.nodes))):
             node, arrived = self.nodes[index], errors.pop(index, None)
             layer = self._layer(node)
             if arrived is None:
+                layer.forget()
                 continue
             for source, found in zip(node.inputs, layer.backward(arrived), strict=True):
                 if found is None or source == _INPUT or not self._layer(self.nodes[source]).learns:

@@ -39,7 +39,12 @@ class SGD:
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.nesterov = nesterov
-        self._quantize(decays=True)
+        self._steps()
+
+    def _steps(self) -> dict[tuple[bool, float], SgdStep]:
+        """Return the scalars of every kind of parameter, before any of them moves."""
+        kinds = {(p.decays, p.rate) for p in self.network.integer_parameters()}
+        return {kind: self._quantize(*kind) for kind in kinds}
 
     def _quantize(self, decays: bool, factor: float = 1.0) -> SgdStep:
         decay = self.weight_decay if decays else 0.0
@@ -49,8 +54,12 @@ class SGD:
         """Move every parameter that has a gradient, and forget the gradients.
 
         The network's step number advances, so that the next step draws other random bits.
+
+        Raises:
+            ValueError: If a rate is out of range; nothing has moved then.
         """
         clock = self.network.clock
+        steps = self._steps()
         for index, parameter in enumerate(self.network.integer_parameters()):
             gradient, parameter.gradient = parameter.gradient, None
             if gradient is None or not parameter.trains:
@@ -64,7 +73,7 @@ class SGD:
                 parameter.momentum_exponent,
                 gradient.values,
                 gradient.exponent,
-                self._quantize(parameter.decays, parameter.rate),
+                steps[parameter.decays, parameter.rate],
                 parameter.bits,
                 None if first is None or second is None else (first, second),
             )

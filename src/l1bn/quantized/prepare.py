@@ -63,7 +63,7 @@ def prepare(
         >>> from l1bn import quantized
         >>> model = nn.Sequential(
         ...     nn.Conv2d(3, 8, 3, padding=1, bias=False), l1bn.L1BatchNormAct2d(8),
-        ...     nn.AvgPool2d, AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+        ...     nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
         ... )
         >>> network = quantized.prepare(model)
         >>> all(not t.is_floating_point() for t in network.state_dict().values()
@@ -249,10 +249,7 @@ def _conv_options(name: str, conv: nn.Conv2d) -> dict[str, int]:
 
 
 def _window(name: str, pool: nn.MaxPool2d) -> tuple[int, int, int]:
-    kernel, stride, padding = (
-        v if isinstance(v, int) else v[0] if len(set(v)) == 1 else None
-        for v in (pool.kernel_size, pool.stride, pool.padding)
-    )
+    kernel, stride, padding = (_square(v) for v in (pool.kernel_size, pool.stride, pool.padding))
     plain = pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
     if kernel is None or stride is None or padding is None or not plain or kernel > _LARGEST_WINDOW:
         raise UnsupportedError(
@@ -263,14 +260,21 @@ def _window(name: str, pool: nn.MaxPool2d) -> tuple[int, int, int]:
 
 
 def _average_window(name: str, pool: nn.AvgPool2d) -> int:
-    sizes = {pool.kernel_size, pool.stride} - {(pool.kernel_size,) * 2}
-    plain = pool.padding == 0 and not pool.ceil_mode and pool.divisor_override is None
-    if len(sizes) != 1 or not isinstance(pool.kernel_size, int) or not plain:
+    kernel, stride, padding = (_square(v) for v in (pool.kernel_size, pool.stride, pool.padding))
+    plain = padding == 0 and not pool.ceil_mode and pool.divisor_override is None
+    if kernel is None or stride != kernel or not plain:
         raise UnsupportedError(
             f"{name}: expected an average pooling of square windows that touch and do not overlap, "
             f"without padding, got {pool}"
         )
-    return pool.kernel_size
+    return kernel
+
+
+def _square(size: int | tuple[int, ...]) -> int | None:
+    """One number for both directions, or None where they differ."""
+    if isinstance(size, int):
+        return size
+    return size[0] if len(set(size)) == 1 else None
 
 
 def _no_form(step: Step) -> str:

@@ -94,17 +94,18 @@ def trace(model: nn.Module) -> list[Step]:
 
 
 def _refuse_sharing(steps: list[Step]) -> None:
-    """Each master belongs to one place: shared weights would drift apart."""
+    """Each master and each running average belongs to one place: shared ones would drift apart."""
     owners: dict[int, str] = {}
     for step in steps:
-        parameters = [] if step.module is None else list(step.module.parameters())
-        for parameter in parameters:
-            if id(parameter) in owners:
+        module = step.module
+        held = [] if module is None else [*module.parameters(), *module.buffers()]
+        for tensor in held:
+            if id(tensor) in owners:
                 raise UnsupportedError(
-                    f"{step.name}: expected weights that are used once, got those of "
-                    f"{owners[id(parameter)]} again; integer training cannot share weights"
+                    f"{step.name}: expected weights and statistics that are used once, got those "
+                    f"of {owners[id(tensor)]} again; integer training cannot share them"
                 )
-        owners |= dict.fromkeys(map(id, parameters), step.name)
+        owners |= dict.fromkeys(map(id, held), step.name)
 
 
 def _step(node: fx.Node, modules: dict[str, nn.Module], steps: dict[fx.Node, Step | None]) -> Step:

@@ -144,13 +144,17 @@ class RunConfig:
     def changed_fields(self, other: dict[str, Any]) -> list[str]:
         """Return the fields that decide the curve and differ from a saved configuration."""
         mine = self.saved()
-        theirs = {**type(self)().saved(), **other}  # an older version had fewer options
-        return [n for n in mine if n not in _FREE and mine[n] != theirs[n]]
+        before = {n: v for n, v in _BEFORE.items() if n in mine}
+        theirs = {**type(self)().saved(), **before, **other}  # an older version had fewer options
+        integers = mine.get("precision") == "int8"
+        deciding = [n for n in mine if n not in _FREE and (integers or not n.startswith("int8_"))]
+        return [n for n in deciding if mine[n] != theirs[n]]
 
     def changes(self, other: dict[str, Any]) -> str:
         """Return those fields with both values as text, empty if there are none."""
         mine = self.saved()
-        return ", ".join(f"{n} {other.get(n)}, not {mine[n]}" for n in self.changed_fields(other))
+        theirs = {**_BEFORE, **other}
+        return ", ".join(f"{n} {theirs.get(n)}, not {mine[n]}" for n in self.changed_fields(other))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +218,8 @@ def _plain(value: Any) -> Any:
 
 _FREE = frozenset({"out", "threads", "device", "log_every", "tensorboard", "progress"})
 """Fields that a resumed run may change."""
+_BEFORE = {"int8_residual_fraction": 4}
+"""What runs did before there was an option, where it is not the option's default."""
 
 
 def require_option(config: object, name: str, holds: bool, expected: str) -> None:

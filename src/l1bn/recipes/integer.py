@@ -83,6 +83,7 @@ class IntegerTrainer(Trainer):
         try:
             self.model = quantized.prepare(model, integer_config(config)).to(self.device)
             self.model.check(torch.Size(shape))
+            self.model.set_rates(config.backbone_rate, 1.0)  # the optimizer checks them
             self.optimizer = quantized.SGD(
                 self.model,
                 lr=config.lr,
@@ -92,7 +93,6 @@ class IntegerTrainer(Trainer):
             )
         except ValueError as error:
             raise UserError(f"--precision int8: {error}") from error
-        self.model.set_rates(config.backbone_rate, 1.0)
         self.integers = IntegerPreprocess(self.data, self.device)
 
     def start_from(self, weights: Path) -> None:

@@ -65,7 +65,8 @@ class NormalizingLayer(IntegerLayer):
             y, saved = self.rule.evaluate(
                 self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
             )
-            self._saved = saved if self.training else None
+            if self.training:
+                self._saved = saved
         return QTensor(y, -fraction)
 
     def evaluation_shift(self, exponent: int) -> Tensor:

@@ -49,8 +49,9 @@ class AveragePoolLayer(IntegerLayer):
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the means, with as many fraction bits as 8 bits hold."""
         x = inputs[0]
-        self._size = x.shape[2:]
-        window = self.window(self._size)
+        if self.training:
+            self._size = x.shape[2:]
+        window = self.window(x.shape[2:])
         sums = _windows(x.values, window).sum((3, 5))
         wide = channels_last((sums * inverse_pixels(window)).int())
         exponent = x.exponent - INVERSE_BITS
@@ -60,7 +61,8 @@ class AveragePoolLayer(IntegerLayer):
 
     def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
         """Return the error, divided evenly over the pixels of each window."""
-        assert self._size is not None
+        if self._size is None:
+            raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         window = self.window(self._size)
         wide = error.values.int() * inverse_pixels(window)
         bits = self.clock.config.error_bits

@@ -63,12 +63,14 @@ class FlattenLayer(IntegerLayer):
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the input with its channels and pixels in one dimension."""
-        self._shape = inputs[0].shape
+        if self.training:
+            self._shape = inputs[0].shape
         return QTensor(inputs[0].values.flatten(1).contiguous(), inputs[0].exponent)
 
     def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
         """Return the error in the shape of the input."""
-        assert self._shape is not None
+        if self._shape is None:
+            raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         return (QTensor(channels_last(error.values.view(self._shape)), error.exponent),)
 
 
