@@ -100,6 +100,8 @@ def grid(name: str) -> str:
     body = []
     for rest in rests:
         cells = [found.get(f"{column}-{rest}") for column in columns]
+        if not any(cells):
+            continue
         seeds = "/".join(sorted({c["n"] for c in cells if c}))
         body.append([LABELS[rest], seeds, *map(accuracy, cells)])
     return markdown(["test accuracy [%]", "seeds", *(LABELS[c] for c in columns)], body)

@@ -188,8 +188,11 @@ def _rounding(name: str, dtype: torch.dtype) -> float:
 
     On a handful of elements one of two correct evaluations can be exact by luck, so a wide result
     gets the few roundings of the formula. A 16-bit result is rounded once; γ's gradient sums
-    products of 16-bit numbers, one of which may be the output instead of the input.
+    products of 16-bit numbers, one of which may be the output instead of the input. float64 has no
+    wider format to sum in, neither here nor in the judge.
     """
+    if dtype == torch.float64:
+        return 8 * torch.finfo(dtype).eps
     if dtype not in (torch.float16, torch.bfloat16):
         return 4 * torch.finfo(dtype).eps
     if name in ("mean", "scale", "dbias"):
