@@ -90,7 +90,7 @@ def norm_act_pair(
         activation is not None
         and norm is not other
         and norm.backend == other.backend
-        and all(is_fusable_norm(layer) and not has_hooks(layer) for layer in (norm, other))
+        and all(_joins(layer) for layer in (norm, other))
         and _alike(other_x, x)
     )
     if activation is None or not one_call:
@@ -100,6 +100,11 @@ def norm_act_pair(
     norm._count()
     other._count()
     return y
+
+
+def _joins(norm: _L1BatchNorm) -> bool:
+    """Whether its own call may be left out; `calibrate_` measures in a ``_normalize`` of its own."""
+    return is_fusable_norm(norm) and not has_hooks(norm) and "_normalize" not in vars(norm)
 
 
 def _alike(residual: Tensor, x: Tensor) -> bool:
