@@ -103,7 +103,7 @@ def norm_act_pair(
 
 
 def _joins(norm: _L1BatchNorm) -> bool:
-    """Whether its own call may be left out; `calibrate_` measures in a ``_normalize`` of its own."""
+    """Whether its own call may be left out; `calibrate_` measures in it."""
     return is_fusable_norm(norm) and not has_hooks(norm) and "_normalize" not in vars(norm)
 
 
