@@ -9,7 +9,7 @@
 
 namespace l1bn {
 
-#if defined(__AVX512BF16__)
+#if defined(L1BN_BF16_ONLY)
 namespace avx512 {
 extern const Kernels kKernels;
 }
@@ -51,7 +51,7 @@ int64_t forward(const l1bn_forward_args& a, bool frozen) {
   switch (a.problem.dtype) {
     case L1BN_BF16:
       return forward_as<BFloat16>(a, frozen);
-#if !defined(__AVX512BF16__)
+#if !defined(L1BN_BF16_ONLY)
     case L1BN_F32:
       return forward_as<float>(a, frozen);
     case L1BN_F16:
@@ -94,7 +94,7 @@ void update_running(const l1bn_forward_args& a) {
 }
 
 int64_t run_forward(const l1bn_forward_args& a) {
-#if defined(__AVX512BF16__)
+#if defined(L1BN_BF16_ONLY)
   if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.forward(a);
 #endif
   const int64_t bad = forward(a, false);
@@ -107,7 +107,7 @@ int64_t run_forward(const l1bn_forward_args& a) {
 }
 
 int64_t run_evaluate(const l1bn_evaluate_args& a) {
-#if defined(__AVX512BF16__)
+#if defined(L1BN_BF16_ONLY)
   if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.evaluate(a);
 #endif
   if (a.problem.dtype == L1BN_F64)
@@ -128,13 +128,13 @@ int64_t run_evaluate(const l1bn_evaluate_args& a) {
 }
 
 int64_t run_backward(const l1bn_backward_args& a) {
-#if defined(__AVX512BF16__)
+#if defined(L1BN_BF16_ONLY)
   if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.backward(a);
 #endif
   switch (a.problem.dtype) {
     case L1BN_BF16:
       return backward_as<BFloat16>(a);
-#if !defined(__AVX512BF16__)
+#if !defined(L1BN_BF16_ONLY)
     case L1BN_F32:
       return backward_as<float>(a);
     case L1BN_F16:
