@@ -235,4 +235,6 @@ def test_an_int8_run_from_before_the_wider_sums_is_not_taken_for_one_of_today() 
     saved["precision"] = "int8"
     config = TrainConfig(precision="int8")
     assert config.changes(saved) == "int8_residual_fraction 4, not 3"
-    assert dataclasses.replace(config, int8_residual_fraction=4).changes(saved) == ""
+    resumed = TrainConfig.from_saved(saved)
+    assert resumed.int8_residual_fraction == 4
+    assert resumed.changes(saved) == ""

@@ -173,6 +173,7 @@ class TrainConfig(Recipe, RunConfig):
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
         """Return the configuration that `saved` gave."""
+        values = {**_BEFORE, **values}
         paths = {k: Path(values[k]) for k in ("out", "weights") if values.get(k) is not None}
         classes = values.get("classes")
         return cls(**{**values, **paths, "classes": None if classes is None else tuple(classes)})
