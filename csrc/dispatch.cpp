@@ -91,7 +91,7 @@ int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner) {
   return units * 2;
 }
 
-int64_t l1bn_abi(void) { return 4; }
+int64_t l1bn_abi(void) { return 5; }
 
 const char* l1bn_isas(void) { return l1bn::list(); }
 

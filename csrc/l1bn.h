@@ -7,9 +7,9 @@
 //   rows    (outer, channels)         channels_last and (N, C): inner == 1
 //
 // Statistics are float, or double for double tensors. `mean` has two parts of `channels` numbers
-// each, whose sum is the mean. `bits` holds one bit per element, set where
-// x >= mean, in units of 16 bits: per plane in layout `planes`, per group of 16 channels in `rows`.
-// Its size is l1bn_bits_bytes().
+// each, whose sum is the mean. `bits` holds one bit per element, set where x >= mean, in units of 16
+// bits in the order of memory: per plane in layout `planes`, per row in `rows`. The last unit of a
+// plane or row reaches back where no 16 elements are left. Its size is l1bn_bits_bytes().
 //
 // Source of the method: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 #pragma once

@@ -13,6 +13,8 @@
 #endif
 
 #define L1BN_UNROLL _Pragma("GCC unroll 8")
+#define L1BN_UNROLL_SOME _Pragma("GCC unroll 4")
+#define L1BN_UNROLL_ALL _Pragma("GCC unroll 16")
 #define L1BN_INLINE inline __attribute__((always_inline))
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)

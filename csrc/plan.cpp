@@ -9,7 +9,6 @@
 namespace l1bn {
 namespace {
 
-constexpr int64_t kLine = 64, kPage = 4096;  // [bytes]
 // A plane longer than this can be shared.
 constexpr int64_t kLongPlane = 2048;
 // Below this many elements a second thread costs more than it brings.
@@ -85,10 +84,6 @@ Plan plan_rows(int64_t rows, int64_t channels, int64_t element, int64_t threads)
   // Whole rows: blocks of channels that would fit the last-level cache read memory in short pieces,
   // which costs more than reading it again in its order (docs/notes.md).
   plan.batch = channels;
-  // Rows abreast save instructions, and are streams that the hardware prefetches badly: for what
-  // the cache holds, within a page.
-  const int64_t row = channels * element;
-  plan.abreast = row <= kLine || (!plan.streaming && 4 * row <= kPage);
   return plan;
 }
 

@@ -9,7 +9,6 @@ struct Plan {
   int64_t batch;    // channels worked on together
   bool split;       // all threads share a batch's planes, instead of channels of their own each
   bool streaming;   // outputs bypass the caches
-  bool abreast;     // several rows at a time
 };
 
 // `touched` tensors of the element size are read more than once per channel.

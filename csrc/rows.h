@@ -1,5 +1,7 @@
-// Walking rows of channels (channels_last, or (N, C)): tiles of rows, four at a time.
+// Walking rows of channels (channels_last, or (N, C)): tiles of rows, groups of sixteen channels.
 #pragma once
+#include <type_traits>
+
 #include "element.h"
 
 namespace l1bn {
@@ -8,11 +10,6 @@ namespace {
 
 // Rows between two flushes of single-precision sums into double.
 constexpr int64_t kTileRows = 64;
-
-template <int R>
-struct Count {
-  static constexpr int value = R;
-};
 
 // Groups of sixteen channels. The last one reaches back where channels are no multiple of sixteen,
 // so its first lanes repeat channels of the group before.
@@ -28,22 +25,54 @@ struct Groups {
   int64_t fresh(int64_t group) const { return group * kLanes - start(group); }
 };
 
-// each(Count, group, row) over the rows [first, last) and within them over the groups [begin, end):
-// memory is read in its order, which is what the hardware prefetches. `abreast`: four rows at a time,
-// so that an accumulator is neither waited for nor stored as often. done() follows every tile.
-template <class Each, class Done>
-L1BN_INLINE void for_tiles(int64_t first, int64_t last, int64_t begin, int64_t end, bool abreast,
-                           bool backwards, Each&& each, Done&& done) {
+// f(row, stop) over tiles of the rows [first, last). Within them rows are read in the order of
+// memory, which is what the hardware prefetches.
+template <class F>
+L1BN_INLINE void for_tiles(int64_t first, int64_t last, bool backwards, F&& f) {
   const int64_t tiles = (last - first + kTileRows - 1) / kTileRows;
   for (int64_t i = 0; i < tiles; ++i) {
-    int64_t row = first + (backwards ? tiles - 1 - i : i) * kTileRows;
-    const int64_t stop = row + kTileRows < last ? row + kTileRows : last;
-    for (; abreast && row + 4 <= stop; row += 4)
-      for (int64_t g = begin; g < end; ++g) each(Count<4>{}, g, row);
-    for (; row < stop; ++row)
-      for (int64_t g = begin; g < end; ++g) each(Count<1>{}, g, row);
-    done();
+    const int64_t row = first + (backwards ? tiles - 1 - i : i) * kTileRows;
+    f(row, row + kTileRows < last ? row + kTileRows : last);
   }
+}
+
+// Rows of few whole groups, whose sums and constants stay in registers. A step takes packs that lie
+// next to each other: one row, or several where a row has fewer than four groups, so that an
+// addition does not wait for the one before.
+template <int G>
+struct Narrow {
+  static constexpr int groups = G, packs = G < 4 ? 4 : G, rows = packs / G;
+
+  // each(pack, group, element) over the rows [row, stop).
+  template <class Each>
+  static L1BN_INLINE void walk(int64_t row, int64_t stop, Each&& each) {
+    int64_t at = row * groups * kLanes;
+    for (; row + rows <= stop; row += rows, at += packs * kLanes)
+      L1BN_UNROLL_ALL for (int j = 0; j < packs; ++j) each(j, j % groups, at + j * kLanes);
+    if constexpr (rows > 1)
+      for (; row < stop; ++row, at += groups * kLanes)
+        L1BN_UNROLL_ALL for (int j = 0; j < groups; ++j) each(j, j, at + j * kLanes);
+  }
+};
+
+// f(Narrow) where the rows are narrow: true, or false where f was not called. Only for the element
+// types that training mostly uses: each width is compiled by itself.
+template <class T, int kMost, class F>
+L1BN_INLINE bool if_narrow(int64_t channels, F&& f) {
+  if constexpr (sizeof(Acc<T>) == 8 || std::is_same_v<T, Half>) return false;
+  else switch (channels) {
+    case kLanes:
+      return f(Narrow<1>{}), true;
+    case 2 * kLanes:
+      return f(Narrow<2>{}), true;
+    case 4 * kLanes:
+      return f(Narrow<4>{}), true;
+    case 8 * kLanes:
+      return f(Narrow<8>{}), true;
+    case 16 * kLanes:
+      if constexpr (kMost >= 16) return f(Narrow<16>{}), true;
+  }
+  return false;
 }
 
 // Store to memory past the caches where the address allows it.
@@ -74,6 +103,14 @@ L1BN_INLINE void put_streaming(T* p, const Pack<Acc<T>>& a) {
 #else
   store(p, a);
 #endif
+}
+
+template <bool kStream, class T>
+L1BN_INLINE void put(T* p, const Pack<Acc<T>>& a) {
+  if constexpr (kStream)
+    put_streaming(p, a);
+  else
+    store(p, a);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ template <class T>
 struct RowsBackward {
   using A = Acc<T>;
   using P = Pack<A>;
+  static constexpr int kConstants = 5;
 
   const l1bn_backward_args& args;
   const Plan plan;
@@ -26,7 +27,7 @@ struct RowsBackward {
   const A* const scale;
   const bool streaming;
   const int64_t width;
-  Buffer<P> constants;  // per group of a block: centre, slope, above, below, rest of the mean
+  Buffer<P> constants;  // per group: centre, slope, above, below, rest of the mean
   Buffer<Wide> sums;    // per member and group: g, g·q, positive
   Buffer<P> running;    // the same, not yet flushed
 
@@ -47,8 +48,8 @@ struct RowsBackward {
         scale(static_cast<const A*>(a.scale)),
         streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.dx % 64 == 0 &&
                   (uintptr_t)a.dresidual % 64 == 0),
-        width((p.batch + kLanes - 1) / kLanes),
-        constants(5 * width),
+        width(groups.count()),
+        constants(kConstants * width),
         sums((size_t)p.threads * 3 * width),
         running((size_t)p.threads * 3 * width) {}
 
@@ -58,70 +59,73 @@ struct RowsBackward {
 
   // kInput: x is there. kActive: there is an activation, so g is masked by y.
   template <bool kInput, bool kActive, bool kResidual>
-  void accumulate(const Team& team, int64_t first, int64_t last, int64_t begin,
-                  int64_t end) const {
-    Wide* out = sums.get() + (int64_t)team.index * 3 * width;
+  void accumulate(const Team& team, int64_t first, int64_t last) const {
+    Wide* const out = sums.get() + (int64_t)team.index * 3 * width;
     for (int64_t i = 0; i < 3 * width; ++i) out[i].clear();
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
-    const int64_t count = end - begin;
-    P* sum = running.get() + (int64_t)team.index * 3 * width;
-    for (int64_t i = 0; i < 3 * count; ++i) sum[i] = P::all(0);
     const P one = P::all(1), zero = P::all(0);
     const T* const g_from = grad;
     const T* const y_from = y;
     const T* const x_from = x;
     const T* const r_from = residual;
     const uint16_t* const units_from = bits;
-    const int64_t stride = channels, height = rows;
-    const P* const of_group = constants.get() - 5 * begin;
-    for_tiles(
-        first, last, begin, end, plan.abreast, false,
-        [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
-          constexpr int R = decltype(r)::value;
-          const int64_t from = row * stride + Groups{stride}.start(group);
-          const P centre = of_group[5 * group];
-          const P rest = of_group[5 * group + 4];
-          P g_sum = zero, q_sum = zero, above = zero;
-          uint16_t units[R] = {};
-          if (units_from) memcpy(units, units_from + group * height + row, sizeof units);
-          L1BN_UNROLL for (int i = 0; i < R; ++i) {
-            const int64_t at = from + i * stride;
-            P g = load(g_from + at), q = zero;
-            if constexpr (kActive) {
-              const P out_value = load(y_from + at);
-              g = between(out_value, low, high, g);
-              if constexpr (!kInput) q = out_value - centre;
-              if constexpr (kResidual) q = q - load(r_from + at);
-            } else if constexpr (!kInput) {
-              if (y_from) q = load(y_from + at) - centre;
-            }
-            unsigned bit = units[i];
-            if constexpr (kInput) {
-              q = load(x_from + at) - centre;
-              bit = at_least_bits(q, rest);
-            }
-            above += choose(bit, one, zero);
-            g_sum += g;
-            q_sum += g * q;
-          }
-          P* to = sum + 3 * (group - begin);
-          to[0] += g_sum;
-          to[1] += q_sum;
-          to[2] += above;
-        },
-        [&]() __attribute__((always_inline)) {
-          for (int64_t i = 0; i < count; ++i)
-            for (int kind = 0; kind < 3; ++kind) {
-              out[kind * width + i].add(sum[3 * i + kind]);
-              sum[3 * i + kind] = zero;
-            }
+    const P* const of_group = constants.get();
+    const Groups columns = groups;
+    const int64_t count = width;
+    auto add = [&](int64_t at, const P* c, int64_t unit, P* sum) __attribute__((always_inline)) {
+      P g = load(g_from + at), q = zero;
+      if constexpr (kActive) {
+        const P out_value = load(y_from + at);
+        g = between(out_value, low, high, g);
+        if constexpr (!kInput) q = out_value - c[0];
+        if constexpr (kResidual) q = q - load(r_from + at);
+      } else if constexpr (!kInput) {
+        if (y_from) q = load(y_from + at) - c[0];
+      }
+      unsigned bit = units_from ? units_from[unit] : 0;
+      if constexpr (kInput) {
+        q = load(x_from + at) - c[0];
+        bit = at_least_bits(q, c[4]);
+      }
+      sum[0] += g;
+      sum[1] += g * q;
+      sum[2] += choose(bit, one, zero);
+    };
+    // The usual case: from y and bits, with an activation.
+    if constexpr (kActive && !kInput) {
+      const bool done = if_narrow<T, 8>(channels, [&](auto narrow) __attribute__((always_inline)) {
+        for_tiles(first, last, false, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
+          P sum[narrow.packs][3];
+          for (auto& of : sum) of[0] = of[1] = of[2] = zero;
+          narrow.walk(row, stop, [&](int j, int g, int64_t at) __attribute__((always_inline)) {
+            add(at, of_group + kConstants * g, at / kLanes, sum[j]);
+          });
+          for (int j = 0; j < narrow.packs; ++j)
+            for (int kind = 0; kind < 3; ++kind)
+              out[kind * count + j % narrow.groups].add(sum[j][kind]);
         });
+      });
+      if (done) return;
+    }
+    P* const sum = running.get() + (int64_t)team.index * 3 * width;
+    for (int64_t i = 0; i < 3 * count; ++i) sum[i] = zero;
+    for_tiles(first, last, false, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
+      for (; row < stop; ++row)
+        for (int64_t g = 0; g < count; ++g)
+          add(row * columns.channels + columns.start(g), of_group + kConstants * g,
+              row * count + g, sum + 3 * g);
+      for (int64_t g = 0; g < count; ++g)
+        for (int kind = 0; kind < 3; ++kind) {
+          out[kind * count + g].add(sum[3 * g + kind]);
+          sum[3 * g + kind] = zero;
+        }
+    });
   }
 
   template <bool kInput, bool kActive, bool kStream>
-  void write(int64_t first, int64_t last, int64_t begin, int64_t end) const {
+  void write(int64_t first, int64_t last) const {
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
@@ -131,73 +135,69 @@ struct RowsBackward {
     T* const to = dx;
     T* const to_r = dresidual;
     const uint16_t* const units_from = bits;
-    const int64_t stride = channels, height = rows;
-    const P* const of_group = constants.get() - 5 * begin;
-    for_tiles(
-        first, last, begin, end, plan.abreast, true,
-        [&](auto r, int64_t group, int64_t row) __attribute__((always_inline)) {
-          constexpr int R = decltype(r)::value;
-          const P* c = of_group + 5 * group;
-          const P slope = c[1], above = c[2], below = c[3];
-          const int64_t from = row * stride + Groups{stride}.start(group);
-          uint16_t units[R] = {};
-          if (units_from) memcpy(units, units_from + group * height + row, sizeof units);
-          L1BN_UNROLL for (int i = 0; i < R; ++i) {
-            const int64_t at = from + i * stride;
-            P g = load(g_from + at);
-            if constexpr (kActive) g = between(load(y_from + at), low, high, g);
-            if (to_r) put<kStream>(to_r + at, g);
-            unsigned bit = units[i];
-            if constexpr (kInput) bit = at_least_bits(load(x_from + at) - c[0], c[4]);
-            if (to) put<kStream>(to + at, g * slope + choose(bit, above, below));
-          }
-        },
-        [] {});
+    const P* const of_group = constants.get();
+    const Groups columns = groups;
+    const int64_t count = width;
+    auto one = [&](int64_t at, const P* c, int64_t unit) __attribute__((always_inline)) {
+      P g = load(g_from + at);
+      if constexpr (kActive) g = between(load(y_from + at), low, high, g);
+      if (to_r) put<kStream>(to_r + at, g);
+      unsigned bit = units_from ? units_from[unit] : 0;
+      if constexpr (kInput) bit = at_least_bits(load(x_from + at) - c[0], c[4]);
+      if (to) put<kStream>(to + at, g * c[1] + choose(bit, c[2], c[3]));
+    };
+    for_tiles(first, last, true, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
+      if constexpr (kActive && !kInput) {
+        const bool done = if_narrow<T, 4>(channels, [&](auto narrow) __attribute__((always_inline)) {
+          constexpr int G = decltype(narrow)::groups;
+          P c[G][kConstants];
+          for (int g = 0; g < G; ++g)
+            for (int k = 1; k < 4; ++k) c[g][k] = of_group[kConstants * g + k];
+          narrow.walk(row, stop, [&](int, int g, int64_t at) __attribute__((always_inline)) {
+            one(at, c[g], at / kLanes);
+          });
+        });
+        if (done) return;
+      }
+      for (; row < stop; ++row)
+        L1BN_UNROLL_SOME for (int64_t g = 0; g < count; ++g)
+            one(row * columns.channels + columns.start(g), of_group + kConstants * g,
+                row * count + g);
+    });
     if (kStream) stream_fence();
   }
 
-  template <bool kStream>
-  static L1BN_INLINE void put(T* to, const P& value) {
-    if constexpr (kStream)
-      put_streaming(to, value);
-    else
-      store(to, value);
-  }
-
-  void accumulate_any(const Team& team, int64_t first, int64_t last, int64_t begin,
-                      int64_t end) const {
+  void accumulate_any(const Team& team, int64_t first, int64_t last) const {
     const bool active = args.problem.activation != L1BN_NONE;
     if (x)
-      active ? accumulate<true, true, false>(team, first, last, begin, end)
-             : accumulate<true, false, false>(team, first, last, begin, end);
+      active ? accumulate<true, true, false>(team, first, last)
+             : accumulate<true, false, false>(team, first, last);
     else if (active)
-      residual ? accumulate<false, true, true>(team, first, last, begin, end)
-               : accumulate<false, true, false>(team, first, last, begin, end);
+      residual ? accumulate<false, true, true>(team, first, last)
+               : accumulate<false, true, false>(team, first, last);
     else
-      accumulate<false, false, false>(team, first, last, begin, end);
+      accumulate<false, false, false>(team, first, last);
   }
 
   template <bool kStream>
-  void write_any(int64_t first, int64_t last, int64_t begin, int64_t end) const {
+  void write_any(int64_t first, int64_t last) const {
     const bool active = args.problem.activation != L1BN_NONE;
     if (x)
-      active ? write<true, true, kStream>(first, last, begin, end)
-             : write<true, false, kStream>(first, last, begin, end);
+      active ? write<true, true, kStream>(first, last) : write<true, false, kStream>(first, last);
     else
-      active ? write<false, true, kStream>(first, last, begin, end)
-             : write<false, false, kStream>(first, last, begin, end);
+      active ? write<false, true, kStream>(first, last) : write<false, false, kStream>(first, last);
   }
 
   // What is subtracted before the product with g: µ from x, β from y.
-  void centres(const Team& team, int64_t begin, int64_t end) const {
-    for (int64_t g = begin + team.index; g < end; g += team.size) {
+  void centres(const Team& team) const {
+    for (int64_t g = team.index; g < width; g += team.size) {
       A centre[kLanes] = {};
       for (int64_t j = 0; j < kLanes; ++j) {
         const int64_t c = groups.start(g) + j;
         centre[j] = x ? mean[c] : (A)param(args.bias, c, 0);
       }
-      constants.get()[5 * (g - begin)] = P::load(centre);
-      constants.get()[5 * (g - begin) + 4] = load(mean + channels + groups.start(g));
+      constants.get()[kConstants * g] = P::load(centre);
+      constants.get()[kConstants * g + 4] = load(mean + channels + groups.start(g));
     }
     team.wait();
   }
@@ -209,14 +209,14 @@ struct RowsBackward {
     sum.store(lanes);
   }
 
-  void finish(const Team& team, int64_t begin, int64_t end, bool summed) const {
+  void finish(const Team& team, bool summed) const {
     team.wait();
-    for (int64_t g = begin + team.index; g < end; g += team.size) {
+    for (int64_t g = team.index; g < width; g += team.size) {
       double grad_sum[kLanes] = {}, product[kLanes] = {}, positive[kLanes] = {};
       if (summed) {
-        lanes_total(team, 0, g - begin, grad_sum);
-        lanes_total(team, 1, g - begin, product);
-        lanes_total(team, 2, g - begin, positive);
+        lanes_total(team, 0, g, grad_sum);
+        lanes_total(team, 1, g, product);
+        lanes_total(team, 2, g, positive);
       }
       A slope[kLanes] = {}, above[kLanes] = {}, below[kLanes] = {};
       const int64_t start = groups.start(g), fresh = groups.fresh(g);
@@ -234,7 +234,7 @@ struct RowsBackward {
         if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight;
         if (args.dbias) static_cast<A*>(args.dbias)[c] = (A)grad_sum[j];
       }
-      P* to = constants.get() + 5 * (g - begin);
+      P* to = constants.get() + kConstants * g;
       to[1] = P::load(slope);
       to[2] = P::load(above);
       to[3] = P::load(below);
@@ -242,28 +242,22 @@ struct RowsBackward {
     team.wait();
   }
 
-  void block(const Team& team, int64_t begin, int64_t end) const {
+  void member(const Team& team) const {
     const int64_t first = rows * team.index / team.size, last = rows * (team.index + 1) / team.size;
     const bool summed = !args.frozen || args.dweight || args.dbias;
-    centres(team, begin, end);
-    if (summed) accumulate_any(team, first, last, begin, end);
-    finish(team, begin, end, summed);
+    centres(team);
+    if (summed) accumulate_any(team, first, last);
+    finish(team, summed);
     if (!dx && !dresidual) return;
     if (streaming)
-      write_any<true>(first, last, begin, end);
+      write_any<true>(first, last);
     else
-      write_any<false>(first, last, begin, end);
+      write_any<false>(first, last);
   }
 
   int64_t run() const {
     if (!constants.get() || !sums.get() || !running.get()) return -2;
-    auto body = [&](Team team) {
-      for (int64_t g = 0; g < groups.count(); g += width) {
-        const int64_t end = g + width < groups.count() ? g + width : groups.count();
-        block(team, g, end);
-        team.wait();  // the next block reuses the buffers
-      }
-    };
+    auto body = [&](Team team) { member(team); };
     parallel_run(plan.threads, body);
     return 0;
   }

@@ -71,6 +71,18 @@ def test_every_instruction_set(isa: str, dtype: torch.dtype, layout: str) -> Non
             assert_judged(case, "cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("channels", [16, 32, 64, 128, 256])
+def test_rows_whose_sums_stay_in_registers(
+    isa: str, channels: int, residual: bool, dtype: torch.dtype
+) -> None:
+    for rows in (3, 133):
+        shape = (rows, channels)
+        case = make_case(shape, dtype, activation="relu6", residual=residual, mean=3.0)
+        assert_judged(case, "cpu")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(8, 3, 80, 80), (16, 64, 16, 16), (4096, 8), (2048, 24)])
 def test_threads_change_nothing_but_rounding(
@@ -129,7 +141,11 @@ def test_nothing_is_kept_where_nothing_is_wanted() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    "shape", [(5, 3), (40, 16), (9, 37), (2, 3, 3, 3), (3, 5, 7, 7), (2, 33, 6, 9), (1, 2, 50, 50)]
+    "shape",
+    [
+        *[(5, 3), (40, 16), (9, 37), (2, 3, 3, 3), (3, 5, 7, 7), (2, 33, 6, 9), (1, 2, 50, 50)],
+        *[(131, 32), (67, 64), (65, 128), (7, 256), (5, 96)],
+    ],
 )
 def test_bits_tell_the_side_of_the_mean(shape: tuple[int, ...], layout: str) -> None:
     x = make_case(shape, layout=layout, mean=1000.0).x

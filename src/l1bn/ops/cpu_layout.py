@@ -67,11 +67,11 @@ def sign_bits(bits: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
         flat = _unit_bits(units)[: outer * channels * inner]
         return _from_dense(flat.view(outer, channels, inner), layout, shape)
     if inner == 1:
-        lanes = _unit_bits(units).view(-1, outer, 16)
+        lanes = _unit_bits(units).view(outer, -1, 16)
         columns = torch.arange(channels)
         group = columns // 16
         start = torch.minimum(group * 16, torch.tensor(channels - 16))
-        dense = lanes[group, :, columns - start].t()
+        dense = lanes[:, group, columns - start]
     else:
         lanes = _unit_bits(units).view(outer, channels, -1)
         columns = torch.arange(inner)
