@@ -4,7 +4,8 @@
 
 Writes ``results/cpu_ops.csv``, its environment and ``results/cpu_ops.png``, and prints a summary.
 The floor is the time that the fewest bytes need at the speed of a copy into existing memory of the
-same size: forward reads x and writes y, backward reads y and the gradient and writes dx. On a
+same size: forward reads x and writes y, backward reads y and the gradient and writes dx. Outputs
+are fresh memory, which the system has to clear first: `fresh_ms` is a copy into such memory. On a
 machine that does other work, --busy takes the processor time of single-threaded runs instead of
 wall time.
 """
@@ -15,6 +16,7 @@ import argparse
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import product
+from statistics import median
 from typing import Any
 
 import torch
@@ -121,14 +123,15 @@ def variants(
     return {name: lambda f=f: step(f) for name, f in chosen.items()}
 
 
-def floor(config: Config, rounds: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """Least seconds of a forward and of a backward pass."""
+def floor(config: Config, rounds: int, clock: Callable[[], float]) -> tuple[float, float, float]:
+    """Least seconds of a forward and of a backward pass, and those of a copy into fresh memory."""
     x = config.tensor()
     target = torch.empty_like(x)
-    copies = sorted(seconds(lambda: target.copy_(x), clock) for _ in range(rounds))
-    per_byte = copies[len(copies) // 2] / (2 * x.nbytes)
+    copy = median(seconds(lambda: target.copy_(x), clock) for _ in range(rounds))
+    fresh = median(seconds(x.clone, clock) for _ in range(rounds))
+    per_byte = copy / (2 * x.nbytes)
     extra = x.nbytes if config.residual else 0
-    return per_byte * (2 * x.nbytes + extra), per_byte * (3 * x.nbytes + 2 * extra)
+    return per_byte * (2 * x.nbytes + extra), per_byte * (3 * x.nbytes + 2 * extra), fresh
 
 
 def measure(
@@ -153,7 +156,8 @@ def measure(
         for part, values in zip(("forward", "backward", "both"), parts, strict=True):
             low, middle, high = quartiles(values)
             row |= {f"{part}_ms": middle * 1e3, f"{part}_q1": low * 1e3, f"{part}_q3": high * 1e3}
-        row |= {"floor_forward_ms": floors[0] * 1e3, "floor_backward_ms": floors[1] * 1e3}
+        names = "floor_forward_ms", "floor_backward_ms", "fresh_ms"
+        row |= {name: least * 1e3 for name, least in zip(names, floors, strict=True)}
         rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     return rows
 

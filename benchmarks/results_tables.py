@@ -9,6 +9,7 @@ A table stands between two comments, of one of these kinds:
     <!-- rows NAME NAME ... -->    one plan a row, one arm a column
     <!-- grid NAME -->             arms called A-B: A the column, B the row
     <!-- rtl KIND STIMULUS -->     a table of `rtl_tables.py`
+    <!-- cpu KIND THREADS -->      a table of `cpu_tables.py`
     <!-- end -->
 
 NAME is a plan of `accuracy_plans.py`; the newest folder of results/ that ends in it counts.
@@ -22,11 +23,12 @@ import re
 from pathlib import Path
 
 from accuracy_plans import LABELS, PLANS
-from rtl_tables import TABLES
+from cpu_tables import TABLES as CPU_TABLES
+from rtl_tables import TABLES as RTL_TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/integer_training.md", "docs/hardware.md", "docs/results.md")
-BLOCK = re.compile(r"(<!-- (table|rows|grid|rtl) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- (table|rows|grid|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S)
 Row = dict[str, str]
 
 
@@ -115,10 +117,16 @@ def _split(arm: str) -> tuple[str, str]:
 def rtl(names: str) -> str:
     """A table about the hardware."""
     kind, stimulus = names.split()
-    return markdown(*TABLES[kind](stimulus))
+    return markdown(*RTL_TABLES[kind](stimulus))
 
 
-KINDS = {"table": table, "rows": rows, "grid": grid, "rtl": rtl}
+def cpu(names: str) -> str:
+    """A table about the kernels of the CPU."""
+    kind, threads = names.split()
+    return markdown(*CPU_TABLES[kind](threads))
+
+
+KINDS = {"table": table, "rows": rows, "grid": grid, "rtl": rtl, "cpu": cpu}
 
 
 def filled(text: str) -> str:

@@ -1,0 +1,86 @@
+"""Tables of the CPU kernels' and networks' speed, from the CSV files of results/."""
+
+from __future__ import annotations
+
+import csv
+from itertools import product
+
+from harness import RESULTS, geometric_mean
+
+Row = dict[str, str]
+Table = tuple[list[str], list[list[str]]]
+NETWORKS = {
+    "resnet20": "ResNet-20",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50 (`convert_`)",
+}
+FORMATS = {
+    ("float32", "contiguous"): "float32, NCHW",
+    ("float32", "channels_last"): "float32, channels_last",
+    ("bfloat16", "contiguous"): "bfloat16, NCHW",
+    ("bfloat16", "channels_last"): "bfloat16, channels_last",
+}
+OVER_CACHE = 32 << 20
+"""Size of a tensor that the last-level cache of the machine cannot hold [bytes]."""
+
+
+def _read(name: str) -> list[Row]:
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _bytes(row: Row) -> int:
+    size = 4 if row["dtype"] == "float32" else 2
+    for part in row["shape"].split("x"):
+        size *= int(part)
+    return size
+
+
+def operators(threads: str) -> Table:
+    """Times of BN + ReLU over those of L1BN + ReLU, forward and backward."""
+    rows = [r for r in _read("cpu_ops") if r["threads"] == threads]
+    body = []
+    for (dtype, layout), name in FORMATS.items():
+        chosen = [r for r in rows if (r["dtype"], r["layout"]) == (dtype, layout)]
+        ours = {(r["shape"], r["residual"]): r for r in chosen if r["variant"] == "l1bn"}
+        ratios = {
+            (r["shape"], r["residual"]): float(r["both_ms"])
+            / float(ours[r["shape"], r["residual"]]["both_ms"])
+            for r in chosen
+            if r["variant"] == "batch_norm"
+        }
+        plain = [v for (_, residual), v in ratios.items() if residual == "False"]
+        large = [
+            float(r["both_ms"]) / (float(r["floor_forward_ms"]) + float(r["floor_backward_ms"]))
+            for r in ours.values()
+            if _bytes(r) > OVER_CACHE
+        ]
+        mean, everything = geometric_mean(plain), geometric_mean(list(ratios.values()))
+        body.append(
+            [
+                name,
+                f"{mean:.2f}×",
+                f"{everything:.2f}×",
+                f"{min(plain):.2f}×",
+                f"{max(plain):.2f}×",
+                f"{geometric_mean(large):.1f}×",
+            ]
+        )
+    head = ["", "geometric mean", "with residual shapes", "worst shape", "best shape", "floor"]
+    return head, body
+
+
+def networks(_: str) -> Table:
+    """Training steps, and bytes kept for backward, against BN."""
+    rows = {(r["network"], r["norm"], r["threads"]): r for r in _read("cpu_networks")}
+    body = []
+    for name, threads in product(NETWORKS, ("1", "2")):
+        ours, theirs = rows[name, "L1BN", threads], rows[name, "BatchNorm", threads]
+        speed = float(theirs["step_ms"]) / float(ours["step_ms"])
+        kept = int(ours["kept_bytes"]) / int(theirs["kept_bytes"])
+        images = f"{ours['batch']}×3×{ours['pixels']}×{ours['pixels']}"
+        body.append([NETWORKS[name], images, threads, f"{speed:.2f}× as fast", f"{kept:.2f}"])
+    return ["", "images", "threads", "step", "kept for backward"], body
+
+
+TABLES = {"operators": operators, "networks": networks}
