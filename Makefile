@@ -35,14 +35,17 @@ DATA ?= zalando-datasets/fashion_mnist
 compare-fashion-mnist: $(VENV)/.demo  ## the Fashion-MNIST comparison of results/ (slow)
 	$(BIN)/l1bn compare --data $(DATA) --model resnet20 --epochs 3 --seeds 3 --out runs/fashion-mnist-resnet20
 
-# About 7 hours on 2 quiet cores; after Ctrl-C the same target goes on. DATA may be a local folder here too,
+# About an hour on 2 quiet cores; after Ctrl-C the same target goes on. For long runs at half width, about 7 hours:
+# GAN_SIZE="--width 0.5" DCGAN_STEPS= WGAN_STEPS=. DATA may be a local folder here too,
 # CLASSIFIER the checkpoint of any finished l1bn train on CIFAR-10.
 CLASSIFIER ?= runs/cifar10-classifier/last.pt
-GAN_OPTIONS ?= --width 0.5
+GAN_SIZE ?= --width 0.25 --distance-images 5000
+DCGAN_STEPS ?= --steps 4000 --sample-every 800
+WGAN_STEPS ?= --steps 2000 --sample-every 400
 gan-cifar10: DATA = uoft-cs/cifar10
 gan-cifar10: $(dir $(CLASSIFIER))result.json  ## both GANs with both norms on CIFAR-10 (very slow)
-	$(BIN)/l1bn gan-compare --data $(DATA) --model dcgan $(GAN_OPTIONS) --classifier $(CLASSIFIER) --out runs/cifar10-dcgan
-	$(BIN)/l1bn gan-compare --data $(DATA) --model wgan-gp $(GAN_OPTIONS) --classifier $(CLASSIFIER) --out runs/cifar10-wgan-gp
+	$(BIN)/l1bn gan-compare --data $(DATA) --model dcgan $(GAN_SIZE) $(DCGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-dcgan
+	$(BIN)/l1bn gan-compare --data $(DATA) --model wgan-gp $(GAN_SIZE) $(WGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-wgan-gp
 
 runs/cifar10-classifier/result.json: | $(VENV)/.demo
 	if [ -e $(@D)/last.pt ]; then $(BIN)/l1bn train --resume $(@D); else \

@@ -7,7 +7,9 @@ A table stands between two comments, of one of these kinds:
 
     <!-- table NAME -->            the arms of one plan, with differences from the reference
     <!-- rows NAME NAME ... -->    one plan a row, one arm a column
-    <!-- grid NAME -->             arms called A-B: A the column, B the row
+    <!-- grid NAME -->             arms called A-B: A the column, B the row, and L1BN less BN
+    <!-- gan NAME NAME -->         distances of GANs, one comparison a row
+    <!-- layers NAME -->           the summary of `layer_analysis.py`
     <!-- rtl KIND STIMULUS -->     a table of `rtl_tables.py`
     <!-- cpu KIND THREADS -->      a table of `cpu_tables.py`
     <!-- end -->
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -28,7 +31,9 @@ from rtl_tables import TABLES as RTL_TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/integer_training.md", "docs/hardware.md", "docs/results.md")
-BLOCK = re.compile(r"(<!-- (table|rows|grid|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(
+    r"(<!-- (table|rows|grid|gan|layers|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S
+)
 Row = dict[str, str]
 
 
@@ -61,6 +66,13 @@ def accuracy(row: Row | None) -> str:
     return mean if not row["std"] else f"{mean} ± {float(row['std']):.2f}"
 
 
+def away(row: Row | None) -> str:
+    """The difference from the reference, with its interval."""
+    if row is None or not row.get("difference"):
+        return ""
+    return f"{float(row['difference']):+.2f} ({row['welch_95']})".replace("-", "−")
+
+
 def markdown(head: list[str], body: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *body]
     return "".join("| " + " | ".join(cells).replace("|  |", "| |") + " |\n" for cells in lines)
@@ -70,10 +82,8 @@ def table(name: str) -> str:
     """Arms as rows."""
     body = []
     for arm, row in read(name).items():
-        away = float(row["difference"]) if row.get("difference") else None
-        gap = "" if away is None else f"{away:+.2f} ({row['welch_95'].replace('-', '−')})"
         loss = f"{float(row['train_loss']):.3f}"
-        body.append([LABELS[arm], row["n"], accuracy(row), gap.replace("-", "−"), loss])
+        body.append([LABELS[arm], row["n"], accuracy(row), away(row), loss])
     if PLANS[name].against:
         raise SystemExit(f"{name} compares pairs of arms: make a grid of it")
     first = LABELS[next(iter(read(name)))]
@@ -99,19 +109,54 @@ def grid(name: str) -> str:
     found = read(name)
     rests = list(dict.fromkeys(_split(arm)[1] for arm in PLANS[name].arms))
     columns = list(dict.fromkeys(_split(arm)[0] for arm in PLANS[name].arms))
+    ours = next(c for c in columns if c.endswith("l1"))
     body = []
     for rest in rests:
         cells = [found.get(f"{column}-{rest}") for column in columns]
         if not any(cells):
             continue
         seeds = "/".join(sorted({c["n"] for c in cells if c}))
-        body.append([LABELS[rest], seeds, *map(accuracy, cells)])
-    return markdown(["test accuracy [%]", "seeds", *(LABELS[c] for c in columns)], body)
+        gap = away(found.get(f"{ours}-{rest}"))
+        body.append([LABELS[rest], seeds, *map(accuracy, cells), gap])
+    head = ["test accuracy [%]", "seeds", *(LABELS[c] for c in columns), "L1BN − BN (95 %)"]
+    return markdown(head, body)
 
 
 def _split(arm: str) -> tuple[str, str]:
     column = next(c for c in ("float-l1", "float-l2", "int8", "l1", "l2") if arm.startswith(c))
     return column, arm[len(column) + 1 :]
+
+
+def gan(names: str) -> str:
+    """Fréchet distances of both norms; smaller is better."""
+    body = []
+    for name in names.split():
+        found = json.loads((folder(name) / "results.json").read_text())
+        runs = [found["summary"][norm]["distance"] for norm in ("l1", "l2")]
+        cells = [f"{r['mean']:.2f}" + (f" ± {r['std']:.2f}" if r["n"] > 1 else "") for r in runs]
+        welch = found["difference"]["welch"]
+        interval = "" if welch is None else " ({:+.2f} to {:+.2f})".format(*welch)
+        gap = (f"{found['difference']['mean']:+.2f}" + interval).replace("-", "−")
+        title = f"{LABELS[found['config']['model']]} ({link(name)})"
+        body.append([title, f"{found['steps']}", f"{runs[0]['n']}", *cells, gap])
+    head = ["Fréchet distance", "steps", "seeds", "L1BN", "BN", "L1BN − BN (95 %)"]
+    return markdown(head, body)
+
+
+def layers(name: str) -> str:
+    """Ratios and gradients over the epochs."""
+    found = json.loads((folder(name) / "results.json").read_text())["summary"]
+    body = [
+        [
+            str(row["epoch"]),
+            f"{row['ratio_median']:.3f}",
+            f"{row['ratio_5%']:.3f} to {row['ratio_95%']:.3f}",
+            f"{row['gradient_cosine']:.4f}",
+        ]
+        for row in found
+    ]
+    head = ["epoch", "deviation ratio, median", "nine channels of ten", "cosine of the gradients"]
+    return markdown(head, body)
 
 
 def rtl(names: str) -> str:
@@ -126,7 +171,15 @@ def cpu(names: str) -> str:
     return markdown(*CPU_TABLES[kind](threads))
 
 
-KINDS = {"table": table, "rows": rows, "grid": grid, "rtl": rtl, "cpu": cpu}
+KINDS = {
+    "table": table,
+    "rows": rows,
+    "grid": grid,
+    "gan": gan,
+    "layers": layers,
+    "rtl": rtl,
+    "cpu": cpu,
+}
 
 
 def filled(text: str) -> str:
