@@ -43,7 +43,7 @@ GAN_SIZE ?= --width 0.25 --distance-images 5000
 DCGAN_STEPS ?= --steps 4000 --sample-every 800
 WGAN_STEPS ?= --steps 2000 --sample-every 400
 gan-cifar10: DATA = uoft-cs/cifar10
-gan-cifar10: $(dir $(CLASSIFIER))result.json  ## both GANs with both norms on CIFAR-10 (very slow)
+gan-cifar10: $(dir $(CLASSIFIER))result.json | $(VENV)/.demo  ## both GANs with both norms on CIFAR-10 (slow)
 	$(BIN)/l1bn gan-compare --data $(DATA) --model dcgan $(GAN_SIZE) $(DCGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-dcgan
 	$(BIN)/l1bn gan-compare --data $(DATA) --model wgan-gp $(GAN_SIZE) $(WGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-wgan-gp
 

@@ -25,6 +25,7 @@ from accuracy_tables import plot, table, write_csv
 from l1bn.environment import describe_environment
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.curves import read_rows
+from norm_variants import check_variant
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,14 +54,20 @@ def without_variant(options: list[str]) -> tuple[list[str], str | None]:
 
 
 def check(folder: Path, options: list[str]) -> None:
-    """Refuse a finished run that was made otherwise.
+    """Refuse a finished run that was made otherwise, or from weights that are no longer there.
 
     Raises:
         SystemExit: It names the options that differ.
     """
-    saved = json.loads((folder / "result.json").read_text())["config"]
-    if changes := tyro.cli(TrainConfig, args=without_variant(options)[0]).changes(saved):
+    result = folder / "result.json"
+    saved = json.loads(result.read_text())["config"]
+    options, variant = without_variant(options)
+    wanted = tyro.cli(TrainConfig, args=options)
+    if changes := wanted.changes(saved):
         raise SystemExit(f"{folder} was made with {changes}; remove it to train it anew")
+    if wanted.weights is not None and wanted.weights.stat().st_mtime > result.stat().st_mtime:
+        raise SystemExit(f"{folder} is older than {wanted.weights}; remove it to train it anew")
+    check_variant(folder, variant)
 
 
 def run(folder: Path, options: list[str]) -> None:
@@ -80,7 +87,7 @@ def run(folder: Path, options: list[str]) -> None:
 
 
 def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
-    """Return the finished runs."""
+    """Return the finished runs of the plan."""
     rows = []
     for arm in plan.arms:
         for seed in range(plan.seeds):
@@ -143,16 +150,17 @@ def main() -> None:
     runs = ROOT / "runs" / options.plan
     seeds = options.seeds or plan.seeds
     extra = ["--data", options.data]
+    arms = {name: plan.arms[name] for name in options.arms or plan.arms}
     for seed in range(seeds):
         for name, folder, choices in seed_runs(plan, runs, seed, extra):
-            if (folder / "result.json").exists():
-                check(folder, choices)
-            elif not options.collect and (
-                name in plan.first or name in (options.arms or plan.arms)
-            ):
+            if name not in plan.first and name not in arms:
+                continue
+            if not options.collect:
                 threads = ["--threads", str(options.threads)] if options.threads else []
                 run(folder, [*choices, *threads])
-    write(replace(plan, seeds=seeds), runs, options.out, command_line(options))
+            if (folder / "result.json").exists():
+                check(folder, choices)
+    write(replace(plan, seeds=seeds, arms=arms), runs, options.out, command_line(options))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def table(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return mean, deviation and difference from the reference, paired by seed [points]."""
     by_seed = {arm: {r["seed"]: r for r in rows if r["arm"] == arm} for arm in plan.arms}
     return [
-        {**_summary(plan, arm, runs), **_difference(runs, by_seed[plan.reference(arm)])}
+        {**_summary(plan, arm, runs), **_difference(runs, by_seed.get(plan.reference(arm), {}))}
         for arm, runs in by_seed.items()
         if runs
     ]

@@ -1,7 +1,7 @@
 """Training steps of whole networks on the CPU, BatchNorm against L1BN, and bytes kept for backward.
 
     python benchmarks/cpu_networks.py
-    python benchmarks/cpu_networks.py --network resnet20 --threads 1   # one piece of it
+    python benchmarks/cpu_networks.py --network resnet20 --threads 1   # one piece, written nowhere
 
 Writes ``results/cpu_networks.csv`` and its environment. A step is forward, loss, backward and SGD
 with momentum, channels_last: ResNet-20 and ResNet-18 on CIFAR shapes, and the ResNet-50 of
@@ -12,8 +12,8 @@ running, one thread is timed by its own processor time.
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 import l1bn
 from conversion import build, saved_bytes
-from harness import RESULTS, clock_for, interleave, quartiles, refuse_on_red, seconds, write
+from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.recipes.models import ModelSpec, build_model
 
 #: Batch and pixels.
 NETWORKS = {"resnet20": (128, 32), "resnet18": (32, 32), "resnet50": (4, 128)}
 NORMS = {"l2": "BatchNorm", "l1": "L1BN"}
 SPEC = ModelSpec(in_channels=3, image_size=32, num_classes=10)
+THREADS = [1, 2]
 Clock = Callable[[], float]
 
 
@@ -108,26 +109,16 @@ def measure(name: str, threads: int, rounds: int, busy: bool) -> list[dict[str, 
     return rows
 
 
-def others(pieces: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Rows that are there already and are not measured again."""
-    path = RESULTS / "cpu_networks.csv"
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
-    return [row for row in rows if (row["network"], int(row["threads"])) not in pieces]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20, help="steps of each network, at least 20")
     parser.add_argument("--network", choices=NETWORKS, nargs="*", default=list(NETWORKS))
-    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
     parser.add_argument("--busy", action="store_true", help="other programs are running")
     options = parser.parse_args()
-    refuse_on_red("tests/test_backends.py", "-k", "cpu and layouts")
+    refuse_on_red("tests/test_backends.py", "tests/ops/test_cpu.py", "-k", "layouts or rows or pair")
     pieces = [(name, threads) for name in options.network for threads in options.threads]
-    rows = others(pieces)
+    rows = []
     for name, threads in pieces:
         new = measure(name, threads, max(20, options.rounds), options.busy)
         rows += new
@@ -137,8 +128,8 @@ def main() -> None:
             f"{new[0]['step_ms'] / new[1]['step_ms']:.2f}x faster",
             flush=True,
         )
-    rows.sort(key=lambda row: (list(NETWORKS).index(row["network"]), int(row["threads"])))
-    print(write("cpu_networks", rows))
+    if set(pieces) >= set(product(NETWORKS, THREADS)):
+        print(write("cpu_networks", rows))
 
 
 if __name__ == "__main__":

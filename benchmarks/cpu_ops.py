@@ -1,5 +1,8 @@
 """L1BN + ReLU against nn.BatchNorm + ReLU on the CPU, forward and backward, shape by shape.
 
+BN adds the residual and applies ReLU in place, as most networks have it ("batch_norm"), or into new
+tensors ("batch_norm new").
+
     python benchmarks/cpu_ops.py [--threads 1 2] [--variants batch_norm l1bn] [--busy]
 
 Writes ``results/cpu_ops.csv``, its environment and ``results/cpu_ops.png``, and prints a summary.
@@ -39,7 +42,7 @@ SHAPES = [
     (256, 1024),
     (4, 32, 16, 56, 56),
 ]
-VARIANTS = ("batch_norm", "l1bn", "l1bn eager", "batch_norm compiled")
+VARIANTS = ("batch_norm", "l1bn", "batch_norm new", "l1bn eager", "batch_norm compiled")
 EAGER = {(32, 128, 28, 28), (128, 16, 32, 32), (256, 1024)}
 COMPILED = {(32, 128, 28, 28), (128, 64, 32, 32), (32, 64, 56, 56)}
 WITH_RESIDUAL = {(32, 256, 56, 56), (32, 512, 28, 28), (128, 64, 32, 32)}
@@ -86,6 +89,10 @@ def variants(
 
     def batch_norm() -> Tensor:
         y = norm(x)
+        return F.relu_(y if residual is None else y.add_(residual))
+
+    def batch_norm_new() -> Tensor:
+        y = norm(x)
         return F.relu(y if residual is None else y + residual)
 
     def ours(backend: str) -> Tensor:
@@ -114,6 +121,8 @@ def variants(
         "batch_norm": batch_norm,
         "l1bn": lambda: ours("cpu"),
     }
+    if "batch_norm new" in wanted:
+        chosen["batch_norm new"] = batch_norm_new
     if config.shape in EAGER and "l1bn eager" in wanted:
         chosen["l1bn eager"] = lambda: ours("eager")
     traced = config.shape in COMPILED and config.dtype == torch.float32 and not config.residual
@@ -215,7 +224,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="processor time where one thread runs")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
     options = parser.parse_args()
-    refuse_on_red("tests/test_backends.py", "-k", "cpu and not ten_million")
+    refuse_on_red("tests/test_backends.py", "tests/ops/test_cpu.py", "-k", "cpu and not ten_million")
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
     counts = options.threads or sorted({1, 2, torch.get_num_threads()}, reverse=True)

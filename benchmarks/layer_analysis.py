@@ -2,12 +2,14 @@
 
     python benchmarks/layer_analysis.py --data ../data/cifar10 --out results/layers
 
-Trains one network with L1BN and, before training and after every epoch, takes one batch of
-training images and measures at the same weights
+Trains one network with L1BN and, before training and after every epoch, takes the same 512 of the
+images that it trains on and measures at the same weights
 
-* standard deviation over mean absolute deviation of every channel that a norm sees: sqrt(pi/2) for
-  Gaussian data, the factor that L1BN assumes (Wu et al., arXiv:1802.09769, Fig. 2 to 4);
-* the cosine between the gradients that L1BN and BN give to each weight tensor;
+* standard deviation over mean absolute deviation of every channel that a norm sees, constant ones
+  left out: sqrt(pi/2) for Gaussian data, the factor that L1BN assumes (Wu et al.,
+  arXiv:1802.09769, Fig. 2 to 4);
+* the cosine between the gradients that L1BN and BN give to each weight tensor, and to all
+  parameters together;
 * histograms of what the norms see, (x - mean) / std.
 
 Writes ratios.csv, cosines.csv, histograms.csv, results.json and layers.svg.
@@ -33,7 +35,7 @@ from l1bn.environment import describe_environment
 from l1bn.recipes.classification import Trainer, load_recipe_data
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet, Split
-from l1bn.recipes.measure import deviation_ratios
+from l1bn.recipes.measure import channel_ratios
 from l1bn.recipes.models import build_model
 
 GAUSSIAN = math.sqrt(math.pi / 2)
@@ -60,9 +62,10 @@ class Analyst(Trainer):
     def measure(self) -> None:
         """Append the rows of this epoch."""
         epoch, self.measured = self.measured, self.measured + 1
-        for layer, values in deviation_ratios(self).items():
-            rows = ({"epoch": epoch, "layer": layer, "ratio": round(v, 5)} for v in values)
-            self.ratios.extend({**row, "channel": c} for c, row in enumerate(rows))
+        for layer, values in channel_ratios(self, batch(self)[0]).items():
+            row = {"epoch": epoch, "layer": layer}
+            live = [(c, v) for c, v in enumerate(values) if not math.isnan(v)]
+            self.ratios.extend({**row, "ratio": v, "channel": c} for c, v in live)
         for name, cosine in gradient_cosines(self).items():
             self.cosines.append({"epoch": epoch, "weight": name, "cosine": round(cosine, 6)})
         for layer, counts in histograms(self).items():
@@ -151,7 +154,7 @@ def draw(analyst: Analyst, path: Path) -> None:
     for weight in weights:
         curve = [r["cosine"] for r in analyst.cosines if r["weight"] == weight]
         style = {"linewidth": 2.5, "color": "black"} if weight == "all" else {"alpha": 0.6}
-        label = "all weights together" if weight == "all" else None
+        label = "all parameters together" if weight == "all" else None
         axes[1].plot(range(last + 1), curve, label=label, **style)
     axes[1].set(xlabel="epoch", ylabel="cosine", title="Gradients of L1BN and BN, same weights")
     axes[1].xaxis.get_major_locator().set_params(integer=True)
@@ -214,7 +217,8 @@ def main() -> None:
     for name in ("ratios", "cosines", "histograms"):
         write_csv(options.out / f"{name}.csv", getattr(analyst, name))
     content = {
-        "command": f"python benchmarks/layer_analysis.py --data DATA --out {options.out}",
+        "command": f"python benchmarks/layer_analysis.py --data DATA --model {options.model} "
+        f"--epochs {options.epochs} --images {options.images} --out {options.out}",
         "config": {k: v for k, v in config.saved().items() if k not in ("out", "data")},
         "environment": describe_environment(),
         "summary": summary(analyst),

@@ -35,6 +35,8 @@ from l1bn.recipes.models.norm import BatchNormAct2d
 TAKEN_AWAY = ("no-mean-sign", "no-scale", "eps-added")
 VARIANTS = (*TAKEN_AWAY, "relu-first", "calibrated")
 CALIBRATION_BATCHES = 20
+VARIANT = "variant.txt"
+"""File of a run that names its variant: the configuration does not know it."""
 DIMS = (0, 2, 3)
 
 
@@ -120,19 +122,38 @@ def replace_norms(model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> N
             replace_norms(layer, make)
 
 
+def check_variant(folder: Path, variant: str | None) -> None:
+    """Refuse a run of another variant; None is L1BN or BN itself.
+
+    Raises:
+        SystemExit: It says which.
+    """
+    path = folder / VARIANT
+    found = path.read_text().strip() if path.exists() else None
+    if found != variant:
+        raise SystemExit(
+            f"{folder} holds the variant {found}, not {variant}; choose another folder"
+        )
+
+
 def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] not in VARIANTS:
         raise SystemExit(f"expected one of {', '.join(VARIANTS)}, then options of l1bn train")
     config = tyro.cli(TrainConfig, args=arguments[1:])
     config.validate()
+    if config.precision == "int8":
+        raise SystemExit("expected --precision fp32 or bf16: the variants are not in integers")
     trainer = VariantTrainer(config, load_recipe_data(config), arguments[0])
     if (config.out / CHECKPOINT).exists():
         saved = load_checkpoint(config.out / CHECKPOINT)
         if changes := config.changes(saved["config"]):
             raise SystemExit(f"{config.out} was made with {changes}; choose another folder")
+        check_variant(config.out, arguments[0])
         trainer.restore(saved)
     elif config.weights is not None:
         trainer.start_from(config.weights)
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / VARIANT).write_text(arguments[0] + "\n")
     trainer.fit()
 
 

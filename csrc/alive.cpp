@@ -11,7 +11,7 @@ namespace l1bn {
 namespace {
 
 constexpr int64_t kBlock = 512;            // elements on the stack, so that no store overruns
-constexpr int64_t kPerThread = 64 * 1024;  // as in plan.cpp: fewer are not worth a thread
+constexpr int64_t kPerThread = 64 * 1024;  // fewer are not worth a thread
 constexpr int kMaxThreads = 256;
 
 template <class T>

@@ -9,7 +9,8 @@
 // Statistics are float, or double for double tensors. `mean` has two parts of `channels` numbers
 // each, whose sum is the mean. `bits` holds one bit per element, set where x >= mean, in units of 16
 // bits in the order of memory: per plane in layout `planes`, per row in `rows`. The last unit of a
-// plane or row reaches back where no 16 elements are left. Its size is l1bn_bits_bytes().
+// plane or row reaches back where no 16 elements are left; planes or rows of fewer than 16 elements
+// are one run of bits. Its size is l1bn_bits_bytes().
 //
 // Source of the method: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 #pragma once
@@ -47,7 +48,7 @@ typedef struct {
 } l1bn_forward_args;
 
 // Training forward. Returns the number of channels whose normalized input cannot be recovered from
-// y well enough (see `recoverable`; counted only where bits are written), or a negative error.
+// y well enough (see `recoverable`; bits or no bits), or a negative error.
 L1BN_API int64_t l1bn_forward(const l1bn_forward_args* args);
 
 typedef struct {

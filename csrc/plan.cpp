@@ -80,10 +80,6 @@ Plan plan_rows(int64_t rows, int64_t channels, int64_t element, int64_t threads)
   Plan plan;
   plan.threads = useful_threads(rows * channels, threads);
   plan.streaming = rows * channels * element > last_level_cache() / 2;
-  plan.split = true;
-  // Whole rows: blocks of channels that would fit the last-level cache read memory in short pieces,
-  // which costs more than reading it again in its order (docs/notes.md).
-  plan.batch = channels;
   return plan;
 }
 

@@ -25,8 +25,9 @@ struct Groups {
   int64_t fresh(int64_t group) const { return group * kLanes - start(group); }
 };
 
-// f(row, stop) over tiles of the rows [first, last). Within them rows are read in the order of
-// memory, which is what the hardware prefetches.
+// f(row, stop) over tiles of the rows [first, last). Within them whole rows are read, in the order of
+// memory: blocks of channels that would fit a cache are short pieces, which the hardware prefetches
+// badly (docs/notes.md).
 template <class F>
 L1BN_INLINE void for_tiles(int64_t first, int64_t last, bool backwards, F&& f) {
   const int64_t tiles = (last - first + kTileRows - 1) / kTileRows;
@@ -36,7 +37,8 @@ L1BN_INLINE void for_tiles(int64_t first, int64_t last, bool backwards, F&& f) {
   }
 }
 
-// Rows of few whole groups, whose sums and constants stay in registers. A step takes packs that lie
+// Rows of few whole groups, whose sums stay in registers (on AVX-512; the compiler spills what does
+// not fit). A step takes packs that lie
 // next to each other: one row, or several where a row has fewer than four groups, so that an
 // addition does not wait for the one before.
 template <int G>

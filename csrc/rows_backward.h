@@ -148,7 +148,7 @@ struct RowsBackward {
     };
     for_tiles(first, last, true, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
       if constexpr (kActive && !kInput) {
-        const bool done = if_narrow<T, 4>(channels, [&](auto narrow) __attribute__((always_inline)) {
+        const bool done = if_narrow<T, 8>(channels, [&](auto narrow) __attribute__((always_inline)) {
           constexpr int G = decltype(narrow)::groups;
           P c[G][kConstants];
           for (int g = 0; g < G; ++g)

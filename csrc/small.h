@@ -168,6 +168,7 @@ class SmallBackward : Small<T> {
   const l1bn_backward_args& args;
   const T* const x;
   const A* const mean;
+  Buffer<Slope<A>> slopes;  // per channel
   A low, high;
 
  public:
@@ -175,17 +176,19 @@ class SmallBackward : Small<T> {
       : Base(a.problem, 3),
         args(a),
         x(static_cast<const T*>(a.x)),
-        mean(static_cast<const A*>(a.mean)) {
+        mean(static_cast<const A*>(a.mean)),
+        slopes(a.problem.channels) {
     activation_range(a.problem.activation, &low, &high);
   }
 
   int64_t run() const {
-    if (!Base::sums_.get()) return -2;
+    if (!Base::sums_.get() || !slopes.get()) return -2;
     auto body = [&](Team team) {
       memset(Base::sums(team.index, 0), 0, sizeof(double) * 3 * args.problem.channels);
       accumulate(team);
       team.wait();
       parameters(team);
+      team.wait();
       if (args.dx || args.dresidual) write(team);
     };
     parallel_run(Base::threads_, body);
@@ -236,19 +239,16 @@ class SmallBackward : Small<T> {
     for (int64_t c = team.index; c < args.problem.channels; c += team.size) {
       if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight(team, c);
       if (args.dbias) static_cast<A*>(args.dbias)[c] = (A)Base::total(team, 0, c);
+      slopes.get()[c] = slope_of<A>(
+          Base::param(args.weight, c, 1), (double)static_cast<const A*>(args.scale)[c],
+          Base::elements(), Base::total(team, 0, c), grad_weight(team, c),
+          Base::total(team, 2, c), args.problem.eps, args.frozen);
     }
   }
 
   void write(const Team& team) const {
     T* dx = static_cast<T*>(args.dx);
     T* dresidual = static_cast<T*>(args.dresidual);
-    Buffer<Slope<A>> slopes(args.problem.channels);
-    if (!slopes.get()) return;
-    for (int64_t c = 0; c < args.problem.channels; ++c)
-      slopes.get()[c] = slope_of<A>(
-          Base::param(args.weight, c, 1), (double)static_cast<const A*>(args.scale)[c],
-          Base::elements(), Base::total(team, 0, c), grad_weight(team, c),
-          Base::total(team, 2, c), args.problem.eps, args.frozen);
     Base::walk(team, [&](int64_t c, int64_t i) {
       const A g = masked(i);
       if (dresidual) put_value(dresidual + i, g);

@@ -113,6 +113,45 @@ def test_empty_batch(backend: str, shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(state, running())
 
 
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_empty_batch_in_evaluation(backend: str, activation: str | None) -> None:
+    x = torch.empty((0, 3, 4, 4), requires_grad=True)
+    y = l1_batch_norm(x, *running(), activation=activation, backend=backend)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == x.shape
+
+
+def gaps(vector: torch.Tensor, kind: str) -> torch.Tensor:
+    """The same numbers with gaps between them, or one number in the place of all."""
+    if kind == "expanded":
+        return vector[:1].clone().expand(len(vector))
+    wide = torch.full((len(vector), 3), float("nan"), dtype=vector.dtype)
+    wide[:, 1] = vector
+    return wide[:, 1]
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["strided", "expanded"])
+@pytest.mark.parametrize("shape", [(6, 3, 5, 4), (40, 32)])
+def test_vectors_of_any_layout(
+    backend: str, shape: tuple[int, ...], kind: str, training: bool, activation: str | None
+) -> None:
+    torch.manual_seed(0)
+    x, grad = torch.randn(shape), torch.randn(shape)
+    vectors = [gaps(torch.rand(shape[1]) + 0.5, kind) for _ in range(4)]
+    found = []
+    for mean, var, weight, bias in (vectors, [v.contiguous() for v in vectors]):
+        leaves = [v.detach().requires_grad_() for v in (x, weight, bias)]
+        # Running statistics that are one number for all channels cannot move in place.
+        state = (None, None) if training else (mean, var)
+        y = l1_batch_norm(
+            leaves[0], *state, *leaves[1:], training, activation=activation, backend=backend
+        )
+        found.append([y, *torch.autograd.grad(y, leaves, grad)])
+    torch.testing.assert_close(*found)
+
+
 X = torch.zeros(4, 3, 2, 2)
 ERRORS = [
     (ValueError, "expected at least 2D input \\(got 1D input\\)", {"input": torch.zeros(4)}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -70,3 +71,19 @@ def test_a_run_that_was_made_otherwise_is_refused(tmp_path):
     accuracy.check(tmp_path, ["--data", "digits", "--norm", "l2", "--seed", "1"])
     with pytest.raises(SystemExit, match="was made with norm l2, not l1"):
         accuracy.check(tmp_path, ["--data", "digits", "--norm", "l1", "--seed", "1"])
+
+
+def test_a_run_from_other_weights_or_of_another_variant_is_refused(tmp_path):
+    weights = tmp_path / "first.pt"
+    weights.touch()
+    config = TrainConfig(data="digits", weights=weights)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps({"config": config.saved()}))
+    options = ["--data", "digits", "--weights", str(weights)]
+    accuracy.check(folder, options)
+    with pytest.raises(SystemExit, match="holds the variant None, not no-scale"):
+        accuracy.check(folder, [*options, "--variant", "no-scale"])
+    os.utime(weights, ns=(2**62, 2**62))
+    with pytest.raises(SystemExit, match=r"is older than .*first\.pt"):
+        accuracy.check(folder, options)

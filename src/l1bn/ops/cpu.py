@@ -311,7 +311,7 @@ class Cpu:
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, see :class:`l1bn.ops.registry.Backend`."""
-        plain = activation is None and residual is None
+        plain = (activation is None and residual is None) or x.numel() == 0
         if plain or is_transformed(x) or running_mean.dtype != running_var.dtype:
             return formula.evaluate(
                 x, running_mean, running_var, weight, bias, residual, activation, eps

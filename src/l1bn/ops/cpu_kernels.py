@@ -61,6 +61,11 @@ def _parameter_dtype(weight: Tensor | None, bias: Tensor | None) -> int:
     return 0 if bias is None else DTYPES[bias.dtype]
 
 
+def _dense(vector: Tensor | None) -> Tensor | None:
+    """A vector that the kernels can walk: a slice or an expanded number has gaps or one address."""
+    return vector if vector is None or vector.is_contiguous() else vector.contiguous()
+
+
 def _new_statistics(channels: int, dtype: torch.dtype) -> Tensor:
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return torch.empty((3, channels), dtype=wide)
@@ -96,6 +101,7 @@ def forward(
           float32 cannot tell on which side of it a value lies), and σ
     """
     native = _native_or_raise()
+    weight, bias = _dense(weight), _dense(bias)
     x, layout = to_layout(x)
     if residual is not None:
         residual = as_layout(residual, layout)
@@ -178,6 +184,7 @@ def backward(
         ``(dx, dγ, dβ, d residual)``, None where not wanted.
     """
     native = _native_or_raise()
+    weight, bias = _dense(weight), _dense(bias)
     grad = as_layout(grad, layout)
     # Kept as they came, which costs no memory of their own: laid out again where they were strided.
     if x is not None:
@@ -189,7 +196,7 @@ def backward(
     dweight = dbias = None
     if want_parameters:
         # Made like a tensor that is there where that serves: it costs half as much.
-        if weight is not None and weight.dtype is statistics.dtype and weight.is_contiguous():
+        if weight is not None and weight.dtype is statistics.dtype:
             dweight = torch.empty_like(weight)
         else:
             dweight = statistics.new_empty(channels)
@@ -245,6 +252,8 @@ def evaluate(
         ``recoverable`` tells whether x̂ can be read back from y.
     """
     native = _native_or_raise()
+    weight, bias = _dense(weight), _dense(bias)
+    running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
     x, layout = to_layout(x)
     if residual is not None:
         residual = as_layout(residual, layout)

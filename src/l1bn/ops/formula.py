@@ -107,7 +107,11 @@ def evaluate(
     eps: float,
 ) -> Tensor:
     """Evaluation: ``F.batch_norm``, then residual and activation."""
-    y = torch.nn.functional.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
+    # The gradient of F.batch_norm is wrong for vectors with gaps (torch 2.13, CPU).
+    state = running_mean.contiguous(), running_var.contiguous()
+    weight = None if weight is None else weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    y = torch.nn.functional.batch_norm(x, *state, weight, bias, False, 0.0, eps)
     if residual is not None:
         y = y + residual
     return activate(y, activation)

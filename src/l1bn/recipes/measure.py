@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +13,7 @@ from torch import nn
 from l1bn.recipes.classification import Trainer
 from l1bn.recipes.config import NormName
 
-__all__ = ["deviation_ratios", "saved_bytes", "step_seconds"]
+__all__ = ["channel_ratios", "deviation_ratios", "saved_bytes", "step_seconds"]
 
 _WARMUP = 3
 _RATIO_IMAGES = 512
@@ -99,15 +100,26 @@ def deviation_ratios(trainer: Trainer) -> dict[str, list[float]]:
     Returns:
         The ratios by the name of the layer, from input to output.
     """
-    ratios: dict[str, list[float]] = {}
-    model = copy.deepcopy(trainer.model).train()
-    layers = [(n, m) for n, m in model.named_modules() if _is_norm(m)]
-    hooks = [layer.register_forward_pre_hook(_recorder(ratios, name)) for name, layer in layers]
     order = torch.randperm(len(trainer.data.train), generator=torch.Generator().manual_seed(0))
     images = trainer.data.train.images[order[:_RATIO_IMAGES]]
+    found = channel_ratios(trainer, images)
+    return {name: [v for v in ratios if not math.isnan(v)] for name, ratios in found.items()}
+
+
+@torch.no_grad()
+def channel_ratios(trainer: Trainer, images: torch.Tensor) -> dict[str, list[float]]:
+    """Return the ratio of every channel, as :func:`deviation_ratios`; NaN of a constant one.
+
+    Args:
+        trainer: Its model is copied, and measured in training mode.
+        images: One batch, as the trainer's data hold it.
+    """
+    ratios: dict[str, list[float]] = {}
+    model = copy.deepcopy(trainer.model).train()
+    for name, layer in model.named_modules():
+        if _is_norm(layer):
+            layer.register_forward_pre_hook(_recorder(ratios, name))
     model(trainer.preprocess(images))
-    for hook in hooks:
-        hook.remove()
     return ratios
 
 
@@ -121,7 +133,7 @@ def _recorder(ratios: dict[str, list[float]], name: str):  # type: ignore[no-unt
         d = x - x.mean(1, keepdim=True)
         spread, size = d.abs().mean(1), x.abs().amax(1)
         live = spread > 1e-9 * size
-        values = d[live].square().mean(1).sqrt() / spread[live]
+        values = torch.where(live, d.square().mean(1).sqrt() / spread, torch.nan)
         ratios[name] = [round(v, 5) for v in values.tolist()]
 
     return record

@@ -96,7 +96,7 @@ def test_the_report_names_the_distance_for_what_it_is(
     sentences = gan_verdict(results)
     assert "not Inception-FID" in sentences[0]
     assert "95 % intervals" in sentences[0]
-    assert "a perfect generator would get that" in sentences[1]
+    assert "a perfect generator would get less" in sentences[1]
 
 
 def test_verdicts_point_the_right_way(config: Make, classifier: pathlib.Path) -> None:

@@ -145,7 +145,7 @@ class ReferenceDistance:
         measure: Measures generated images.
         images: Images on either side.
         record: Name of the distance, classifier, its hash, and the distance of as many training
-            images, which is what a perfect generator would get; for ``result.json``.
+            images, for orientation; for ``result.json``.
     """
 
     measure: FrechetDistance
@@ -163,7 +163,8 @@ def distance_to_test(
     """Prepare the distance to the test images, and measure that of the training images.
 
     The test images are the reference because the classifier was not fitted to them: its features of
-    training images are drawn to their classes, which no generator could match.
+    training images are drawn to their classes, which no generator could match. For the same reason a
+    perfect generator would come nearer to the test images than the training images do.
 
     Raises:
         UserError: If the checkpoint does not fit the data.

@@ -75,8 +75,8 @@ def gan_verdict(results: dict[str, Any]) -> list[str]:
     text = f"L1BN − BN = {_signed(difference['mean'])} in {DISTANCE_NAME}, smaller is better"
     floor = (
         f"{measured['images']} training images have a distance of "
-        f"{measured['distance_of_training_images']:.3f} to as many test images: a perfect "
-        "generator would get that."
+        f"{measured['distance_of_training_images']:.3f} to as many test images; a perfect "
+        "generator would get less, as the classifier was fitted to the training images."
     )
     if seeds == 1:
         return [f"{text}; one seed cannot tell a difference from seed noise.", floor]
