@@ -224,7 +224,9 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="processor time where one thread runs")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
     options = parser.parse_args()
-    refuse_on_red("tests/test_backends.py", "tests/ops/test_cpu.py", "-k", "cpu and not ten_million")
+    refuse_on_red(
+        "tests/test_backends.py", "tests/ops/test_cpu.py", "-k", "cpu and not ten_million"
+    )
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
     counts = options.threads or sorted({1, 2, torch.get_num_threads()}, reverse=True)
