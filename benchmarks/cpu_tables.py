@@ -20,6 +20,7 @@ FORMATS = {
     ("bfloat16", "contiguous"): "bfloat16, NCHW",
     ("bfloat16", "channels_last"): "bfloat16, channels_last",
 }
+INTEGERS = {"resnet20": "ResNet-20", "vgg7": "VGG7 at a quarter of its width"}
 OVER_CACHE = 32 << 20
 """Size of a tensor that the last-level cache of the machine cannot hold [bytes]."""
 
@@ -82,4 +83,26 @@ def networks(_: str) -> Table:
     return ["", "images", "threads", "step", "kept for backward"], body
 
 
-TABLES = {"operators": operators, "networks": networks}
+def integers(_: str) -> Table:
+    """Training steps in integers against float32, and bytes kept for backward."""
+    rows = _read("integer_steps")
+    times: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        times.setdefault((INTEGERS[row["network"]], row["threads"]), []).append(row)
+    body = [
+        [
+            f"{name}, {threads} thread{'s' * (threads != '1')} [ms]",
+            *(f"{float(r['step_ms']):.0f}" for r in found),
+            f"{float(found[-1]['speedup_over_bn']):.1f}×",
+        ]
+        for (name, threads), found in times.items()
+    ]
+    for (name, threads), found in times.items():
+        if threads == "1":
+            kept = [f"{float(r['kept_mib']):.1f}" for r in found]
+            ratio = f"{float(found[-1]['kept_over_bn']):.2f}"
+            body.append([f"kept for backward, {name} [MiB]", *kept, ratio])
+    return ["", *(r["variant"] for r in rows[:3]), "int8 over BN"], body
+
+
+TABLES = {"operators": operators, "networks": networks, "integers": integers}

@@ -21,6 +21,7 @@ from l1bn.quantized.layers import (
     ProductLayer,
     ProductNormLayer,
 )
+from l1bn.quantized.layers.norm import to_exponent
 
 SPEC = fp.NormSpec(8)
 
@@ -288,3 +289,12 @@ def test_sgd_equals_the_judge(backend, lr, grows):
             assert p.momentum_exponent == judged.momentum_exponent
             assert p.exponent == int(p.exponents[0]) == judged.exponent
     assert (weight.exponent > before) == grows
+
+
+@pytest.mark.parametrize("shift", [-9, -2, 0, 1, 2, 6, 7, 8, 9, 30])
+def test_other_steps_are_rounded_to_nearest_and_saturated(shift):
+    values = np.arange(-127, 128)
+    found = to_exponent(quantized.QTensor(torch.from_numpy(values).to(torch.int8), -5), shift - 5)
+    want = np.floor(values / 2.0**shift + 0.5).clip(-127, 127)
+    assert found.exponent == shift - 5
+    np.testing.assert_array_equal(array(found.values), want)

@@ -137,9 +137,9 @@ class IntegerNetwork(nn.Module):
             layer.forget()
 
     def _join(self, have: QTensor | None, more: QTensor, index: int) -> QTensor:
-        if have is None or not bool(have.values.any()):
+        if have is None or _is_zero(have.values):
             return more  # zeros have no exponent that the sum should respect
-        if not bool(more.values.any()):
+        if _is_zero(more.values):
             return have
         noise = self.clock.noise(_JOIN_SITE + index, 0)
         kernels = self.clock.kernels(more.values)
@@ -208,3 +208,7 @@ def _describe(images: QTensor | Tensor) -> str:
     values = images.values if isinstance(images, QTensor) else images
     dtype = getattr(values, "dtype", None)
     return f"{type(images).__name__} of {dtype}" if dtype else type(images).__name__
+
+
+def _is_zero(values: Tensor) -> bool:
+    return int(values.amax()) == 0 == int(values.amin())  # any() takes fifty times as long

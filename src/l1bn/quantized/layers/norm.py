@@ -216,10 +216,11 @@ def to_exponent(x: QTensor, exponent: int) -> QTensor:
     shift = exponent - x.exponent
     if shift == 0:
         return x
-    wide = x.values.int()
-    wide = (
-        wide << min(-shift, 16)
-        if shift < 0
-        else (wide + ((1 << min(shift, 16)) >> 1)) >> min(shift, 16)
-    )
+    if shift > 0:  # (v + half) >> shift, without leaving 8 bits; from 8 on all is 0
+        # Numbers of its own type keep torch from slower operations on wider ones.
+        number = x.values.new_tensor
+        high = x.values >> number(min(shift, 7))
+        last = (x.values >> number(min(shift, 8) - 1)) & number(1)
+        return QTensor(high + last, exponent)
+    wide = x.values.int() << min(-shift, 16)
     return QTensor(wide.clamp(-127, 127).to(torch.int8), exponent)

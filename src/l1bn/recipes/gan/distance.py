@@ -163,8 +163,8 @@ def distance_to_test(
     """Prepare the distance to the test images, and measure that of the training images.
 
     The test images are the reference because the classifier was not fitted to them: its features of
-    training images are drawn to their classes, which no generator could match. For the same reason a
-    perfect generator would come nearer to the test images than the training images do.
+    training images are drawn to their classes, which no generator could match. For the same reason
+    a perfect generator would come nearer to the test images than the training images do.
 
     Raises:
         UserError: If the checkpoint does not fit the data.
