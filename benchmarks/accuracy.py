@@ -28,6 +28,8 @@ from l1bn.recipes.curves import read_rows
 from norm_variants import check_variant
 
 ROOT = Path(__file__).parents[1]
+MOST_LINES = 16
+"""Arms that one plot can show."""
 
 
 def seed_runs(
@@ -108,7 +110,8 @@ def write(plan: Plan, runs: Path, out: Path, command: str) -> None:
         for row in read_rows(runs / f"{r['arm']}-seed{r['seed']}" / "epochs.csv")
     ]
     write_csv(out / "curves.csv", curves)
-    plot(plan, curves, out / "curves.svg")
+    if len(plan.arms) <= MOST_LINES:
+        plot(plan, curves, out / "curves.svg")
     summary = table(plan, rows)
     write_csv(out / "table.csv", summary)
     for r in rows:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from accuracy_plans import LABELS, PLANS
 from cpu_tables import TABLES as CPU_TABLES
+from l1bn.recipes.statistics import compare_paired
 from rtl_tables import TABLES as RTL_TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -118,8 +119,28 @@ def grid(name: str) -> str:
         seeds = "/".join(sorted({c["n"] for c in cells if c}))
         gap = away(found.get(f"{ours}-{rest}"))
         body.append([LABELS[rest], seeds, *map(accuracy, cells), gap])
-    head = ["test accuracy [%]", "seeds", *(LABELS[c] for c in columns), "L1BN − BN (95 %)"]
+    body.append(["all, paired", *[""] * (len(columns) + 1), together(name, ours)])
+    names = [LABELS[c] for c in columns]
+    if "int8" not in columns:  # the condition may be a precision
+        names = [n.removeprefix("float32 ") for n in names]
+    head = ["test accuracy [%]", "seeds", *names, "L1BN − BN (95 %)"]
     return markdown(head, body)
+
+
+def together(name: str, column: str) -> str:
+    """The mean difference over all conditions and seeds, with Student's interval of the pairs."""
+    runs = json.loads((folder(name) / "results.json").read_text())["runs"]
+    found = {(r["arm"], r["seed"]): 100 * r["test_accuracy"] for r in runs}
+    plan = PLANS[name]
+    pairs = [
+        (value, found[plan.reference(arm), seed])
+        for (arm, seed), value in found.items()
+        if _split(arm)[0] == column and (plan.reference(arm), seed) in found
+    ]
+    difference = compare_paired(*zip(*pairs, strict=True))
+    low, high = difference.paired or (float("nan"),) * 2
+    text = f"{difference.mean:+.2f} ({low:+.2f} to {high:+.2f}; {len(pairs)} pairs)"
+    return text.replace("-", "−")
 
 
 def _split(arm: str) -> tuple[str, str]:
