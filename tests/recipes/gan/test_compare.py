@@ -88,7 +88,7 @@ def test_the_report_names_the_distance_for_what_it_is(
     page = write_gan_report(settings.out).read_text()
     assert "This is not Inception-FID" in page
     assert results["distance"]["sha256"] in page
-    assert page.count("data:image/png;base64,") == 5  # real images, and a grid for each run
+    assert page.count("data:image/jpeg;base64,") == 5  # real images, and a grid for each run
     assert page.count("data:image/svg+xml;base64,") == 2
     assert "The norm is in the generator only" in page.replace("\n", " ")
     assert "not Inception-FID" in text_of(results)
