@@ -153,7 +153,7 @@ def _grids(folder: Path, results: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _jpeg(path: Path) -> bytes:
-    """Return an image in a fifth of the bytes: the run keeps every pixel, the report need not."""
+    """Return an image in fewer bytes: the run keeps every pixel, the report need not."""
     packed = io.BytesIO()
     with Image.open(path) as image:
         image.convert("RGB").save(packed, "JPEG", quality=85, subsampling=0)
