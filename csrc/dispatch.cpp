@@ -85,13 +85,25 @@ int64_t l1bn_evaluate(const l1bn_evaluate_args* args) {
   return l1bn::current->kernels->evaluate(*args);
 }
 
+int64_t l1bn_count_alive(const l1bn_alive_args* args) {
+  return l1bn::current->kernels->alive(*args, l1bn::kCount);
+}
+
+int64_t l1bn_pack_alive(const l1bn_alive_args* args) {
+  return l1bn::current->kernels->alive(*args, l1bn::kPack);
+}
+
+int64_t l1bn_unpack_alive(const l1bn_alive_args* args) {
+  return l1bn::current->kernels->alive(*args, l1bn::kUnpack);
+}
+
 int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner) {
   const int64_t units =
       inner == 1 ? (channels + 15) / 16 * outer : outer * channels * ((inner + 15) / 16);
   return units * 2;
 }
 
-int64_t l1bn_abi(void) { return 5; }
+int64_t l1bn_abi(void) { return 6; }
 
 const char* l1bn_isas(void) { return l1bn::list(); }
 

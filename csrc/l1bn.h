@@ -59,7 +59,7 @@ typedef struct {
   const void* residual;  // read only where x is null and there is an activation
   const void* bits;      // read only where x is null
   const void *weight, *bias, *mean, *scale;
-  void *dx, *dresidual;      // may be null
+  void *dx, *dresidual;      // may be null; dresidual, or dx without a dresidual, may be `grad`
   void *dweight, *dbias;     // statistics' dtype, may be null
   int64_t frozen;            // mean and scale are constants: no gradient through them
 } l1bn_backward_args;

@@ -143,7 +143,9 @@ struct PlanesBackward {
 
   template <bool kInput, bool kActive>
   void write(const Batch& batch) const {
-    Stage<T> stage_x(plan.streaming), stage_r(plan.streaming && dresidual);
+    const bool in_place = dx == grad;
+    Stage<T> stage_x(plan.streaming && !in_place);
+    Stage<T> stage_r(plan.streaming && dresidual && dresidual != grad);
     const P low_pack = P::all(low), high_pack = P::all(high);
     batch.share(outer, inner).walk(true, [&](int64_t plane, int64_t offset, int64_t length) {
       for (int64_t i = 0; i < batch.count; ++i) {
@@ -161,7 +163,8 @@ struct PlanesBackward {
           T* to = dx ? stage_x.begin(dx + from + start, block) : nullptr;
           T* to_r = dresidual ? stage_r.begin(dresidual + from + start, block) : nullptr;
           for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) __attribute__((always_inline)) {
-            P g = how.get(g_from + pos);
+            const P from_memory = how.get(g_from + pos);
+            P g = from_memory;
             if constexpr (kActive) g = between(how.get(y_from + pos), low_pack, high_pack, g);
             if (to_r) how.put(to_r + pos, g);
             if (!to) return;
@@ -170,7 +173,8 @@ struct PlanesBackward {
               bit = at_least_bits(how.get(x_from + pos) - centre, rest);
             else
               bit = b ? b[chunk] : 0;
-            how.put(to + pos, g * slope + choose(bit, above, below));
+            const P result = g * slope + choose(bit, above, below);
+            how.put(to + pos, in_place ? how.fresh(result, from_memory) : result);
           });
         });
       }

@@ -138,13 +138,20 @@ struct RowsBackward {
     const P* const of_group = constants.get();
     const Groups columns = groups;
     const int64_t count = width;
-    auto one = [&](int64_t at, const P* c, int64_t unit) __attribute__((always_inline)) {
-      P g = load(g_from + at);
+    const int64_t whole = channels / kLanes;
+    const bool repeats = whole < count && dx == grad;  // and what is repeated was written already
+    const unsigned last_fresh = 0xffffu << groups.fresh(count - 1);
+    auto one = [&](int64_t at, const P* c, int64_t unit, auto tail) __attribute__((always_inline)) {
+      const P from_memory = load(g_from + at);
+      P g = from_memory;
       if constexpr (kActive) g = between(load(y_from + at), low, high, g);
       if (to_r) put<kStream>(to_r + at, g);
       unsigned bit = units_from ? units_from[unit] : 0;
       if constexpr (kInput) bit = at_least_bits(load(x_from + at) - c[0], c[4]);
-      if (to) put<kStream>(to + at, g * c[1] + choose(bit, c[2], c[3]));
+      if (!to) return;
+      P result = g * c[1] + choose(bit, c[2], c[3]);
+      if (tail.value && repeats) result = choose(last_fresh, result, from_memory);
+      put<kStream>(to + at, result);
     };
     for_tiles(first, last, true, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
       if constexpr (kActive && !kInput) {
@@ -154,15 +161,18 @@ struct RowsBackward {
           for (int g = 0; g < G; ++g)
             for (int k = 1; k < 4; ++k) c[g][k] = of_group[kConstants * g + k];
           narrow.walk(row, stop, [&](int, int g, int64_t at) __attribute__((always_inline)) {
-            one(at, c[g], at / kLanes);
+            one(at, c[g], at / kLanes, std::false_type{});
           });
         });
         if (done) return;
       }
-      for (; row < stop; ++row)
-        L1BN_UNROLL_SOME for (int64_t g = 0; g < count; ++g)
-            one(row * columns.channels + columns.start(g), of_group + kConstants * g,
-                row * count + g);
+      for (; row < stop; ++row) {
+        const int64_t at = row * columns.channels, unit = row * count;
+        L1BN_UNROLL_SOME for (int64_t g = 0; g < whole; ++g)
+            one(at + g * kLanes, of_group + kConstants * g, unit + g, std::false_type{});
+        for (int64_t g = whole; g < count; ++g)
+          one(at + columns.start(g), of_group + kConstants * g, unit + g, std::true_type{});
+      }
     });
     if (kStream) stream_fence();
   }

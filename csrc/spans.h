@@ -30,6 +30,10 @@ struct Full {
   L1BN_INLINE Pack<A> keep(const Pack<A>& a) const {
     return a;
   }
+  template <class A>
+  L1BN_INLINE Pack<A> fresh(const Pack<A>& a, const Pack<A>&) const {
+    return a;
+  }
 };
 
 // The last sixteen elements of a span; the lanes that an earlier chunk had do not count again.
@@ -40,6 +44,11 @@ struct Overlap : Full {
   template <class A>
   L1BN_INLINE Pack<A> keep(const Pack<A>& a) const {
     return choose(mask, a, Pack<A>::all(0));
+  }
+  // `a` in the lanes that no earlier chunk had, `old` in the others.
+  template <class A>
+  L1BN_INLINE Pack<A> fresh(const Pack<A>& a, const Pack<A>& old) const {
+    return choose(mask, a, old);
   }
 };
 

@@ -124,6 +124,7 @@ def drive(library, native, shape, dtype, activation, with_residual, keep_x, thre
     kept = (x, None, None) if keep_x else (None, residual, bits)
     tensors = (grad, y, *kept, weight, bias, mean, scale, dx, dr, dw, db)
     assert library.l1bn_backward(native.pack_backward(*problem, *map(pointer, tensors), 0)) == 0
+    check_in_place(library, native, problem, tensors)
 
     want = judge(
         decode(x, dtype),
@@ -150,6 +151,20 @@ def drive(library, native, shape, dtype, activation, with_residual, keep_x, thre
         assert error <= allowed, f"{name}: error {error:.3g} above {allowed:.3g} in {where}"
     var = 0.9 + 0.1 * (want["scale"] ** 2 - EPS) * outer * inner / (outer * inner - 1)
     np.testing.assert_allclose(running[1], var, rtol=1e-3)
+
+
+def check_in_place(library, native, problem, tensors):
+    """The gradient's memory taken for dx or for the residual's gradient: the same bits."""
+    grad, *inputs, dx, dr, dw, db = tensors
+    for take_dx in (True, False):
+        own = grad.copy()
+        outputs = (own, None, dw, db) if take_dx else (np.empty_like(grad), own, dw, db)
+        block = native.pack_backward(*problem, *map(pointer, (own, *inputs, *outputs)), 0)
+        assert library.l1bn_backward(block) == 0
+        where = f"in the place of the gradient (dx {take_dx}, {problem})"
+        np.testing.assert_array_equal(outputs[0], dx, err_msg=f"dx {where}")
+        if not take_dx:
+            np.testing.assert_array_equal(own, dr, err_msg=f"d residual {where}")
 
 
 def drive_alive(library, native, elements, dtype, activation, threads):
@@ -207,10 +222,10 @@ def main(path: str) -> None:
                 seed=count,
             )
             count += 1
-    for elements, dtype in itertools.product((1, 511, 512, 1025, 200_000), DTYPES):
-        for activation, threads in itertools.product((1, 2), (1, 3)):
-            drive_alive(library, native, elements, dtype, activation, threads)
-            count += 1
+        for elements, dtype in itertools.product((1, 17, 511, 512, 1025, 200_000), DTYPES):
+            for activation, threads in itertools.product((1, 2), (1, 3)):
+                drive_alive(library, native, elements, dtype, activation, threads)
+                count += 1
     print(f"{count} passed, 0 failed ({library.l1bn_isas().decode()})")
 
 

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 #: Version of the argument blocks below; a library of another version is refused.
-ABI = 5
+ABI = 6
 
 # Problem: outer, channels, inner, dtype, parameter dtype, activation, threads, eps.
 _PROBLEM = "7qd"

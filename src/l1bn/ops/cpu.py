@@ -20,6 +20,7 @@ from l1bn.ops.cpu_double import Gradients, double_backward, frozen_backward
 from l1bn.ops.cpu_layout import sign_bits
 from l1bn.ops.cpu_pair import train_pair
 from l1bn.ops.running import update_running_statistics
+from l1bn.ops.spare import is_spare
 from l1bn.ops.tracing import is_transformed
 
 __all__ = ["BACKEND", "Cpu"]
@@ -64,6 +65,7 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        spare = is_spare(grads)
         x, weight, bias, statistics, y, *recovery = ctx.saved_tensors
         code, activation, eps, layout = ctx.options
         grad, grad_scale = grads[0], grads[1] if recovery else None
@@ -97,6 +99,7 @@ class _Train(torch.autograd.Function):
             wanted[1] or wanted[2],
             wanted[3],
             False,
+            spare,
         )
         if weight is None or not wanted[1]:
             dweight = None
@@ -164,7 +167,8 @@ class _Evaluate(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        spare, grad = is_spare(grads), grads[0]
         x, y, residual, weight, bias, statistics = ctx.saved_tensors
         code, activation, eps, layout = ctx.options
         wanted = ctx.needs_input_grad
@@ -191,6 +195,7 @@ class _Evaluate(torch.autograd.Function):
                 wanted[3] or wanted[4],
                 wanted[5],
                 True,
+                spare,
             )
         dweight = _like(dweight, weight) if wanted[3] else None
         return dx, None, None, dweight, _like(dbias, bias), dresidual, None, None

@@ -160,6 +160,7 @@ def backward(
     want_parameters: bool,
     want_dresidual: bool,
     frozen: bool,
+    overwrite: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Compute the gradients of :func:`forward` or, frozen, of :func:`evaluate`.
 
@@ -179,20 +180,21 @@ def backward(
         want_parameters: whether to return dγ and dβ.
         want_dresidual: whether to return the residual's gradient.
         frozen: the statistics are constants.
+        overwrite: ``grad`` is nobody else's, and its memory may be that of a result.
 
     Returns:
         ``(dx, dγ, dβ, d residual)``, None where not wanted.
     """
     native = _native_or_raise()
     weight, bias = _dense(weight), _dense(bias)
-    grad = as_layout(grad, layout)
+    given, grad = grad, as_layout(grad, layout)
+    overwrite = overwrite or grad is not given  # a copy is ours
     # Kept as they came, which costs no memory of their own: laid out again where they were strided.
     if x is not None:
         x = as_layout(x, layout)
     if residual is not None:
         residual = as_layout(residual, layout)
     outer, channels, inner = layout
-    dx = torch.empty_like(grad) if want_dx else None
     dweight = dbias = None
     if want_parameters:
         # Made like a tensor that is there where that serves: it costs half as much.
@@ -202,7 +204,12 @@ def backward(
             dweight = statistics.new_empty(channels)
         dbias = torch.empty_like(dweight)
     # Without an activation the residual's gradient is the output's.
-    dresidual = torch.empty_like(grad) if want_dresidual and activation else None
+    masked = want_dresidual and activation != 0
+    dx = dresidual = None
+    if masked:
+        dresidual = grad if overwrite else torch.empty_like(grad)
+    if want_dx:
+        dx = grad if overwrite and not want_dresidual else torch.empty_like(grad)
     at = statistics.data_ptr()
     code = native.backward(
         _native.pack_backward(

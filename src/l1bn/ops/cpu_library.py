@@ -79,6 +79,7 @@ def backward(
         True,
         True,
         False,
+        False,
     )
     assert dx is not None  # all were asked for
     assert dweight is not None

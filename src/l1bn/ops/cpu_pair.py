@@ -17,6 +17,7 @@ from l1bn.ops import cpu_kernels as kernels
 from l1bn.ops import formula
 from l1bn.ops.cpu_double import Gradients, double_backward
 from l1bn.ops.cpu_layout import Layout, as_layout, sign_bits, spread
+from l1bn.ops.spare import is_spare
 
 __all__ = ["train_pair"]
 
@@ -76,6 +77,7 @@ class _TrainPair(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        spare = is_spare(grads)
         if all(grad is None for grad in grads):
             return (None,) * 9
         saved = ctx.saved_tensors
@@ -84,7 +86,9 @@ class _TrainPair(torch.autograd.Function):
         if grads[0] is None or any(g is not None for g in grads[1:]) or torch.is_grad_enabled():
             found = _differentiable(ctx.options, grads, ours, theirs, y, packed)
         else:
-            found = _native(ctx.options, grads[0], ours, theirs, y, packed, ctx.needs_input_grad)
+            found = _native(
+                ctx.options, grads[0], ours, theirs, y, packed, ctx.needs_input_grad, spare
+            )
         targets = y, ours.weight, ours.bias, y, theirs.weight, theirs.bias
         cast = [
             v.to(t.dtype) if v is not None and t is not None and wanted else None
@@ -105,6 +109,7 @@ def _native(
     y: Tensor,
     packed: Tensor | None,
     wanted: tuple[bool, ...],
+    spare: bool,
 ) -> _Found:
     """Gradients of x, weight and bias of both branches."""
     code, _, eps, layouts = options
@@ -123,6 +128,7 @@ def _native(
         wanted[1] or wanted[2],
         True,
         False,
+        spare,
     )
     assert g is not None  # it was asked for
     other = None if added is None or theirs.bits is None else as_layout(added, layouts[1])
@@ -140,6 +146,7 @@ def _native(
         wanted[4] or wanted[5],
         False,
         False,
+        True,  # g is of our making
     )
     return dx, dweight, dbias, other_dx, other_dweight, other_dbias
 
