@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize mutants bench-cpu bench-integer integer-accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize neon mutants bench-cpu bench-integer integer-accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -56,6 +56,9 @@ test: env  ## run every test
 
 sanitize: env  ## run the native kernels under the address and undefined-behaviour sanitizers
 	tests/native/sanitize.sh portable native
+
+neon:  ## run the native kernels for 64-bit ARM under emulation
+	tests/native/neon.sh
 
 mutants: env  ## break the formulas one by one; every break must turn the tests red
 	$(BIN)/python tests/mutants.py

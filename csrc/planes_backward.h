@@ -1,6 +1,7 @@
 // Backward pass, layout `planes`: one pass for the sums of a channel, one for dx.
 #pragma once
 #include "planes.h"
+#include "planes_dot.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -64,6 +65,8 @@ struct PlanesBackward {
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, args.problem.param_dtype, c, missing);
   }
+  // Where the activation ends to pass gradients, as bfloat16: 6 or infinity.
+  uint16_t top() const { return args.problem.activation == L1BN_RELU6 ? 0x40c0 : 0x7f80; }
   int64_t* positives(const Batch& batch, int member) const {
     return positive.get() + (batch.area + member) * plan.batch;
   }
@@ -93,6 +96,11 @@ struct PlanesBackward {
     const P low_pack = P::all(low), high_pack = P::all(high);
     const bool direct = inner >= kBlock;
     Countdown flush(planes_per_flush(inner));
+    auto flush_long = [&](int64_t i) __attribute__((always_inline)) {
+      if (!direct) return;
+      grads.flush(i);
+      products.flush(i);
+    };
     batch.share(outer, inner).walk(false, [&](int64_t plane, int64_t offset, int64_t length) {
       for (int64_t i = 0; i < batch.count; ++i) {
         const int64_t c = batch.first + i, from = at(plane, c) + offset;
@@ -103,6 +111,13 @@ struct PlanesBackward {
           const T* y_from = y && (kActive || !kInput) ? y + from + start : nullptr;
           const T* x_from = kInput ? x + from + start : nullptr;
           const T* r_from = kResidual ? residual + from + start : nullptr;
+          if constexpr (kDots<T> && kActive && !kInput) {
+            const auto found = products_of(g_from, y_from, r_from, block, top());
+            grads.recent[i] += found.grad;
+            products.recent[i] += found.product - centre * found.grad;
+            flush_long(i);
+            return;
+          }
           Two<A> g_sum, q_sum;
           for_any_order(block, [&](auto how, int64_t pos, int64_t, auto k) __attribute__((always_inline)) {
             P g = how.get(g_from + pos), q = P::all(0);
@@ -124,10 +139,7 @@ struct PlanesBackward {
           });
           grads.recent[i] += g_sum.total();
           products.recent[i] += q_sum.total();
-          if (direct) {
-            grads.flush(i);
-            products.flush(i);
-          }
+          flush_long(i);
         });
         if (!kInput && bits)
           ones = count_bits(bits + (plane * channels + c) * plane_units + offset / kLanes, length);
@@ -162,6 +174,9 @@ struct PlanesBackward {
               bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes : nullptr;
           T* to = dx ? stage_x.begin(dx + from + start, block) : nullptr;
           T* to_r = dresidual ? stage_r.begin(dresidual + from + start, block) : nullptr;
+          if constexpr (kDots<T> && kActive && !kInput) {
+            if (b) return Slopes<T>{line.slope, top()}.write(g_from, y_from, b, to, to_r, block);
+          }
           for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) __attribute__((always_inline)) {
             const P from_memory = how.get(g_from + pos);
             P g = from_memory;

@@ -3,6 +3,7 @@
 #include "channel.h"
 #include "plan.h"
 #include "planes.h"
+#include "planes_dot.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -32,6 +33,8 @@ struct PlanesForward {
   Buffer<Line> lines;
   MemberSums<A> sums;
   Buffer<A> maxima;  // of the residual, per member and channel of a batch
+  Buffer<Cut> cuts;  // per channel; these two only for sums by dot products
+  Buffer<int64_t> positive;  // elements with x >= µ, per member and channel of a batch
 
   PlanesForward(const l1bn_forward_args& a, const Plan& p, bool is_frozen)
       : args(a),
@@ -49,30 +52,34 @@ struct PlanesForward {
         frozen(is_frozen),
         lines(channels),
         sums(p, is_frozen ? 0 : 1),
-        maxima(a.residual ? (size_t)p.threads * p.batch : 0) {}
+        maxima(a.residual ? (size_t)p.threads * p.batch : 0),
+        cuts(kDots<T> ? channels : 0),
+        positive(kDots<T> ? (size_t)p.threads * p.batch : 0) {}
 
   int64_t at(int64_t plane, int64_t channel) const { return (plane * channels + channel) * inner; }
 
   bool floored(A s) const { return !frozen && s <= scale_floor<A>(args.problem.eps); }
 
-  template <class Term>
-  void accumulate(const Batch& batch, bool backwards, Term&& term) const {
+  int64_t* positives(const Batch& batch, int member) const {
+    return positive.get() + (batch.area + member) * plan.batch;
+  }
+
+  uint16_t* units_at(int64_t plane, int64_t channel, int64_t offset) const {
+    return bits ? bits + (plane * channels + channel) * plane_units + offset / kLanes : nullptr;
+  }
+
+  // Sums span(i, plane, offset, elements, count) over the blocks of the batch's i-th channel.
+  template <class Span>
+  void accumulate(const Batch& batch, bool backwards, Span&& span) const {
     const Sums<A> out = sums.of(batch, 0);
-    const Line* const line = lines.get() + batch.first;
     out.clear();
     const bool direct = inner >= kBlock;
     Countdown flush(planes_per_flush(inner));
     batch.share(outer, inner).walk(backwards, [&](int64_t plane, int64_t offset, int64_t length) {
       const T* from = x + at(plane, batch.first) + offset;
       for (int64_t i = 0; i < batch.count; ++i, from += inner) {
-        const P centre = P::all(line[i].centre), rest = P::all(line[i].rest);
         for_blocks(length, [&](int64_t start, int64_t block) {
-          const T* p = from + start;
-          Two<A> sum;
-          for_any_order(block, [&](auto how, int64_t pos, int64_t, auto k) __attribute__((always_inline)) {
-            sum.part[k.value] += how.keep(term(how.get(p + pos) - centre, rest));
-          });
-          out.recent[i] += sum.total();
+          out.recent[i] += span(i, plane, offset + start, from + start, block);
           if (direct) out.flush(i);
         });
       }
@@ -81,28 +88,93 @@ struct PlanesForward {
     out.flush();
   }
 
+  // Σ term(x - centre, rest).
+  template <class Term>
+  void accumulate_terms(const Batch& batch, bool backwards, Term&& term) const {
+    const Line* const line = lines.get() + batch.first;
+    accumulate(batch, backwards, [&](int64_t i, int64_t, int64_t, const T* p, int64_t count)
+                                     __attribute__((always_inline)) {
+      const P centre = P::all(line[i].centre), rest = P::all(line[i].rest);
+      Two<A> sum;
+      for_any_order(count, [&](auto how, int64_t pos, int64_t, auto k) __attribute__((always_inline)) {
+        sum.part[k.value] += how.keep(term(how.get(p + pos) - centre, rest));
+      });
+      return sum.total();
+    });
+  }
+
+  // Σ (x - centre).
+  void accumulate_differences(const Batch& batch) const {
+    if constexpr (kDots<T>)
+      accumulate(batch, false, [&](int64_t i, int64_t, int64_t, const T* p, int64_t count)
+                                   __attribute__((always_inline)) {
+        return sum_around(p, count, cuts.get()[batch.first + i].pivot);
+      });
+    else
+      accumulate_terms(batch, false, [](const P& d, const P&) __attribute__((always_inline)) {
+        return d;
+      });
+  }
+
+  // Σ |x - µ|, or with dot products what absolute_sum() needs for it, and the bits.
+  void accumulate_deviations(const Batch& batch) const {
+    if constexpr (kDots<T>) {
+      int64_t* const above = positives(batch, batch.team.index);
+      memset(above, 0, batch.count * sizeof *above);
+      accumulate(batch, true, [&](int64_t i, int64_t plane, int64_t offset, const T* p, int64_t count)
+                                  __attribute__((always_inline)) {
+        const int64_t c = batch.first + i;
+        return sum_above(p, count, cuts.get()[c], units_at(plane, c, offset), above + i);
+      });
+    } else {
+      accumulate_terms(batch, true, [](const P& d, const P& rest) __attribute__((always_inline)) {
+        return absolute(d - rest);
+      });
+    }
+  }
+
+  // Σ |x - µ| of the batch's i-th channel.
+  double absolute_sum(const Batch& batch, int64_t i) const {
+    const double sum = sums.total(batch, 0, i);
+    if constexpr (kDots<T>) {
+      // Deviations above and below the mean add up to the same.
+      const Line& line = lines.get()[batch.first + i];
+      const double from_pivot = (double)line.centre + (double)line.rest -
+                                bfloat16_value(cuts.get()[batch.first + i].pivot);
+      double above = 0;
+      for (int member = 0; member < batch.team.size; ++member)
+        above += (double)positives(batch, member)[i];
+      return 2 * (sum - above * from_pivot);
+    }
+    return sum;
+  }
+
   void statistics(const Batch& batch) const {
     const double elements = (double)outer * (double)inner;
     Line* const line = lines.get() + batch.first;
     // Around the first value: large means cost no digits.
-    for (int64_t i = batch.begin; i < batch.end; ++i)
-      line[i] = {value_of(x + at(0, batch.first + i)), 0, 0, 0};
+    for (int64_t i = batch.begin; i < batch.end; ++i) {
+      const T* const first = x + at(0, batch.first + i);
+      line[i] = {value_of(first), 0, 0, 0};
+      if constexpr (kDots<T>) cuts.get()[batch.first + i].pivot = first->bits;
+    }
     batch.team.wait();
-    accumulate(batch, false, [](const P& d, const P&) __attribute__((always_inline)) { return d; });
+    accumulate_differences(batch);
     batch.team.wait();
-    for (int64_t i = batch.begin; i < batch.end; ++i)
+    for (int64_t i = batch.begin; i < batch.end; ++i) {
       split_mean((double)line[i].centre + sums.total(batch, 0, i) / elements, &line[i].centre,
                  &line[i].rest);
+      if constexpr (kDots<T>)
+        cuts.get()[batch.first + i] = cut_at((double)line[i].centre + (double)line[i].rest);
+    }
     batch.team.wait();
-    accumulate(batch, true, [](const P& d, const P& rest) __attribute__((always_inline)) {
-      return absolute(d - rest);
-    });
+    accumulate_deviations(batch);
     batch.team.wait();
     for (int64_t i = batch.begin; i < batch.end; ++i) {
       const int64_t c = batch.first + i;
       mean[c] = line[i].centre;
       mean[channels + c] = line[i].rest;
-      scale[c] = scale_of<A>(sums.total(batch, 0, i), elements, args.problem.eps);
+      scale[c] = scale_of<A>(absolute_sum(batch, i), elements, args.problem.eps);
     }
   }
 
@@ -133,8 +205,7 @@ struct PlanesForward {
         for_blocks(length, [&](int64_t start, int64_t block) {
           const T* p = x + from + start;
           const T* r = kResidual ? residual + from + start : nullptr;
-          uint16_t* b =
-              bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes : nullptr;
+          uint16_t* b = kDots<T> ? nullptr : units_at(plane, c, offset + start);
           T* out = stage.begin(y + from + start, block);
           for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) __attribute__((always_inline)) {
             const P d = how.get(p + pos) - centre;
@@ -188,6 +259,7 @@ struct PlanesForward {
 
   int64_t run() const {
     if (!lines.get() || !sums.allocated() || (residual && !maxima.get())) return -2;
+    if (kDots<T> && (!cuts.get() || !positive.get())) return -2;
     int64_t bad = 0;
     auto body = [&](Team team) {
       int64_t mine = 0;

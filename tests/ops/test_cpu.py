@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from judge import Case, assert_judged, error, judge, make_case, run
+from judge import Case, assert_judged, error, judge, lay_out, make_case, run
 from l1bn.ops import _native, cpu_kernels, cpu_library
 from l1bn.ops._native import Native
 from l1bn.ops.cpu import BACKEND
@@ -155,6 +155,35 @@ def test_bits_tell_the_side_of_the_mean(shape: tuple[int, ...], layout: str) -> 
     dims = [0, *range(2, x.dim())]
     want = x.double() >= x.double().mean(dims, keepdim=True)
     assert torch.equal(sign_bits(bits, found, x.shape), want)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("inner", [(4, 4), (7, 7), (5, 13), (48, 43)])
+@pytest.mark.parametrize("mean", [0.0, 1e-3, -0.5, 3.0, -200.0, 1000.0])
+def test_statistics_and_bits_of_bfloat16(
+    isa: str, mean: float, inner: tuple[int, int], layout: str
+) -> None:
+    rng = torch.Generator().manual_seed(2)
+    x = 4 * torch.randn(9, 6, *inner, generator=rng) + mean
+    x[:, 1] = mean  # constant
+    x[:, 2] *= torch.where(torch.rand(x[:, 2].shape, generator=rng) < 0.5, 0, 1)  # -0 and 0
+    x[:, 3, 0, 0] = 40 * (abs(mean) + 1)  # far from the others, and the first value
+    x = lay_out(x.bfloat16(), layout)
+    _, statistics, bits, found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    wide = x.double()
+    middle = wide.mean((0, 2, 3), keepdim=True)
+    deviation = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
+    torch.testing.assert_close(
+        statistics[2].double(), deviation.clamp_min(1e-5**0.5), rtol=1e-6, atol=0
+    )
+    exact = statistics[0].double() + statistics[1].double()
+    torch.testing.assert_close(exact, middle.flatten(), rtol=1e-6, atol=1e-7)
+    if bits is None:  # the constant channel: ask for the bits of the others
+        x = lay_out(x[:, [0, 2, 3, 4, 5]], layout)
+        _, _, bits, found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+        middle = x.double().mean((0, 2, 3), keepdim=True)
+    assert bits is not None
+    assert torch.equal(sign_bits(bits, found, x.shape), x.double() >= middle)
 
 
 @pytest.mark.parametrize("shape", [(6, 20, 9, 9), (50, 7), (2, 5, 3, 3)])
