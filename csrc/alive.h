@@ -180,8 +180,8 @@ void unpack(const T* y, const T* from, T* to, int64_t n, int64_t left, Range<T> 
     memcpy(block, from, (size_t)(left < kAliveBlock ? left : kAliveBlock) * sizeof(T));
     int64_t k = 0;
     for (int64_t j = i; j < end; ++j) {
-      const bool is = range.has(y[j]);
-      to[j] = is ? block[k] : (T)0;
+      const T is = range.has(y[j]);
+      to[j] = (T)(block[k] & -is);  // no branch: it would be guessed wrong half of the time
       k += is;
     }
     from += k;

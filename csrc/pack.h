@@ -94,7 +94,7 @@ L1BN_INLINE Pack<T> absolute(Pack<T> a) {
 // and a blend of `a > b ? a : b`.
 template <class T>
 L1BN_INLINE typename Pack<T>::V larger(typename Pack<T>::V a, typename Pack<T>::V b) {
-  using V = typename Pack<T>::V;
+  using V [[maybe_unused]] = typename Pack<T>::V;
 #if defined(L1BN_AVX512)
   if constexpr (sizeof(T) == 4) return (V)_mm512_max_ps((__m512)a, (__m512)b);
   else return (V)_mm512_max_pd((__m512d)a, (__m512d)b);
@@ -112,7 +112,7 @@ L1BN_INLINE typename Pack<T>::V larger(typename Pack<T>::V a, typename Pack<T>::
 // Likewise the smaller.
 template <class T>
 L1BN_INLINE typename Pack<T>::V smaller(typename Pack<T>::V a, typename Pack<T>::V b) {
-  using V = typename Pack<T>::V;
+  using V [[maybe_unused]] = typename Pack<T>::V;
 #if defined(L1BN_AVX512)
   if constexpr (sizeof(T) == 4) return (V)_mm512_min_ps((__m512)a, (__m512)b);
   else return (V)_mm512_min_pd((__m512d)a, (__m512d)b);
