@@ -1,5 +1,5 @@
 // One instruction set's kernels. Compiled several times: L1BN_ISA names the namespace, the compiler
-// flags choose the instructions. With AVX-512 BF16 only bfloat16 is compiled anew.
+// flags choose the instructions. With AVX-512 BF16 the norms are compiled for bfloat16 only.
 #include "kernels.h"
 
 #include "alive.h"

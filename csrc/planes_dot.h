@@ -1,5 +1,6 @@
 // Sums over bfloat16 planes by the dot product of AVX-512 BF16: 32 elements at a time, as they are
-// stored, and comparisons of their bits. A product of two bfloat16 is exact in float.
+// stored, and comparisons of their bits. A product of two bfloat16 is exact in float; the instruction
+// takes what is below the smallest normal number for 0.
 #pragma once
 #include "planes.h"
 
@@ -11,8 +12,8 @@ namespace {
 template <class T>
 constexpr bool kDots = false;
 
-// What splits the elements of a channel at its mean, and a number close to it, of which few digits
-// are left in the differences: sums of these are exact where the mean is large.
+// What splits the elements of a channel at its mean, and a number close to it: sums of differences
+// from that lose no digits to a large mean.
 struct Cut {
   uint16_t pivot;
   uint16_t flip, limit;  // x >= mean: (x ^ flip) <= limit, as unsigned bits
@@ -29,7 +30,7 @@ inline uint16_t at_least(double mean) {
   uint32_t word;
   memcpy(&word, &rounded, sizeof word);
   uint16_t bits = (uint16_t)(word >> 16);  // not farther from 0 than `rounded`
-  if (bfloat16_value(bits) < mean) bits += 1;
+  if (bfloat16_value(bits) < mean) bits += bits & 0x8000 ? -1 : 1;
   if (!(bits & 0x7fff)) return 0x8000;
   return bits;
 }

@@ -47,7 +47,7 @@ struct RowsBackward {
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
         streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.dx % 64 == 0 &&
-                  (uintptr_t)a.dresidual % 64 == 0),
+                  (uintptr_t)a.dresidual % 64 == 0 && a.dx != a.grad && a.dresidual != a.grad),
         width(groups.count()),
         constants(kConstants * width),
         sums((size_t)p.threads * 3 * width),

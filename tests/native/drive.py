@@ -35,6 +35,7 @@ SHAPES = [
     (2, 3, 49),
     (1, 2, 2049),
     (2, 1, 4100),
+    (3, 2, 8210),
     (9, 70, 64),
 ]
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}
@@ -158,11 +159,13 @@ def check_in_place(library, native, problem, tensors):
     grad, *inputs, dx, dr, dw, db = tensors
     for take_dx in (True, False):
         own = grad.copy()
-        outputs = (own, None, dw, db) if take_dx else (np.empty_like(grad), own, dw, db)
+        sums = np.empty_like(dw), np.empty_like(db)
+        outputs = (own, None, *sums) if take_dx else (np.empty_like(grad), own, *sums)
         block = native.pack_backward(*problem, *map(pointer, (own, *inputs, *outputs)), 0)
         assert library.l1bn_backward(block) == 0
         where = f"in the place of the gradient (dx {take_dx}, {problem})"
         np.testing.assert_array_equal(outputs[0], dx, err_msg=f"dx {where}")
+        np.testing.assert_array_equal(sums, (dw, db), err_msg=f"sums {where}")
         if not take_dx:
             np.testing.assert_array_equal(own, dr, err_msg=f"d residual {where}")
 

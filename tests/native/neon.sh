@@ -4,7 +4,8 @@
 #     tests/native/neon.sh
 #
 # Needs Debian's g++-aarch64-linux-gnu, qemu-user-static and mmdebstrap, and its package server for
-# an ARM Python with NumPy. About a minute of one core to compile, one to run.
+# an ARM Python with NumPy (SUITE and MIRROR name another release or server). About a minute of one
+# core to compile, one to run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${BUILD:-build/neon}
@@ -18,12 +19,14 @@ done
 
 root=$build/root
 if [ ! -x "$root/usr/bin/python3" ]; then
-    rm -rf "$root"
+    rm -rf "$root" "$root.new"
     mkdir -p "$build"
     # Unpacked, not installed: no root, and no ARM program runs.
     mmdebstrap --quiet --variant=extract --architectures=arm64 \
         --include=python3-minimal,python3-numpy,libgomp1,libstdc++6 \
-        "${SUITE:-bookworm}" "$root" "${MIRROR:-http://deb.debian.org/debian}"
+        "${SUITE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}" "$root.new" \
+        "${MIRROR:-http://deb.debian.org/debian}"
+    mv "$root.new" "$root"
 fi
 
 cmake -S . -B "$build/kernels" -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \

@@ -169,7 +169,7 @@ def test_statistics_and_bits_of_bfloat16(
     x[:, 2] *= torch.where(torch.rand(x[:, 2].shape, generator=rng) < 0.5, 0, 1)  # -0 and 0
     x[:, 3, 0, 0] = 40 * (abs(mean) + 1)  # far from the others, and the first value
     x = lay_out(x.bfloat16(), layout)
-    _, statistics, bits, found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    _, statistics, bits, _ = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
     wide = x.double()
     middle = wide.mean((0, 2, 3), keepdim=True)
     deviation = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
@@ -178,12 +178,51 @@ def test_statistics_and_bits_of_bfloat16(
     )
     exact = statistics[0].double() + statistics[1].double()
     torch.testing.assert_close(exact, middle.flatten(), rtol=1e-6, atol=1e-7)
-    if bits is None:  # the constant channel: ask for the bits of the others
-        x = lay_out(x[:, [0, 2, 3, 4, 5]], layout)
-        _, _, bits, found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
-        middle = x.double().mean((0, 2, 3), keepdim=True)
+    assert bits is None  # of the constant channel nothing can be recovered
+    assert_bits(lay_out(x[:, [0, 2, 3, 4, 5]], layout))
+
+
+def assert_bits(x: Tensor) -> None:
+    _, _, bits, found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    middle = x.double().mean((0, 2, 3), keepdim=True)
     assert bits is not None
     assert torch.equal(sign_bits(bits, found, x.shape), x.double() >= middle)
+
+
+def test_bits_of_bfloat16_where_the_mean_is_zero(isa: str) -> None:
+    rng = torch.Generator().manual_seed(3)
+    half = torch.randn(4, 3, 6, 7, generator=rng)
+    half[:, :, :2] = 0
+    x = torch.cat([half, -half]).bfloat16()
+    assert (x.double().mean((0, 2, 3)) == 0).all()
+    assert_bits(x)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("changed", [0, -1])
+def test_a_mean_just_beside_a_value_of_bfloat16(isa: str, sign: int, changed: int) -> None:
+    # (float) mean is a bfloat16 number, the mean itself is not.
+    x = torch.full((64, 2, 64, 64), 201.0)
+    x[:32] = 199
+    x[changed, :, 0, 0] = 200
+    x = sign * x.bfloat16()
+    _, statistics, _, _ = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    wide = x.double()
+    middle = wide.mean((0, 2, 3), keepdim=True)
+    want = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
+    torch.testing.assert_close(statistics[2].double(), want, rtol=1e-5, atol=0)
+    assert_bits(x)
+
+
+@pytest.mark.parametrize("odd_one", [float("nan"), float("inf"), -float("inf")])
+def test_a_channel_that_is_not_finite_leaves_the_others(isa: str, odd_one: float) -> None:
+    rng = torch.Generator().manual_seed(4)
+    x = torch.randn(3, 2, 9, 9, generator=rng).bfloat16()
+    want = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)[1]
+    x[1, 0, 3, 3] = odd_one
+    found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)[1]
+    assert found[2, 0].isnan()
+    assert torch.equal(found[:, 1], want[:, 1])
 
 
 @pytest.mark.parametrize("shape", [(6, 20, 9, 9), (50, 7), (2, 5, 3, 3)])

@@ -20,7 +20,7 @@ from l1bn.ops.cpu_double import Gradients, double_backward, frozen_backward
 from l1bn.ops.cpu_layout import sign_bits
 from l1bn.ops.cpu_pair import train_pair
 from l1bn.ops.running import update_running_statistics
-from l1bn.ops.spare import is_spare
+from l1bn.ops.spare import take_first
 from l1bn.ops.tracing import is_transformed
 
 __all__ = ["BACKEND", "Cpu"]
@@ -63,12 +63,14 @@ class _Train(torch.autograd.Function):
         ctx.save_for_backward(None, weight, bias, statistics, y, residual, bits, scale)
         return y, scale
 
+    boxed_grads_call = True
+
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        spare = is_spare(grads)
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad, others, spare = take_first(grads)
         x, weight, bias, statistics, y, *recovery = ctx.saved_tensors
         code, activation, eps, layout = ctx.options
-        grad, grad_scale = grads[0], grads[1] if recovery else None
+        grad_scale = others[0] if recovery else None
         residual, bits, _ = recovery or (None, None, None)
         if grad is None and grad_scale is None:
             return (None,) * 5
@@ -166,9 +168,12 @@ class _Evaluate(torch.autograd.Function):
         ctx.options = code, activation, eps, layout
         return y
 
+    boxed_grads_call = True
+
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        spare, grad = is_spare(grads), grads[0]
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad, _, spare = take_first(grads)
+        assert grad is not None  # absent ones are made zeros
         x, y, residual, weight, bias, statistics = ctx.saved_tensors
         code, activation, eps, layout = ctx.options
         wanted = ctx.needs_input_grad

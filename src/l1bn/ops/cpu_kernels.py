@@ -180,7 +180,7 @@ def backward(
         want_parameters: whether to return dγ and dβ.
         want_dresidual: whether to return the residual's gradient.
         frozen: the statistics are constants.
-        overwrite: ``grad`` is nobody else's, and its memory may be that of a result.
+        overwrite: ``grad`` is nobody else's, and a result may take its memory.
 
     Returns:
         ``(dx, dγ, dβ, d residual)``, None where not wanted.
@@ -207,9 +207,9 @@ def backward(
     masked = want_dresidual and activation != 0
     dx = dresidual = None
     if masked:
-        dresidual = grad if overwrite else torch.empty_like(grad)
+        dresidual = grad.detach() if overwrite else torch.empty_like(grad)
     if want_dx:
-        dx = grad if overwrite and not want_dresidual else torch.empty_like(grad)
+        dx = grad.detach() if overwrite and not want_dresidual else torch.empty_like(grad)
     at = statistics.data_ptr()
     code = native.backward(
         _native.pack_backward(

@@ -17,7 +17,7 @@ from l1bn.ops import cpu_kernels as kernels
 from l1bn.ops import formula
 from l1bn.ops.cpu_double import Gradients, double_backward
 from l1bn.ops.cpu_layout import Layout, as_layout, sign_bits, spread
-from l1bn.ops.spare import is_spare
+from l1bn.ops.spare import take_first
 
 __all__ = ["train_pair"]
 
@@ -75,19 +75,22 @@ class _TrainPair(torch.autograd.Function):
         ctx.save_for_backward(*ours, *theirs, y, packed)
         return y, scale, other_scale, packed
 
+    boxed_grads_call = True
+
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        spare = is_spare(grads)
-        if all(grad is None for grad in grads):
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        grad, others, spare = take_first(grads)
+        differentiated = any(g is not None for g in others)
+        if grad is None and not differentiated:
             return (None,) * 9
         saved = ctx.saved_tensors
         ours, theirs = _Branch(*saved[:6]), _Branch(*saved[6:12])
         y, packed = saved[12:]
-        if grads[0] is None or any(g is not None for g in grads[1:]) or torch.is_grad_enabled():
-            found = _differentiable(ctx.options, grads, ours, theirs, y, packed)
+        if grad is None or differentiated or torch.is_grad_enabled():
+            found = _differentiable(ctx.options, (grad, *others), ours, theirs, y, packed)
         else:
             found = _native(
-                ctx.options, grads[0], ours, theirs, y, packed, ctx.needs_input_grad, spare
+                ctx.options, grad, ours, theirs, y, packed, ctx.needs_input_grad, spare
             )
         targets = y, ours.weight, ours.bias, y, theirs.weight, theirs.bias
         cast = [

@@ -1,97 +1,74 @@
-"""Whether a gradient can be seen by nobody but the backward call that was given it.
+"""Taking over a gradient that nobody but the running backward call can see.
 
-Its memory is then free to take the input's gradient: fresh memory costs more to map than to fill.
-PyTorch accumulates into a gradient, or keeps it as a parameter's own, on the same condition.
+Its memory is then free for the input's gradient: fresh memory costs more to map than to fill.
+PyTorch itself adds into a gradient, or makes it a parameter's own, where nothing else refers to it.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["is_spare"]
+__all__ = ["Gradients", "take_first"]
 
-#: Below this fresh memory comes from where it lay before [bytes].
+#: What ``backward(ctx, *grads)`` is given: one list of the gradients, of which it may take them
+#: (``boxed_grads_call = True``), or from an older torch the gradients themselves.
+Gradients = tuple[Any, ...]
+
+#: Smaller gradients are left: the allocator has memory of that size at hand [bytes].
 WORTHWHILE = 1 << 16
 
-#: References from Python to a tensor, uses of it in C++, and uses of its memory.
-_References = tuple[int, int, int]
+
+def _taken(box: list[Any]) -> tuple[Any, int]:
+    """Take an object from its list; with the number of references that there are to it now."""
+    thing = box[0]
+    box[0] = None
+    return thing, sys.getrefcount(thing)
 
 
-def _references(grads: tuple[Tensor | None, ...]) -> _References:
-    # Private: C++ has them as use_count(). Where they are missing nothing is spare.
-    storage = grads[0].untyped_storage()  # type: ignore[union-attr]
-    uses = torch._C._storage_Use_Count(storage._cdata)
-    return sys.getrefcount(grads[0]), grads[0]._use_count(), uses  # type: ignore[union-attr]
+def _taken_storage(tensor: Tensor) -> tuple[Any, int]:
+    return _taken([tensor.untyped_storage()])
 
 
-class _Probe(torch.autograd.Function):
-    """Notes the references to the gradient that its backward is given."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, seen: list[_References]) -> Tensor:
-        ctx.seen = seen
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        ctx.seen.append(_references(grads))
-        return grads[0].clone(), None
+#: The number of references to an object that nobody else holds, and to the storage object of a
+#: tensor; they depend on the interpreter and on torch.
+_ALONE = _taken([object()])[1]
+_STORAGE_ALONE = _taken_storage(torch.empty(1, device="cpu"))[1]
 
 
-def _seen(held: str) -> _References:
-    """The references to a gradient that a hook, a clone of its memory or nobody holds."""
-    seen: list[_References] = []
-    keep: list[Any] = []
-    with torch.enable_grad():
-        x = torch.ones(2, dtype=torch.float32, device="cpu", requires_grad=True)
-        y = _Probe.apply(x, seen)
-        if held == "tensor":
-            y.register_hook(keep.append)
-        elif held == "memory":
-            y.register_hook(lambda grad: keep.append(grad.detach()))
-        torch.autograd.grad((y * 2).sum() + (y * 3).sum(), x)
-    return seen[0]
+def take_first(grads: Gradients) -> tuple[Tensor | None, list[Tensor | None], bool]:
+    """Take the first gradient, and tell whether it may be overwritten.
 
-
-@functools.cache
-def _alone() -> _References | None:
-    """The references to a gradient that nobody else holds.
-
-    None where this interpreter or this torch does not tell them apart.
-    """
-    try:
-        alone, tensor, memory, again = (_seen(held) for held in ("", "tensor", "memory", ""))
-    except (AttributeError, RuntimeError):
-        return None
-    told_apart = tensor[0] > alone[0] and memory[2] > alone[2] and alone[1] == 1
-    return alone if told_apart and again == alone else None
-
-
-def _watched() -> bool:
-    """Whether a mode sees the operators, and may keep what they are given."""
-    return bool(torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack())
-
-
-def is_spare(grads: tuple[Tensor | None, ...]) -> bool:
-    """Tell whether the first of the gradients that ``backward`` was given may be overwritten.
-
-    To be called by ``backward(ctx, *grads)`` itself, before it takes a reference of its own. Where
-    the answer is not certain it is False: a small tensor, a subclass, memory that torch does not
-    own, an active mode, a derivative that is recorded.
+    Where that is not certain the answer is no: older torch, a subclass, a part of a larger storage,
+    memory that torch does not own, a derivative that is recorded.
 
     Args:
-        grads: the tuple of the call.
+        grads: what ``backward`` was given, by the engine or by a direct call.
+
+    Returns:
+        ``(first gradient, the others, whether the first is spare)``
     """
-    if type(grads[0]) is not Tensor or grads[0].nbytes < WORTHWHILE:
+    if not (grads and isinstance(grads[0], list)):
+        return grads[0], list(grads[1:]), False
+    box = grads[0]
+    grad, references = _taken(box)
+    return grad, box[1:], references == _ALONE and _is_sole_owner(grad)
+
+
+def _is_sole_owner(grad: Tensor | None) -> bool:
+    """Whether nothing but one reference from Python leads to the gradient's memory."""
+    if type(grad) is not Tensor or grad.nbytes < WORTHWHILE or torch.is_grad_enabled():
         return False
-    if torch.is_grad_enabled() or _watched():
+    # Private, but there is no other way to ask; where they are missing nothing is spare.
+    uses = getattr(grad, "_use_count", None)
+    storage_uses = getattr(torch._C, "_storage_Use_Count", None)
+    if uses is None or storage_uses is None or uses() != 1:
         return False
-    alone = _alone()
-    if alone is None or _references(grads) != alone:
+    storage, references = _taken_storage(grad)
+    # Two uses of the memory: the gradient's and that of `storage`.
+    if references != _STORAGE_ALONE or storage_uses(storage._cdata) != 2:
         return False
-    return grads[0].untyped_storage().resizable()
+    return storage.nbytes() == grad.nbytes and storage.resizable()
