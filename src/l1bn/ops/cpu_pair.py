@@ -89,9 +89,7 @@ class _TrainPair(torch.autograd.Function):
         if grad is None or differentiated or torch.is_grad_enabled():
             found = _differentiable(ctx.options, (grad, *others), ours, theirs, y, packed)
         else:
-            found = _native(
-                ctx.options, grad, ours, theirs, y, packed, ctx.needs_input_grad, spare
-            )
+            found = _native(ctx.options, grad, ours, theirs, y, packed, ctx.needs_input_grad, spare)
         targets = y, ours.weight, ours.bias, y, theirs.weight, theirs.bias
         cast = [
             v.to(t.dtype) if v is not None and t is not None and wanted else None
