@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize neon mutants bench-cpu bench-integer integer-accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize neon mutants bench-cpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -81,6 +81,10 @@ integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, 
 	for plan in resnet20 vgg7 ablation transfer; do \
 	    $(ACCURACY) integer-$$plan --data $(CIFAR10) --out $(DATED)-integer-$$plan || exit; done
 	$(ACCURACY) integer-fashion --data $(DATA) --out $(DATED)-integer-fashion
+
+accuracy: $(VENV)/.demo  ## ResNet-20 and ResNet-18 on CIFAR-10 with either norm, over seeds (slow)
+	for plan in resnet20 resnet18; do \
+	    $(ACCURACY) $$plan --data $(CIFAR10) --out $(DATED)-$$plan || exit; done
 
 sensitivity: $(VENV)/.demo  ## where L1BN and BN part: conditions, terms left out, conversion, layers (slow)
 	for plan in sensitivity variants converted; do \

@@ -34,6 +34,8 @@ class Plan:
 
 INT8 = ("--precision", "int8")
 L1, L2 = ("--norm", "l1"), ("--norm", "l2")
+NORMS = {"l1": L1, "l2": L2}
+FROM_BN = {"l1": "l2", "l2": "l2"}
 PRECISIONS = {"int8": INT8, "l1": L1, "l2": L2}
 LABELS = {
     "int8": "int8 L1BN",
@@ -61,7 +63,7 @@ LABELS = {
     "slow-frozen-statistics": "the same, statistics frozen",
     "free": "everything at the full rate",
     "resnet20": "ResNet-20, CIFAR-10, 15 epochs",
-    "resnet18": "ResNet-18 at a quarter of its width, CIFAR-10, 8 epochs",
+    "resnet18": "ResNet-18 at an eighth of its width, CIFAR-10, 8 epochs",
     "integer-resnet20": "ResNet-20, CIFAR-10, 12 epochs",
     "integer-vgg7": "VGG7 at an eighth of its width, CIFAR-10, 10 epochs",
     "integer-fashion": "ResNet-20, Fashion-MNIST, 3 epochs",
@@ -83,7 +85,7 @@ LABELS = {
 SMALL = ("--model", "resnet8", "--epochs", "4", "--images", "12500")
 """A network and a part of CIFAR-10 that one core trains on in one or two minutes."""
 
-SHORT = ("--batch-size", "64", "--lr", "0.3", "--precision", "bf16")
+SHORT = ("--lr", "0.25", "--precision", "bf16")
 """What a short schedule does best with: see the plan "sensitivity"."""
 
 FORMATS = {
@@ -146,10 +148,12 @@ PLANS = {
         against={f"{s}-{b}": f"float-l2-{b}" for b in BACKBONES for s in STARTS},
     ),
     "resnet20": Plan(
-        ("--model", "resnet20", "--epochs", "15", *SHORT), {"l1": L1, "l2": L2}, seeds=3
+        ("--model", "resnet20", "--epochs", "15", *SHORT), NORMS, seeds=3, against=FROM_BN
     ),
     "resnet18": Plan(
-        ("--model", "resnet18", "--width", "0.25", "--epochs", "8", *SHORT), {"l1": L1, "l2": L2}
+        ("--model", "resnet18", "--width", "0.125", "--epochs", "8", *SHORT),
+        NORMS,
+        against=FROM_BN,
     ),
     "integer-resnet20": Plan(("--model", "resnet20", "--epochs", "12"), PRECISIONS),
     "integer-vgg7": Plan(("--model", "vgg7", "--width", "0.125", "--epochs", "10"), PRECISIONS),

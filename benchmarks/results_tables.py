@@ -6,7 +6,7 @@
 A table stands between two comments, of one of these kinds:
 
     <!-- table NAME -->            the arms of one plan, with differences from the reference
-    <!-- rows NAME NAME ... -->    one plan a row, one arm a column
+    <!-- rows NAME NAME ... -->    one plan a row, one arm a column, and of two norms the difference
     <!-- grid NAME -->             arms called A-B: A the column, B the row, and L1BN less BN
     <!-- gan NAME NAME -->         distances of GANs, one comparison a row
     <!-- layers NAME -->           the summary of `layer_analysis.py`
@@ -35,6 +35,7 @@ PAGES = ("README.md", "docs/integer_training.md", "docs/hardware.md", "docs/resu
 BLOCK = re.compile(
     r"(<!-- (table|rows|grid|gan|layers|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S
 )
+NORMS = ["l1", "l2"]
 Row = dict[str, str]
 
 
@@ -101,8 +102,17 @@ def rows(names: str) -> str:
         found = read(name)
         seeds = "/".join(sorted({r["n"] for r in found.values()}))
         cells = [accuracy(found.get(arm)) for arm in arms]
+        if arms == NORMS:
+            cells.append(away(found["l1"]))
         body.append([f"{LABELS[name]} ({link(name)})", seeds, *cells])
-    return markdown(["test accuracy [%]", "seeds", *(LABELS[a] for a in arms)], body)
+    labels = [LABELS[a] for a in arms]
+    if arms == NORMS:
+        labels = [*_without_precision(labels), "L1BN − BN (95 %)"]
+    return markdown(["test accuracy [%]", "seeds", *labels], body)
+
+
+def _without_precision(labels: list[str]) -> list[str]:
+    return [name.removeprefix("float32 ") for name in labels]
 
 
 def grid(name: str) -> str:
@@ -122,7 +132,7 @@ def grid(name: str) -> str:
     body.append(["all, paired", *[""] * (len(columns) + 1), together(name, ours)])
     names = [LABELS[c] for c in columns]
     if "int8" not in columns:  # the condition may be a precision
-        names = [n.removeprefix("float32 ") for n in names]
+        names = _without_precision(names)
     head = ["test accuracy [%]", "seeds", *names, "L1BN − BN (95 %)"]
     return markdown(head, body)
 
