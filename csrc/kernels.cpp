@@ -6,6 +6,7 @@
 #include "planes_backward.h"
 #include "planes_forward.h"
 #include "rows_backward.h"
+#include "slim.h"
 #include "small.h"
 
 namespace l1bn {
@@ -25,6 +26,7 @@ template <class T>
 int64_t forward_as(const l1bn_forward_args& a, bool frozen) {
   const l1bn_problem& p = a.problem;
   expect_large(a.y, p.outer * p.channels * p.inner * (int64_t)sizeof(T));
+  if (is_slim(p)) return SlimForward<T>(a, frozen).run();
   if (is_small(p)) return SmallForward<T>(a, frozen).run();
   if (p.inner == 1)
     return RowsForward<T>(a, plan_rows(p.outer, p.channels, sizeof(T), p.threads), frozen).run();
@@ -39,6 +41,7 @@ int64_t backward_as(const l1bn_backward_args& a) {
   const int64_t bytes = p.outer * p.channels * p.inner * (int64_t)sizeof(T);
   if (a.dx && a.dx != a.grad) expect_large(a.dx, bytes);
   if (a.dresidual && a.dresidual != a.grad) expect_large(a.dresidual, bytes);
+  if (is_slim(p)) return SlimBackward<T>(a).run();
   if (is_small(p)) return SmallBackward<T>(a).run();
   const int touched = 1 + (a.x != nullptr) + (p.activation != L1BN_NONE);
   if (p.inner == 1)

@@ -353,7 +353,16 @@ BIG = (2, 32, 600, 600)  # above half of most last-level caches: outputs are str
 
 
 @pytest.mark.parametrize(
-    "shape", [(6, 20, 9, 9), (3, 40, 1, 70), (9, 16, 16, 16), (5, 3, 3, 3), (70, 64, 3, 3), BIG]
+    "shape",
+    [
+        (6, 20, 9, 9),
+        (3, 40, 1, 70),
+        (9, 16, 16, 16),
+        (5, 3, 3, 3),
+        (70, 64, 3, 3),
+        (60, 7, 9, 9),
+        BIG,
+    ],
 )
 @pytest.mark.parametrize("dtype", list(cpu_kernels.DTYPES), ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
