@@ -94,9 +94,18 @@ def test_rows_of_fewer_channels_than_lanes(isa: str, channels: int, dtype: torch
             assert_judged(make_case(shape, dtype, activation=activation, residual=residual), "cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(64, 33, 3, 3), (300, 5, 2), (17, 64, 2, 2), (50, 3, 15)])
+def test_planes_of_fewer_elements_than_lanes(
+    isa: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    for activation, residual in [(None, False), ("relu", True)]:
+        assert_judged(make_case(shape, dtype, activation=activation, residual=residual), "cpu")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    "shape", [(8, 3, 80, 80), (16, 64, 16, 16), (4096, 8), (30001, 5), (2048, 24)]
+    "shape", [(8, 3, 80, 80), (16, 64, 16, 16), (4096, 8), (30001, 5), (2048, 24), (70, 256, 3, 3)]
 )
 def test_threads_change_nothing_but_rounding(
     threads: int, shape: tuple[int, ...], layout: str
@@ -158,6 +167,7 @@ def test_nothing_is_kept_where_nothing_is_wanted() -> None:
     [
         *[(5, 3), (40, 16), (9, 37), (2, 3, 3, 3), (3, 5, 7, 7), (2, 33, 6, 9), (1, 2, 50, 50)],
         *[(131, 32), (67, 64), (65, 128), (7, 256), (5, 96), (3001, 1), (1003, 12), (30, 7, 9, 9)],
+        *[(60, 9, 2, 2), (77, 7, 5), (20, 31, 3, 3)],
     ],
 )
 def test_bits_tell_the_side_of_the_mean(shape: tuple[int, ...], layout: str) -> None:

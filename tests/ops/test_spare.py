@@ -361,6 +361,7 @@ BIG = (2, 32, 600, 600)  # above half of most last-level caches: outputs are str
         (5, 3, 3, 3),
         (70, 64, 3, 3),
         (60, 7, 9, 9),
+        (40, 33, 3, 3),
         BIG,
     ],
 )
