@@ -1,4 +1,4 @@
-// Any shape that the vector kernels do not take: fewer than sixteen channels in `rows`, fewer than
+// What is too little for slim.h: few rows of fewer than sixteen channels in `rows`, or of fewer than
 // sixteen elements in a plane. One value at a time, in the order of memory; sums in double.
 #pragma once
 #include "channel.h"
