@@ -31,6 +31,11 @@ class Plan:
         """Return the arm that this one is compared with: itself if it is a reference."""
         return self.against.get(arm, next(iter(self.arms)))
 
+    def label(self, arm: str) -> str:
+        """Return what tables and plots call an arm."""
+        name = LABELS.get(arm, arm)
+        return name.removeprefix("float32 ") if "--precision" in self.shared else name
+
 
 INT8 = ("--precision", "int8")
 L1, L2 = ("--norm", "l1"), ("--norm", "l2")

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 
-from accuracy_plans import LABELS, Plan
+from accuracy_plans import Plan
 from l1bn.recipes.statistics import compare_paired, summarize
 
 
@@ -77,7 +77,7 @@ def plot(plan: Plan, curves: list[dict[str, Any]], path: Path) -> None:
         if not by_epoch:
             continue
         epochs = sorted(by_epoch)
-        (line,) = axes.plot(epochs, [mean(by_epoch[e]) for e in epochs], label=LABELS.get(arm, arm))
+        (line,) = axes.plot(epochs, [mean(by_epoch[e]) for e in epochs], label=plan.label(arm))
         low, high = ([f(by_epoch[e]) for e in epochs] for f in (min, max))
         axes.fill_between(epochs, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
     axes.set(xlabel="epoch", ylabel="test accuracy [%]")

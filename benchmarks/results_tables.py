@@ -105,14 +105,10 @@ def rows(names: str) -> str:
         if arms == NORMS:
             cells.append(away(found["l1"]))
         body.append([f"{LABELS[name]} ({link(name)})", seeds, *cells])
-    labels = [LABELS[a] for a in arms]
+    labels = [PLANS[plans[0]].label(a) for a in arms]
     if arms == NORMS:
-        labels = [*_without_precision(labels), "L1BN − BN (95 %)"]
+        labels.append("L1BN − BN (95 %)")
     return markdown(["test accuracy [%]", "seeds", *labels], body)
-
-
-def _without_precision(labels: list[str]) -> list[str]:
-    return [name.removeprefix("float32 ") for name in labels]
 
 
 def grid(name: str) -> str:
@@ -132,7 +128,7 @@ def grid(name: str) -> str:
     body.append(["all, paired", *[""] * (len(columns) + 1), together(name, ours)])
     names = [LABELS[c] for c in columns]
     if "int8" not in columns:  # the condition may be a precision
-        names = _without_precision(names)
+        names = [n.removeprefix("float32 ") for n in names]
     head = ["test accuracy [%]", "seeds", *names, "L1BN − BN (95 %)"]
     return markdown(head, body)
 
