@@ -35,6 +35,7 @@ class Mutant:
 
 FIXED_POINT = ("tests/test_fixed_point.py",)
 HARDWARE = ("tests/rtl/test_simulation.py",)
+SPARE = ("tests/ops/test_spare.py",)
 MUTANTS = [
     Mutant(
         "eager: gradient without the mean of the signs",
@@ -109,6 +110,41 @@ MUTANTS = [
         "RECOVERY_LIMIT = (16.0, 4.0, 4.0, 16.0)",
         "RECOVERY_LIMIT = (1e300, 1e300, 1e300, 1e300)",
         ("tests/test_backends.py",),
+    ),
+    Mutant(
+        "gradient memory: taken over while Python refers to the gradient",
+        "ops/spare.py",
+        "references == _ALONE and _is_sole_owner(grad)",
+        "_is_sole_owner(grad)",
+        SPARE,
+    ),
+    Mutant(
+        "gradient memory: taken over while Python refers to its storage",
+        "ops/spare.py",
+        "references != _STORAGE_ALONE or ",
+        "",
+        SPARE,
+    ),
+    Mutant(
+        "gradient memory: taken over while another tensor shares it",
+        "ops/spare.py",
+        " or storage_uses(storage._cdata) != 2",
+        "",
+        SPARE,
+    ),
+    Mutant(
+        "gradient memory: taken over with the rest of a larger storage",
+        "ops/spare.py",
+        "storage.nbytes() == grad.nbytes and storage.resizable()",
+        "storage.resizable()",
+        SPARE,
+    ),
+    Mutant(
+        "gradient memory: taken over where the derivative is recorded",
+        "ops/spare.py",
+        " or torch.is_grad_enabled()",
+        "",
+        SPARE,
     ),
     Mutant(
         "fixed point: gradient without the mean of the signs",

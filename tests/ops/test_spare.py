@@ -349,6 +349,13 @@ def test_gradients_that_are_lent_are_not_spare() -> None:
     assert spare.take_first((grad, None)) == (grad, [None], False)
 
 
+@tells
+@pytest.mark.parametrize("recorded", [False, True])
+def test_nothing_is_spare_where_the_derivative_is_recorded(recorded: bool) -> None:
+    with torch.set_grad_enabled(recorded):
+        assert spare.take_first(([torch.ones(SHAPE)],))[2] is not recorded
+
+
 BIG = (2, 32, 600, 600)  # above half of most last-level caches: outputs are streamed
 
 
