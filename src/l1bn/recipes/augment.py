@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from l1bn.recipes.data import ImageSet, Split
 
-__all__ = ["EpochPlan", "Preprocess", "plan_epoch", "random_crop"]
+__all__ = ["EpochPlan", "Mirror", "Padding", "Preprocess", "plan_epoch", "random_crop"]
+
+Mirror = Literal["none", "random", "alternate"]
+"""Which training images to mirror: none, about half, or in turn in every other epoch."""
+Padding = Literal["zeros", "reflect"]
+"""What lies beyond an image's edges: zeros, or the image mirrored there."""
 
 _SEED_STRIDE = 1_000_003
 
@@ -26,7 +32,8 @@ class EpochPlan:
         order: (N,) indices of the images.
         corner: (N, 2) top and left of the crop in the padded image, 0 to 2 * padding [pixels].
         mirror: (N,) whether to mirror, of bool.
-        padding: Zeros added on each side before the crop [pixels].
+        padding: Pixels added on each side before the crop.
+        edges: What they hold.
         batch_size: Images in a batch; a smaller rest is dropped.
     """
 
@@ -34,6 +41,7 @@ class EpochPlan:
     corner: torch.Tensor
     mirror: torch.Tensor
     padding: int
+    edges: Padding
     batch_size: int
 
     def __len__(self) -> int:
@@ -46,13 +54,20 @@ class EpochPlan:
             index = self.order[part]
             images = split.images[index]
             if self.padding:
-                images = random_crop(images, self.corner[part], self.padding)
+                images = random_crop(images, self.corner[part], self.padding, self.edges)
             mirrored = self.mirror[part].view(-1, 1, 1, 1)
             yield torch.where(mirrored, images.flip(-1), images), split.labels[index]
 
 
 def plan_epoch(
-    size: int, batch_size: int, seed: int, epoch: int, *, padding: int, mirror: bool
+    size: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    padding: int,
+    mirror: Mirror,
+    edges: Padding = "zeros",
 ) -> EpochPlan:
     """Draw the choices of one epoch; the same seed and epoch give the same plan.
 
@@ -61,30 +76,53 @@ def plan_epoch(
         batch_size: Images in a batch; a split smaller than one batch is one batch.
         seed: Seed of the run.
         epoch: Epoch, from 0.
-        padding: Zeros on each side before the crop [pixels]; 0 for no crop.
-        mirror: Mirror each image with probability one half.
+        padding: Pixels added on each side before the crop; 0 for no crop.
+        mirror: Mirror no image, each with probability one half, or each in every other epoch: half
+            of them in the first, drawn by the seed (Jordan, arXiv:2404.00498).
+        edges: What the added pixels hold.
     """
     generator = torch.Generator().manual_seed(seed * _SEED_STRIDE + epoch)
     order = torch.randperm(size, generator=generator)
     corner = torch.randint(0, 2 * padding + 1, (size, 2), generator=generator)
-    coin = torch.rand(size, generator=generator) < (0.5 if mirror else 0.0)
-    return EpochPlan(order, corner, coin, padding, min(batch_size, size))
+    coin = torch.rand(size, generator=generator) < (0.5 if mirror == "random" else 0.0)
+    if mirror == "alternate":
+        coin = _first_side(size, seed)[order] ^ (epoch % 2 == 1)
+    return EpochPlan(order, corner, coin, padding, edges, min(batch_size, size))
 
 
-def random_crop(images: torch.Tensor, corner: torch.Tensor, padding: int) -> torch.Tensor:
-    """Pad with zeros and cut each image out at its own corner.
+def _first_side(size: int, seed: int) -> torch.Tensor:
+    """Return for every image of the split whether it is mirrored in the first epoch."""
+    generator = torch.Generator().manual_seed(seed * _SEED_STRIDE - 1)  # no epoch has this one
+    return torch.rand(size, generator=generator) < 0.5
+
+
+def random_crop(
+    images: torch.Tensor, corner: torch.Tensor, padding: int, edges: Padding = "zeros"
+) -> torch.Tensor:
+    """Pad and cut each image out at its own corner.
 
     Args:
         images: (N, C, H, W).
         corner: (N, 2) top and left in the padded image [pixels].
-        padding: Zeros on each side [pixels].
+        padding: Pixels added on each side; less than the height and width for "reflect".
+        edges: What they hold.
 
     Returns:
         (N, C, H, W), of the same type.
     """
     height, width = images.shape[-2:]
-    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    padded = F.pad(images, (padding,) * 4) if edges == "zeros" else _reflected(images, padding)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     return windows[torch.arange(len(images)), :, corner[:, 0], corner[:, 1]]
+
+
+def _reflected(images: torch.Tensor, padding: int) -> torch.Tensor:
+    """Pad with the image mirrored at its edge pixels; `F.pad` does not for bytes."""
+    for dim in (2, 3):
+        last = images.shape[dim] - 1
+        places = torch.arange(-padding, last + padding + 1).abs()
+        images = images.index_select(dim, last - (last - places).abs())
+    return images
 
 
 class Preprocess:

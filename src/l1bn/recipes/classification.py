@@ -18,7 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from l1bn.errors import UserError
-from l1bn.recipes.augment import EpochPlan, Preprocess, plan_epoch
+from l1bn.recipes.augment import EpochPlan, Mirror, Preprocess, plan_epoch
 from l1bn.recipes.checkpoint import load_checkpoint, load_weights, save_checkpoint, write_text
 from l1bn.recipes.config import Recipe, TrainConfig
 from l1bn.recipes.curves import CurveLog, read_rows
@@ -261,7 +261,8 @@ class Trainer:
             config.seed,
             epoch,
             padding=0 if config.augment == "none" else max(1, self.data.image_size // 8),
-            mirror=self._mirrored(),
+            mirror=self._mirror(),
+            edges=config.crop_edges,
         )
 
     @torch.no_grad()
@@ -287,10 +288,11 @@ class Trainer:
             right += torch.bincount(labels[predicted == labels], minlength=classes)
         return [round(a, 5) for a in (right / all_.clamp(min=1)).tolist()]
 
-    def _mirrored(self) -> bool:
+    def _mirror(self) -> Mirror:
         if self.config.augment == "auto":
-            return self.data.mirror
-        return self.config.augment == "crop+mirror"
+            return "random" if self.data.mirror else "none"
+        ways: dict[str, Mirror] = {"crop+mirror": "random", "crop+alternate": "alternate"}
+        return ways.get(self.config.augment, "none")
 
     def _autocast(self) -> AbstractContextManager[Any]:
         enabled = self.config.precision == "bf16"

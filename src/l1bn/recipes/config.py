@@ -68,9 +68,12 @@ class Recipe:
     """Share of the steps in which one-cycle rises."""
     label_smoothing: float = 0.0
     """Share of each label spread over all classes."""
-    augment: Literal["auto", "none", "crop", "crop+mirror"] = "auto"
-    """Training images: unchanged, randomly shifted, or shifted and mirrored (auto: crop+mirror, for
-    digits crop). Do not mirror images of text."""
+    augment: Literal["auto", "none", "crop", "crop+mirror", "crop+alternate"] = "auto"
+    """Training images: unchanged, randomly shifted, shifted and mirrored at random, or shifted and
+    mirrored in every other epoch (auto: crop+mirror, for digits crop). Do not mirror images of
+    text."""
+    crop_edges: Literal["zeros", "reflect"] = "zeros"
+    """What is seen beyond the edges of a shifted image: zeros, or the image mirrored there."""
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     """bf16 runs the forward pass under autocast; int8 trains in integers throughout."""
     int8_norm: Literal["same", "range", "none"] = "same"
@@ -130,7 +133,7 @@ class Recipe:
     @property
     def mirror_allowed(self) -> bool:
         """Whether the recipe lets training images be mirrored."""
-        return self.augment in ("auto", "crop+mirror")
+        return self.augment in ("auto", "crop+mirror", "crop+alternate")
 
 
 class RunConfig:

@@ -60,7 +60,7 @@ class Batches:
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self._epoch:
             self._plan = plan_epoch(
-                len(self._split), self._size, self._seed, epoch, padding=0, mirror=False
+                len(self._split), self._size, self._seed, epoch, padding=0, mirror="none"
             )
             self._epoch = epoch
         chosen = self._plan.order[position * self._size : (position + 1) * self._size]
