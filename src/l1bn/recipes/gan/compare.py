@@ -15,7 +15,7 @@ from l1bn.errors import UserError
 from l1bn.recipes.checkpoint import write_text
 from l1bn.recipes.classification import CHECKPOINT, RESULT
 from l1bn.recipes.compare import CURVES, RESULTS
-from l1bn.recipes.config import NORMS
+from l1bn.recipes.config import NORMS, NormName
 from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
@@ -123,18 +123,23 @@ def _collect(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) ->
             for n in NORMS
         },
     }
+    results["loss_differences"] = {c: _difference(by_norm, c) for c in LOSS_COLUMNS}
     if config.classifier is not None:
         measured = finished[0]["distance"]
         results["distance"] = {k: v for k, v in measured.items() if k != "value"}
-        l1, l2 = ([r["distance"] for r in by_norm[n]] for n in ("l1", "l2"))
-        difference = compare_paired(l1, l2)
-        results["difference"] = {**dataclasses.asdict(difference), "detected": difference.detected}
+        results["difference"] = _difference(by_norm, "distance")
     return results
+
+
+def _difference(by_norm: dict[NormName, list[dict[str, Any]]], column: str) -> dict[str, Any]:
+    """Compare L1BN's runs with BN's in one column."""
+    difference = compare_paired(*([r[column] for r in by_norm[n]] for n in ("l1", "l2")))
+    return {**dataclasses.asdict(difference), "detected": difference.detected}
 
 
 def _values(result: dict[str, Any]) -> dict[str, Any]:
     """Return the numbers of a run."""
-    values = {k: result[k] for k in ("norm", "seed", *LOSS_COLUMNS, "seconds")}
+    values = {k: result[k] for k in ("norm", "seed", *LOSS_COLUMNS, "seconds", "threads")}
     if "distance" in result:
         values["distance"] = result["distance"]["value"]
     return values
