@@ -35,21 +35,26 @@ DATA ?= zalando-datasets/fashion_mnist
 compare-fashion-mnist: $(VENV)/.demo  ## the Fashion-MNIST comparison of results/ (slow)
 	$(BIN)/l1bn compare --data $(DATA) --model resnet20 --epochs 3 --seeds 3 --out runs/fashion-mnist-resnet20
 
-# About an hour on 2 quiet cores; after Ctrl-C the same target goes on. For long runs at half width, about 7 hours:
+# Two hours on a quiet core; after Ctrl-C the same target goes on. For long runs at half width, about 7 hours:
 # GAN_SIZE="--width 0.5" DCGAN_STEPS= WGAN_STEPS=. DATA may be a local folder here too,
 # CLASSIFIER the checkpoint of any finished l1bn train on CIFAR-10.
 CLASSIFIER ?= runs/cifar10-classifier/last.pt
-GAN_SIZE ?= --width 0.25 --distance-images 5000
+GAN_SIZE ?= --width 0.25 --distance-images 5000 --seeds 3 --threads 1
 DCGAN_STEPS ?= --steps 4000 --sample-every 800
 WGAN_STEPS ?= --steps 2000 --sample-every 400
 gan-cifar10: DATA = uoft-cs/cifar10
 gan-cifar10: $(dir $(CLASSIFIER))result.json | $(VENV)/.demo  ## both GANs with both norms on CIFAR-10 (slow)
 	$(BIN)/l1bn gan-compare --data $(DATA) --model dcgan $(GAN_SIZE) $(DCGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-dcgan
 	$(BIN)/l1bn gan-compare --data $(DATA) --model wgan-gp $(GAN_SIZE) $(WGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-wgan-gp
+	for model in dcgan wgan-gp; do \
+	    $(BIN)/python benchmarks/gan_distance.py runs/cifar10-$$model || exit; \
+	    mkdir -p $(DATED)-cifar10-$$model; \
+	    (cd runs/cifar10-$$model && cp results.json curves.csv distances.csv report.html $(CURDIR)/$(DATED)-cifar10-$$model/) || exit; \
+	    $(BIN)/python benchmarks/gan_figures.py $(DATED)-cifar10-$$model runs/cifar10-$$model || exit; done
 
 runs/cifar10-classifier/result.json: | $(VENV)/.demo
 	if [ -e $(@D)/last.pt ]; then $(BIN)/l1bn train --resume $(@D); else \
-	    $(BIN)/l1bn train --data $(DATA) --model resnet20 --norm l2 --out $(@D); fi
+	    $(BIN)/l1bn train --data $(DATA) --model resnet20 --epochs 12 --norm l2 --out $(@D); fi
 
 test: env  ## run every test
 	$(BIN)/python -m pytest -n auto
@@ -83,12 +88,14 @@ integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, 
 	$(ACCURACY) integer-fashion --data $(DATA) --out $(DATED)-integer-fashion
 
 accuracy: $(VENV)/.demo  ## ResNet-20 and ResNet-18 on CIFAR-10 with either norm, over seeds (slow)
-	for plan in resnet20 resnet18; do \
+	for plan in resnet20-schedules resnet20 resnet18; do \
 	    $(ACCURACY) $$plan --data $(CIFAR10) --out $(DATED)-$$plan || exit; done
 
 sensitivity: $(VENV)/.demo  ## where L1BN and BN part: conditions, terms left out, conversion, layers (slow)
 	for plan in sensitivity variants converted; do \
 	    $(ACCURACY) $$plan --data $(CIFAR10) --out $(DATED)-$$plan || exit; done
+	$(BIN)/python benchmarks/first_steps.py --out $(DATED)-first-steps \
+	    runs/converted/first-l2-seed* runs/sensitivity/l2-relu-first-seed* $(wildcard runs/integer-resnet20/l2-seed*)
 	$(BIN)/python benchmarks/layer_analysis.py --data $(CIFAR10) --out $(DATED)-layers
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)

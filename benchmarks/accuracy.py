@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ import tyro
 from accuracy_plans import PLANS, Plan
 from accuracy_tables import plot, table, write_csv
 from l1bn.environment import describe_environment
+from l1bn.recipes.checkpoint import load_checkpoint
+from l1bn.recipes.classification import CHECKPOINT, RESULT
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.curves import read_rows
 from norm_variants import check_variant
@@ -56,36 +59,60 @@ def without_variant(options: list[str]) -> tuple[list[str], str | None]:
 
 
 def check(folder: Path, options: list[str]) -> None:
-    """Refuse a finished run that was made otherwise, or from weights that are no longer there.
+    """Refuse a run, finished or not, that was made otherwise, or from other weights.
 
     Raises:
-        SystemExit: It names the options that differ.
+        SystemExit: It names the options that differ, or the weights that are missing or newer.
     """
-    result = folder / "result.json"
-    saved = json.loads(result.read_text())["config"]
+    result, checkpoint = folder / RESULT, folder / CHECKPOINT
+    if result.exists():
+        saved = json.loads(result.read_text())["config"]
+    elif checkpoint.exists():
+        saved = load_checkpoint(checkpoint)["config"]
+    else:
+        return
     options, variant = without_variant(options)
     wanted = tyro.cli(TrainConfig, args=options)
     if changes := wanted.changes(saved):
         raise SystemExit(f"{folder} was made with {changes}; remove it to train it anew")
-    if wanted.weights is not None and wanted.weights.stat().st_mtime > result.stat().st_mtime:
-        raise SystemExit(f"{folder} is older than {wanted.weights}; remove it to train it anew")
     check_variant(folder, variant)
+    if wanted.weights is None or not result.exists():
+        return
+    if not wanted.weights.exists():
+        raise SystemExit(f"{folder} started from {wanted.weights}, which is not there any more")
+    if wanted.weights.stat().st_mtime > result.stat().st_mtime:
+        raise SystemExit(f"{folder} is older than {wanted.weights}; remove it to train it anew")
 
 
 def run(folder: Path, options: list[str]) -> None:
-    """Train one run to its end."""
-    if (folder / "result.json").exists():
+    """Train one run to its end.
+
+    Raises:
+        SystemExit: If the run failed, or Ctrl-C stopped it; it is saved then.
+    """
+    if (folder / RESULT).exists():
         return
     options, variant = without_variant(options)
     if variant is not None:
         script = str(Path(__file__).with_name("norm_variants.py"))
         command = [sys.executable, script, variant, *options, "--out", str(folder)]
-    elif (folder / "last.pt").exists():
+    elif (folder / CHECKPOINT).exists():
         command = [sys.executable, "-m", "l1bn.cli", "train", "--resume", str(folder)]
     else:
         command = [sys.executable, "-m", "l1bn.cli", "train", *options, "--out", str(folder)]
     print(" ".join(command[1:]), flush=True)
-    subprocess.run(command, check=True)
+    if code := to_its_end(command):
+        raise SystemExit(code)
+
+
+def to_its_end(command: list[str]) -> int:
+    """Run a command; after Ctrl-C, which it receives too, give it the time to save."""
+    with subprocess.Popen(command) as process:
+        code = None
+        while code is None:
+            with suppress(KeyboardInterrupt):
+                code = process.wait()
+    return code
 
 
 def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
@@ -93,7 +120,7 @@ def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
     rows = []
     for arm in plan.arms:
         for seed in range(plan.seeds):
-            path = runs / f"{arm}-seed{seed}" / "result.json"
+            path = runs / f"{arm}-seed{seed}" / RESULT
             if path.exists():
                 result = json.loads(path.read_text())
                 rows.append({"arm": arm, "seed": seed, **result})
@@ -134,6 +161,8 @@ def command_line(options: argparse.Namespace) -> str:
     words = ["python benchmarks/accuracy.py", options.plan, "--data DATA", f"--out {out}"]
     if options.arms:
         words.append("--arms " + " ".join(options.arms))
+    if options.threads != 1:
+        words.append(f"--threads {options.threads}")
     if options.seeds:
         words.append(f"--seeds {options.seeds}")
     return " ".join(words)
@@ -145,7 +174,9 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--arms", nargs="*", help="only these")
     parser.add_argument("--seeds", type=int, help="other than the plan's")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of each run; as many give the same digits"
+    )
     parser.add_argument("--collect", action="store_true", help="train nothing; write what is there")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     options = parser.parse_args()
@@ -158,11 +189,9 @@ def main() -> None:
         for name, folder, choices in seed_runs(plan, runs, seed, extra):
             if name not in plan.first and name not in arms:
                 continue
+            check(folder, choices)
             if not options.collect:
-                threads = ["--threads", str(options.threads)] if options.threads else []
-                run(folder, [*choices, *threads])
-            if (folder / "result.json").exists():
-                check(folder, choices)
+                run(folder, [*choices, "--threads", str(options.threads)])
     write(replace(plan, seeds=seeds, arms=arms), runs, options.out, command_line(options))
 
 

@@ -72,13 +72,18 @@ LABELS = {
     "integer-resnet20": "ResNet-20, CIFAR-10, 12 epochs",
     "integer-vgg7": "VGG7 at an eighth of its width, CIFAR-10, 10 epochs",
     "integer-fashion": "ResNet-20, Fashion-MNIST, 3 epochs",
-    "dcgan": "DCGAN",
-    "wgan-gp": "WGAN-GP",
+    "cifar10-dcgan": "DCGAN, CIFAR-10",
+    "cifar10-wgan-gp": "WGAN-GP, CIFAR-10",
+    "0.25": "rate 0.25",
+    "0.25-early": "rate 0.25, highest after a tenth of the steps",
+    "0.4": "rate 0.4",
+    "64-0.125-early": "rate 0.125, batches of 64, highest after a tenth of the steps",
+    "64-0.3": "rate 0.3, batches of 64",
     "rate-quarter": "learning rate × ¼",
     "rate-1": "learning rate 0.1",
     "rate-4": "learning rate × 4",
     "bf16": "bfloat16",
-    "relu-first": "ReLU before every norm",
+    "relu-first": "ReLU before the norm",
     "bn-to-bn": "BN, fine-tuned as BN",
     "bn-to-l1": "BN, fine-tuned as L1BN",
     "bn-calibrated": "BN, calibrated, fine-tuned as L1BN",
@@ -91,7 +96,10 @@ SMALL = ("--model", "resnet8", "--epochs", "4", "--images", "12500")
 """A network and a part of CIFAR-10 that one core trains on in one or two minutes."""
 
 SHORT = ("--lr", "0.25", "--precision", "bf16")
-"""What a short schedule does best with: see the plan "sensitivity"."""
+"""What a short schedule does well with: see the plan "resnet20-schedules"."""
+
+SHOWN_BOTH_WAYS = ("--warmup", "0.1", "--augment", "crop+alternate", "--crop-edges", "reflect")
+"""What helps where an image is seen only a few times (Jordan, arXiv:2404.00498)."""
 
 FORMATS = {
     "int8": (),
@@ -130,6 +138,15 @@ CONDITIONS = {
 }
 
 
+SCHEDULES = {
+    "0.25": ("--lr", "0.25"),
+    "0.25-early": ("--lr", "0.25", "--warmup", "0.1"),
+    "0.4": ("--lr", "0.4"),
+    "64-0.125-early": ("--batch-size", "64", "--lr", "0.125", "--warmup", "0.1"),
+    "64-0.3": ("--batch-size", "64", "--lr", "0.3"),
+}
+
+
 def _both(conditions: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return {
         f"{norm}-{name}": ("--norm", norm, *options)
@@ -152,8 +169,14 @@ PLANS = {
         old_classes=(0, 1, 2, 3, 4),
         against={f"{s}-{b}": f"float-l2-{b}" for b in BACKBONES for s in STARTS},
     ),
+    "resnet20-schedules": Plan(
+        ("--model", "resnet20", "--epochs", "15", "--precision", "bf16", *L1), SCHEDULES, seeds=1
+    ),
     "resnet20": Plan(
-        ("--model", "resnet20", "--epochs", "15", *SHORT), NORMS, seeds=3, against=FROM_BN
+        ("--model", "resnet20", "--epochs", "15", *SHORT, *SHOWN_BOTH_WAYS),
+        NORMS,
+        seeds=3,
+        against=FROM_BN,
     ),
     "resnet18": Plan(
         ("--model", "resnet18", "--width", "0.125", "--epochs", "8", *SHORT),

@@ -12,7 +12,8 @@ images that it trains on and measures at the same weights
   parameters together;
 * histograms of what the norms see, (x - mean) / std.
 
-Writes ratios.csv, cosines.csv, histograms.csv, results.json and layers.svg.
+Writes ratios.csv, cosines.csv, histograms.csv, results.json and layers.svg. It takes minutes; one
+that was interrupted starts anew.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from l1bn.environment import describe_environment
-from l1bn.recipes.classification import Trainer, load_recipe_data
+from l1bn.recipes.classification import CHECKPOINT, Trainer, load_recipe_data
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet, Split
 from l1bn.recipes.measure import channel_ratios
@@ -207,6 +208,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/layers"), help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     options = parser.parse_args()
+    if (options.run / CHECKPOINT).exists():
+        raise SystemExit(f"{options.run} holds a run; remove it, or choose another with --run")
     names = ("data", "model", "epochs", "images", "threads")
     chosen = {name: getattr(options, name) for name in names}
     config = TrainConfig(norm="l1", out=options.run, tensorboard=False, **chosen)

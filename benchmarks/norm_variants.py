@@ -8,7 +8,8 @@ Takes the options of ``l1bn train``; `accuracy.py variants` compares the results
   docs/maths.md, as if the mean absolute deviation did not depend on the mean;
 * no-scale: normalization by the mean absolute deviation itself, without the factor sqrt(pi/2);
 * eps-added: eps is added to the deviation; L1BN takes it as a floor;
-* relu-first: every ReLU stands before its norm, with --norm l1 or l2: skewed activations;
+* relu-first: every ReLU stands before its norm, with --norm l1 or l2, so that the norm sees skewed
+  activations; a shortcut's norm has no ReLU and stays as it is;
 * calibrated: `calibrate_` runs on the network of --weights before it is fine-tuned.
 """
 
@@ -25,11 +26,13 @@ import tyro
 from torch import Tensor, nn
 
 from l1bn import calibrate_
+from l1bn.errors import UserError
 from l1bn.nn import L1BatchNorm2d, L1BatchNormAct2d
 from l1bn.recipes.checkpoint import load_checkpoint
 from l1bn.recipes.classification import CHECKPOINT, Trainer, load_recipe_data
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.interrupt import Interrupted
 from l1bn.recipes.models.norm import BatchNormAct2d
 
 TAKEN_AWAY = ("no-mean-sign", "no-scale", "eps-added")
@@ -41,7 +44,11 @@ DIMS = (0, 2, 3)
 
 
 class VariantNorm(nn.BatchNorm2d):
-    """A variant of L1BN with the layout of `L1BatchNormAct2d`, differentiated by autograd."""
+    """A variant of L1BN with the layout of `L1BatchNormAct2d`, differentiated by autograd.
+
+    The running variance is the mean of the squared scales as they are, and evaluation divides by
+    its root: without the factor M/(M - 1) and eps of equation (9), less than a digit shown here.
+    """
 
     def __init__(self, like: L1BatchNormAct2d, variant: str) -> None:
         super().__init__(like.num_features, like.eps, like.momentum)
@@ -158,4 +165,9 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except Interrupted as stop:
+        raise SystemExit(f"{stop}; the same command goes on") from None
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

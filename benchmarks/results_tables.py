@@ -5,10 +5,12 @@
 
 A table stands between two comments, of one of these kinds:
 
+    <!-- claim NAME NAME ... -->   L1BN against BN, one plan or comparison of GANs a row
     <!-- table NAME -->            the arms of one plan, with differences from the reference
-    <!-- rows NAME NAME ... -->    one plan a row, one arm a column, and of two norms the difference
+    <!-- rows NAME NAME ... -->    one plan a row, one arm a column, and L1BN less BN
     <!-- grid NAME -->             arms called A-B: A the column, B the row, and L1BN less BN
     <!-- gan NAME NAME -->         distances of GANs, one comparison a row
+    <!-- first NAME -->            the figures of `first_steps.py`
     <!-- layers NAME -->           the summary of `layer_analysis.py`
     <!-- rtl KIND STIMULUS -->     a table of `rtl_tables.py`
     <!-- cpu KIND THREADS -->      a table of `cpu_tables.py`
@@ -24,18 +26,25 @@ import csv
 import json
 import re
 from pathlib import Path
+from statistics import mean
 
 from accuracy_plans import LABELS, PLANS
 from cpu_tables import TABLES as CPU_TABLES
-from l1bn.recipes.statistics import compare_paired
+from l1bn.recipes.statistics import Difference, compare_paired, summarize
 from rtl_tables import TABLES as RTL_TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/integer_training.md", "docs/hardware.md", "docs/results.md")
 BLOCK = re.compile(
-    r"(<!-- (table|rows|grid|gan|layers|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)", re.S
+    r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)",
+    re.S,
 )
-NORMS = ["l1", "l2"]
+PRETRAINED = {
+    "converted/first-l2": "ResNet-8, 4 epochs",
+    "sensitivity/l2-relu-first": "ResNet-8, ReLU before the norm, 4 epochs",
+    "integer-resnet20/l2": "ResNet-20, 12 epochs",
+}
+GAP = "L1BN − BN (95 %)"
 Row = dict[str, str]
 
 
@@ -102,13 +111,50 @@ def rows(names: str) -> str:
         found = read(name)
         seeds = "/".join(sorted({r["n"] for r in found.values()}))
         cells = [accuracy(found.get(arm)) for arm in arms]
-        if arms == NORMS:
-            cells.append(away(found["l1"]))
+        cells.append(interval(compare_paired(*by_norm(name))))
         body.append([f"{LABELS[name]} ({link(name)})", seeds, *cells])
     labels = [PLANS[plans[0]].label(a) for a in arms]
-    if arms == NORMS:
-        labels.append("L1BN − BN (95 %)")
-    return markdown(["test accuracy [%]", "seeds", *labels], body)
+    return markdown(["test accuracy [%]", "seeds", *labels, GAP], body)
+
+
+def by_norm(name: str) -> list[list[float]]:
+    """Return what L1BN's and BN's runs ended with, by seed: accuracies [%], or distances."""
+    runs = json.loads((folder(name) / "results.json").read_text())["runs"]
+    if "distance" in runs[0]:
+        return [[r["distance"] for r in runs if r["norm"] == norm] for norm in ("l1", "l2")]
+    found = [{r["seed"]: r["test_accuracy"] for r in runs if r["arm"] == n} for n in ("l1", "l2")]
+    return [
+        [100 * runs[seed] for seed in sorted(found[0].keys() & found[1].keys())] for runs in found
+    ]
+
+
+def interval(difference: Difference) -> str:
+    """A difference with Welch's interval."""
+    text = f"{difference.mean:+.2f}"
+    if difference.welch is not None:
+        text += " ({:+.2f} to {:+.2f})".format(*difference.welch)
+    return text.replace("-", "−")
+
+
+def claim(names: str) -> str:
+    """Whether L1BN's mean lies among BN's seeds, and whether a difference was seen."""
+    body = []
+    for name in names.split():
+        ours, theirs = by_norm(name)
+        difference = compare_paired(ours, theirs)
+        middle, low, high = mean(ours), min(theirs), max(theirs)
+        seen = {None: "one seed", True: "yes", False: "no"}[difference.detected]
+        cells = [
+            f"{middle:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            "yes" if low <= middle <= high else "no",
+        ]
+        body.append(
+            [f"[{LABELS[name]}](../results/{folder(name).name}/results.json)", str(len(ours))]
+        )
+        body[-1] += [*cells, interval(difference), seen]
+    head = ["", "seeds", "L1BN, mean", "BN, its seeds", "within them", GAP, "difference detected"]
+    return markdown(head, body)
 
 
 def grid(name: str) -> str:
@@ -125,28 +171,32 @@ def grid(name: str) -> str:
         seeds = "/".join(sorted({c["n"] for c in cells if c}))
         gap = away(found.get(f"{ours}-{rest}"))
         body.append([LABELS[rest], seeds, *map(accuracy, cells), gap])
-    body.append(["all, paired", *[""] * (len(columns) + 1), together(name, ours)])
+    body.append(
+        ["all conditions, over the seeds", *[""] * (len(columns) + 1), together(name, ours)]
+    )
     names = [LABELS[c] for c in columns]
     if "int8" not in columns:  # the condition may be a precision
         names = [n.removeprefix("float32 ") for n in names]
-    head = ["test accuracy [%]", "seeds", *names, "L1BN − BN (95 %)"]
+    head = ["test accuracy [%]", "seeds", *names, GAP]
     return markdown(head, body)
 
 
 def together(name: str, column: str) -> str:
-    """The mean difference over all conditions and seeds, with Student's interval of the pairs."""
+    """The mean difference over all conditions, with Student's interval over the seeds."""
     runs = json.loads((folder(name) / "results.json").read_text())["runs"]
     found = {(r["arm"], r["seed"]): 100 * r["test_accuracy"] for r in runs}
     plan = PLANS[name]
-    pairs = [
-        (value, found[plan.reference(arm), seed])
-        for (arm, seed), value in found.items()
-        if _split(arm)[0] == column and (plan.reference(arm), seed) in found
-    ]
-    difference = compare_paired(*zip(*pairs, strict=True))
-    low, high = difference.paired or (float("nan"),) * 2
-    text = f"{difference.mean:+.2f} ({low:+.2f} to {high:+.2f}; {len(pairs)} pairs)"
-    return text.replace("-", "−")
+    by_seed: dict[int, list[float]] = {}
+    for (arm, seed), value in found.items():
+        if _split(arm)[0] == column and (plan.reference(arm), seed) in found:
+            by_seed.setdefault(seed, []).append(value - found[plan.reference(arm), seed])
+    means = [mean(values) for _, values in sorted(by_seed.items())]
+    difference = compare_paired(means, [0.0] * len(means))
+    each = ", ".join(f"{m:+.2f}" for m in means)
+    text = f"{difference.mean:+.2f}"
+    if difference.paired is not None:
+        text += " ({:+.2f} to {:+.2f})".format(*difference.paired)
+    return f"{text}; by seed {each}".replace("-", "−")
 
 
 def _split(arm: str) -> tuple[str, str]:
@@ -160,13 +210,50 @@ def gan(names: str) -> str:
     for name in names.split():
         found = json.loads((folder(name) / "results.json").read_text())
         runs = [found["summary"][norm]["distance"] for norm in ("l1", "l2")]
-        cells = [f"{r['mean']:.2f}" + (f" ± {r['std']:.2f}" if r["n"] > 1 else "") for r in runs]
-        welch = found["difference"]["welch"]
-        interval = "" if welch is None else " ({:+.2f} to {:+.2f})".format(*welch)
-        gap = (f"{found['difference']['mean']:+.2f}" + interval).replace("-", "−")
-        title = f"{LABELS[found['config']['model']]} ({link(name)})"
-        body.append([title, f"{found['steps']}", f"{runs[0]['n']}", *cells, gap])
-    head = ["Fréchet distance", "steps", "seeds", "L1BN", "BN", "L1BN − BN (95 %)"]
+        title = f"{LABELS[name]} ({link(name)})"
+        for label, values in (("last", by_norm(name)), ("second half", second_half(name))):
+            ends = [summarize(v) for v in values]
+            cells = [f"{e.mean:.2f}" + (f" ± {e.std:.2f}" if e.n > 1 else "") for e in ends]
+            gap = interval(compare_paired(*values))
+            body.append([title, f"{found['steps']}", label, f"{runs[0]['n']}", *cells, gap])
+            title = ""
+    head = ["Fréchet distance", "steps", "measured", "seeds", "L1BN", "BN", GAP]
+    return markdown(head, body)
+
+
+def second_half(name: str) -> list[list[float]]:
+    """Return the mean of the distances in the second half of each run, by norm and seed."""
+    with (folder(name) / "curves.csv").open(newline="") as file:
+        curve = list(csv.DictReader(file))
+    steps = max(int(row["step"]) for row in curve)
+    found: dict[str, dict[int, list[float]]] = {"l1": {}, "l2": {}}
+    for row in curve:
+        if 2 * int(row["step"]) > steps:
+            distances = found[row["norm"]].setdefault(int(row["seed"]), [])
+            distances.append(float(row["classifier_frechet"]))
+    return [[mean(v) for _, v in sorted(runs.items())] for runs in found.values()]
+
+
+def first(name: str) -> str:
+    """First steps of pretrained networks, means over the seeds."""
+    with (folder(name) / "first_steps.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in found:
+        groups.setdefault((row["run"].rpartition("-seed")[0], row["norm"]), []).append(row)
+    body = []
+    for (run, norm), rows in groups.items():
+
+        def middle(column: str, rows: list[Row] = rows) -> float:
+            return mean(float(row[column]) for row in rows)
+
+        spread = f"{middle('ratio_5%'):.2f} to {middle('ratio_95%'):.2f}" if norm == "BN" else ""
+        moved = "" if norm == "BN" else f"{100 * middle('logits_moved'):.1f} %"
+        network = PRETRAINED[run] if norm == "BN" else ""
+        losses = [f"{middle(column):.3f}" for column in ("first_loss", "loss_of_20")]
+        body.append([network, str(len(rows)), spread, norm, moved, *losses])
+    head = ["pretrained with BN", "seeds", "deviation ratio / √(π/2), nine channels of ten"]
+    head += ["goes on with", "outputs moved by", "loss, first batch", "first 20 steps"]
     return markdown(head, body)
 
 
@@ -199,10 +286,12 @@ def cpu(names: str) -> str:
 
 
 KINDS = {
+    "claim": claim,
     "table": table,
     "rows": rows,
     "grid": grid,
     "gan": gan,
+    "first": first,
     "layers": layers,
     "rtl": rtl,
     "cpu": cpu,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 
 import accuracy
 from accuracy_plans import LABELS, PLANS, Plan
 from accuracy_tables import table
+from l1bn.recipes.checkpoint import save_checkpoint
 from l1bn.recipes.config import TrainConfig
 
 PLAN = Plan((), {"a": (), "b": ("--norm", "l2")})
@@ -87,3 +89,53 @@ def test_a_run_from_other_weights_or_of_another_variant_is_refused(tmp_path):
     os.utime(weights, ns=(2**62, 2**62))
     with pytest.raises(SystemExit, match=r"is older than .*first\.pt"):
         accuracy.check(folder, options)
+
+
+def test_an_unfinished_run_that_was_made_otherwise_is_refused_before_it_goes_on(tmp_path):
+    config = TrainConfig(data="digits", norm="l2", out=tmp_path)
+    save_checkpoint(tmp_path / "last.pt", {"config": config.saved()})
+    accuracy.check(tmp_path, ["--data", "digits", "--norm", "l2"])
+    with pytest.raises(SystemExit, match="was made with norm l2, not l1"):
+        accuracy.check(tmp_path, ["--data", "digits", "--norm", "l1"])
+
+
+def test_a_run_whose_first_weights_are_gone_is_refused(tmp_path):
+    config = TrainConfig(data="digits", weights=tmp_path / "first.pt")
+    (tmp_path / "result.json").write_text(json.dumps({"config": config.saved()}))
+    with pytest.raises(SystemExit, match=r"first\.pt, which is not there any more"):
+        accuracy.check(tmp_path, ["--data", "digits", "--weights", str(tmp_path / "first.pt")])
+
+
+def test_ctrl_c_leaves_a_run_the_time_to_save(tmp_path):
+    saved = tmp_path / "saved"
+    child = (
+        "import os, pathlib, signal, time\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "time.sleep(1)\n"  # subprocess.run would have killed it by now
+        f"pathlib.Path({str(saved)!r}).touch()\n"
+        "raise SystemExit(130)\n"
+    )
+    assert accuracy.to_its_end([sys.executable, "-c", child]) == 130
+    assert saved.exists()
+
+
+def test_a_plan_is_trained_collected_and_not_repeated(tmp_path, monkeypatch, capsys):
+    shared = ("--model", "resnet8", "--width", "0.25", "--epochs", "1", "--images", "256")
+    plan = Plan((*shared, "--no-tensorboard"), {"l1": ("--norm", "l1"), "l2": ("--norm", "l2")})
+    monkeypatch.setitem(PLANS, "tiny", plan)
+    monkeypatch.setattr(accuracy, "ROOT", tmp_path)
+    out = tmp_path / "results" / "tiny"
+    arguments = ["accuracy.py", "tiny", "--data", "digits", "--seeds", "1", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    accuracy.main()
+    content = json.loads((out / "results.json").read_text())
+    assert content["command"].endswith("tiny --data DATA --out results/tiny --seeds 1")
+    assert [(r["arm"], r["seed"], r["threads"]) for r in content["runs"]] == [
+        ("l1", 0, 1),
+        ("l2", 0, 1),
+    ]
+    assert (out / "curves.svg").stat().st_size > 1000
+    finished = tmp_path / "runs" / "tiny" / "l1-seed0" / "result.json"
+    before = finished.stat().st_mtime_ns
+    accuracy.main()
+    assert finished.stat().st_mtime_ns == before

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+import results_tables
+from accuracy_tables import write_csv
 from results_tables import BLOCK, PAGES, ROOT, filled
 
 
@@ -16,4 +20,67 @@ def test_tables_are_what_the_results_say(page):
 
 def test_a_changed_figure_is_put_right():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert filled(text.replace("1.78×", "2.78×")) == text
+    found = BLOCK.search(text)
+    table = found[0].replace("×", "", 1)
+    assert table != found[0]
+    changed = text.replace(found[0], table)
+    assert filled(changed) == text
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(results_tables, "ROOT", tmp_path)
+
+    def make(name, runs, **others):
+        folder = tmp_path / "results" / f"2026-01-02-{name}"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"runs": runs, **others}))
+        return folder
+
+    return make
+
+
+def accuracies(**arms):
+    return [
+        {"arm": arm, "seed": seed, "test_accuracy": value}
+        for arm, values in arms.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_the_claim_says_where_the_mean_lies(results):
+    results("resnet20", accuracies(l1=[0.90, 0.92], l2=[0.905, 0.925]))
+    results("resnet18", accuracies(l1=[0.80, 0.80, 0.80], l2=[0.90, 0.90, 0.901]))
+    first, second = results_tables.claim("resnet20 resnet18").splitlines()[2:]
+    assert "| 2 | 91.00 | 90.50 to 92.50 | yes | −0.50 (−6." in first
+    assert first.endswith("| no |")
+    assert "| 3 | 80.00 | 90.00 to 90.10 | no | −10.03 (−10." in second
+    assert second.endswith("| yes |")
+
+
+def test_conditions_are_averaged_within_a_seed(results):
+    runs = {"l1-batch-4": [0.5, 0.6], "l2-batch-4": [0.4, 0.4], "l1-bf16": [0.7, 0.7]}
+    runs["l2-bf16"] = [0.7, 0.9]
+    results("sensitivity", accuracies(**{k.replace("_", "-"): v for k, v in runs.items()}))
+    # Seed 0: +10 and 0; seed 1: +20 and -20.
+    text = results_tables.together("sensitivity", "l1")
+    assert text == "+2.50 (−29.27 to +34.27); by seed +5.00, +0.00"
+
+
+def test_gans_have_their_last_distance_and_those_of_the_second_half(results):
+    runs = [
+        {"norm": norm, "seed": seed, "distance": last}
+        for norm, ends in (("l1", (5.0, 7.0)), ("l2", (6.0, 6.0)))
+        for seed, last in enumerate(ends)
+    ]
+    summary = {norm: {"distance": {"n": 2}} for norm in ("l1", "l2")}
+    folder = results("cifar10-dcgan", runs, summary=summary, steps=40)
+    curve = [
+        {"norm": r["norm"], "seed": r["seed"], "step": step, "classifier_frechet": value}
+        for r in runs
+        for step, value in ((20, 90.0), (30, 10.0), (40, r["distance"]))
+    ]
+    write_csv(folder / "curves.csv", curve)
+    last, half = results_tables.gan("cifar10-dcgan").splitlines()[2:]
+    assert "| 40 | last | 2 | 6.00 ± 1.41 | 6.00 ± 0.00 | +0.00 (" in last
+    assert "| 40 | second half | 2 | 8.00 ± 0.71 | 8.00 ± 0.00 |" in half
