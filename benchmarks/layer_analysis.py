@@ -152,11 +152,12 @@ def draw(analyst: Analyst, path: Path) -> None:
     axes[0].set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize="small")
     axes[0].set(ylabel="standard / mean absolute deviation", title="Channels before each norm")
     weights = list(dict.fromkeys(r["weight"] for r in analyst.cosines))
-    for weight in weights:
+    names = {"all": "all parameters together", weights[1]: "first layer", weights[-1]: "last layer"}
+    for place, weight in enumerate(weights):
         curve = [r["cosine"] for r in analyst.cosines if r["weight"] == weight]
-        style = {"linewidth": 2.5, "color": "black"} if weight == "all" else {"alpha": 0.6}
-        label = "all parameters together" if weight == "all" else None
-        axes[1].plot(range(last + 1), curve, label=label, **style)
+        colour = matplotlib.colormaps["viridis"](1 - place / len(weights))  # light to dark by depth
+        style = {"linewidth": 2.5, "color": "black"} if weight == "all" else {"color": colour}
+        axes[1].plot(range(last + 1), curve, label=names.get(weight), **style)
     axes[1].set(xlabel="epoch", ylabel="cosine", title="Gradients of L1BN and BN, same weights")
     axes[1].xaxis.get_major_locator().set_params(integer=True)
     centres = (EDGES[:-1] + EDGES[1:]) / 2
