@@ -100,7 +100,7 @@ def test_crops_reach_every_corner() -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_training_images_become_standardised(tiny: ImageSet, channels_last: bool) -> None:
-    preprocess = Preprocess(tiny, torch.device("cpu"), channels_last)
+    preprocess = Preprocess(tiny.moments(), torch.device("cpu"), channels_last)
     values = preprocess(tiny.train.images)
     assert values.dtype == torch.float32
     assert abs(values.mean().item()) < 1e-4
@@ -114,7 +114,7 @@ def test_training_images_become_standardised(tiny: ImageSet, channels_last: bool
                 for s in (tiny.train, tiny.test)
             ),
             tiny.classes,
-        ),
+        ).moments(),
         torch.device("cpu"),
         channels_last,
     )

@@ -9,10 +9,11 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from l1bn.recipes.data import ImageSet, Split
+from l1bn.recipes.data import Split
 
 __all__ = ["EpochPlan", "Mirror", "Padding", "Preprocess", "plan_epoch", "random_crop"]
 
+Moments = tuple[torch.Tensor, torch.Tensor]
 Mirror = Literal["none", "random", "alternate"]
 """Which training images to mirror: none, about half, or in turn in every other epoch."""
 Padding = Literal["zeros", "reflect"]
@@ -129,13 +130,13 @@ class Preprocess:
     """Turns uint8 images into normalised floats where the model is.
 
     Args:
-        data: Gives mean and standard deviation of the training images.
+        moments: Mean and standard deviation per colour of the training images [0 to 255].
         device: Where the model is.
         channels_last: Return the memory format in which convolutions are fastest on most devices.
     """
 
-    def __init__(self, data: ImageSet, device: torch.device, channels_last: bool) -> None:
-        mean, std = data.moments()
+    def __init__(self, moments: Moments, device: torch.device, channels_last: bool) -> None:
+        mean, std = moments
         self._mean = mean.view(-1, 1, 1).to(device)
         self._scale = (1.0 / std).view(-1, 1, 1).to(device)
         self._device = device

@@ -157,6 +157,7 @@ class Trainer:
         self.train_split = data.train.only(config.classes, config.images, config.seed)
         self.test_split = data.test.only(config.classes)
         self.device = pick_device(config.device)
+        self.moments = data.moments()
         torch.manual_seed(config.seed)
         self._build(build_model(config.model, config.norm, data.spec(config.width)))
         self._state = _State()
@@ -165,7 +166,7 @@ class Trainer:
         """Set up the model, its optimizer and what turns images into its inputs."""
         config = self.config
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.preprocess = Preprocess(self.data, self.device, config.channels_last)
+        self.preprocess = Preprocess(self.moments, self.device, config.channels_last)
         self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.optimizer: Any = torch.optim.SGD(
             _parameter_groups(self.model, config),
@@ -380,6 +381,7 @@ class Trainer:
             {
                 "config": self.config.saved(),
                 "shape": dataclasses.asdict(self.data.spec()),
+                "moments": [v.tolist() for v in self.moments],
                 "model": self.model.state_dict(),
                 "optimizer": self._optimizer_state(),
                 "state": dataclasses.asdict(self._state),

@@ -90,6 +90,17 @@ def test_features_are_what_the_last_layer_gets(
         )
 
 
+def test_inputs_are_scaled_as_in_training_whatever_the_size(
+    classifier: Callable[..., pathlib.Path], tiny: ImageSet
+) -> None:
+    path = classifier()
+    expected = load_features(path, tiny, CPU)(tiny.test.images)
+    enlarged = fit_size(tiny)
+    moments = (tiny.moments()[1], enlarged.moments()[1])
+    assert not torch.allclose(*moments, rtol=1e-3)  # enlarging smooths
+    assert torch.equal(load_features(path, enlarged, CPU)(tiny.test.images), expected)
+
+
 def test_a_run_records_what_it_measured_with(
     classifier: Callable[..., pathlib.Path], gan: Callable[..., GanConfig], tiny: ImageSet
 ) -> None:

@@ -75,7 +75,7 @@ def load_features(
 
     Args:
         path: The checkpoint.
-        data: The set it was trained on; gives mean and standard deviation of its inputs.
+        data: The set it was trained on, of any size.
         device: Where to compute.
         channels_last: Memory format of images and weights.
 
@@ -101,7 +101,10 @@ def load_features(
     model.load_state_dict(content["model"])
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
-    return ClassifierFeatures(model, Preprocess(data, device, channels_last), spec.image_size)
+    # A checkpoint of an older version does not say what its inputs were scaled by.
+    saved = content.get("moments")
+    moments = data.moments() if saved is None else (torch.tensor(saved[0]), torch.tensor(saved[1]))
+    return ClassifierFeatures(model, Preprocess(moments, device, channels_last), spec.image_size)
 
 
 def sha256(path: Path) -> str:
