@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import math
 from dataclasses import replace
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 
 import l1bn
+from accuracy_tables import write_csv
 from l1bn.environment import describe_environment
 from l1bn.recipes.checkpoint import load_checkpoint
 from l1bn.recipes.classification import CHECKPOINT, Trainer, load_recipe_data
@@ -124,10 +124,7 @@ def main() -> None:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    with (options.out / "first_steps.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_csv(options.out / "first_steps.csv", table)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from accuracy_tables import write_csv
 from l1bn.recipes.checkpoint import load_checkpoint
 from l1bn.recipes.classification import CHECKPOINT
 from l1bn.recipes.gan.config import GanConfig
@@ -85,10 +85,7 @@ def main() -> None:
         rows.append(row)
         tqdm.write(str(row))
     out = (options.out or options.comparison) / "distances.csv"
-    with out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(out, rows)
 
 
 if __name__ == "__main__":

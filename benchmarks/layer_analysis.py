@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import math
 from pathlib import Path
@@ -32,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from accuracy_tables import write_csv
 from l1bn.environment import describe_environment
 from l1bn.recipes.classification import CHECKPOINT, Trainer, load_recipe_data
 from l1bn.recipes.config import TrainConfig
@@ -190,13 +190,6 @@ def summary(analyst: Analyst) -> Rows:
             | {"gradient_cosine": cosine}
         )
     return rows
-
-
-def write_csv(path: Path, rows: Rows) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def main() -> None:

@@ -130,9 +130,11 @@ def by_norm(name: str) -> list[list[float]]:
 
 def interval(difference: Difference) -> str:
     """A difference with Welch's interval."""
-    text = f"{difference.mean:+.2f}"
-    if difference.welch is not None:
-        text += " ({:+.2f} to {:+.2f})".format(*difference.welch)
+    return _signed(difference.mean, difference.welch)
+
+
+def _signed(mean: float, bounds: tuple[float, float] | None) -> str:
+    text = f"{mean:+.2f}" + ("" if bounds is None else " ({:+.2f} to {:+.2f})".format(*bounds))
     return text.replace("-", "−")
 
 
@@ -193,10 +195,7 @@ def together(name: str, column: str) -> str:
     means = [mean(values) for _, values in sorted(by_seed.items())]
     difference = compare_paired(means, [0.0] * len(means))
     each = ", ".join(f"{m:+.2f}" for m in means)
-    text = f"{difference.mean:+.2f}"
-    if difference.paired is not None:
-        text += " ({:+.2f} to {:+.2f})".format(*difference.paired)
-    return f"{text}; by seed {each}".replace("-", "−")
+    return f"{_signed(difference.mean, difference.paired)}; by seed {each}".replace("-", "−")
 
 
 def _split(arm: str) -> tuple[str, str]:

@@ -215,6 +215,18 @@ def test_augmentation_of_the_recipe_reaches_the_plan(recipe: Recipe, tiny: Image
     assert plan("none", mirrored) == (0, False)
 
 
+def test_sides_in_turn_and_edges_of_the_recipe_reach_the_plan(
+    recipe: Recipe, tiny: ImageSet
+) -> None:
+    trainer = Trainer(recipe(augment="crop+alternate", crop_edges="reflect"), tiny)
+    sides = []
+    for plan in (trainer.plan(0), trainer.plan(1)):
+        assert plan.edges == "reflect"
+        sides.append(plan.mirror[plan.order.argsort()])
+    assert torch.equal(sides[0], ~sides[1])
+    assert Trainer(recipe(), tiny).plan(0).edges == "zeros"
+
+
 def test_divergence_is_said(recipe: Recipe, tiny: ImageSet) -> None:
     with pytest.raises(
         UserError, match=r"the loss is nan at epoch 1, step \d.* lower --lr than 1e"

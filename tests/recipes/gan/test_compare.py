@@ -76,6 +76,10 @@ def test_a_comparison_writes_everything_and_repeats_nothing(
     assert results["difference"]["mean"] == pytest.approx(
         sum(last["l1", s] - last["l2", s] for s in "01") / 2
     )
+    losses = [results["summary"][norm]["generator_loss"]["mean"] for norm in ("l1", "l2")]
+    gap = results["loss_differences"]["generator_loss"]
+    assert gap["mean"] == pytest.approx(losses[0] - losses[1])
+    assert gap["welch"][0] < gap["mean"] < gap["welch"][1]
     monkeypatch.setattr(module, "train_gan", lambda *_, **__: pytest.fail("trained again"))
     assert compare_gans(settings, say=said.append) == results
 

@@ -1,0 +1,60 @@
+"""GANs' distances measured again, and their figures, from a comparison that takes seconds."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+
+import pytest
+import torch
+
+import gan_distance
+import gan_figures
+from l1bn.recipes.classification import train
+from l1bn.recipes.config import TrainConfig
+from l1bn.recipes.gan.compare import compare_gans
+from l1bn.recipes.gan.config import GanCompareConfig
+
+
+def test_a_comparison_is_measured_again_and_drawn(tmp_path, monkeypatch):
+    shared = {"width": 0.25, "tensorboard": False, "progress": False}
+    classifier = tmp_path / "classifier"
+    train(TrainConfig(norm="l2", epochs=1, images=256, out=classifier, **shared))
+    runs = tmp_path / "gan"
+    options = {"steps": 2, "batch_size": 16, "distance_images": 100, "seeds": 1}
+    found = compare_gans(
+        GanCompareConfig(classifier=classifier / "last.pt", out=runs, **options, **shared),
+        say=lambda _: None,
+    )
+    monkeypatch.setattr(sys, "argv", ["gan_distance.py", str(runs)])
+    gan_distance.main()
+    with (runs / "distances.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["norm"], r["seed"], r["step"]) for r in rows] == [("l1", "0", "2"), ("l2", "0", "2")]
+    for row, run in zip(rows, found["runs"], strict=True):
+        assert float(row["running"]) == pytest.approx(run["distance"], rel=0.3)
+        assert row["running"] != row["batch"]
+
+    results = tmp_path / "results"
+    results.mkdir()
+    shutil.copy(runs / "curves.csv", results)
+    monkeypatch.setattr(sys, "argv", ["gan_figures.py", str(results), str(runs)])
+    gan_figures.main()
+    assert "<svg" in (results / "distances.svg").read_text()
+    assert (results / "images.jpg").stat().st_size > 1000
+
+
+def test_other_noise_is_drawn_each_time():
+    def images(repeat):
+        return torch.cat(list(gan_distance.generated(torch.nn.Identity(), 12, 700, repeat)))
+
+    assert images(0).shape == (700, 12)
+    assert torch.equal(images(0), images(0))
+    assert not torch.equal(images(0), images(1))
+
+
+def test_a_folder_without_runs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gan_distance.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"has no runs of l1bn gan-compare"):
+        gan_distance.main()
