@@ -33,6 +33,7 @@ from l1bn.recipes.checkpoint import load_checkpoint
 from l1bn.recipes.classification import CHECKPOINT, Trainer, load_recipe_data
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.measure import deviation_ratios
+from l1bn.recipes.threads import thread_count
 from norm_variants import CALIBRATION_BATCHES, VARIANT, VariantTrainer
 
 STEPS = 20
@@ -49,7 +50,6 @@ def load(folder: Path, arm: str, options: argparse.Namespace) -> Trainer:
         config,
         norm="l2" if arm == "BN" else "l1",
         lr=options.lr,
-        threads=options.threads,
         data=options.data or config.data,
     )
     data = load_recipe_data(config)
@@ -114,12 +114,14 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    table = [row for folder in options.runs for row in rows(folder, options)]
+    with thread_count(options.threads):
+        table = [row for folder in options.runs for row in rows(folder, options)]
+        environment = describe_environment()
     names = " ".join(f"runs/{folder.parent.name}/{folder.name}" for folder in options.runs)
     content = {
         "command": f"python benchmarks/first_steps.py --out {options.out} {names}",
         "lr": options.lr,
-        "environment": describe_environment(),
+        "environment": environment,
         "rows": table,
     }
     options.out.mkdir(parents=True, exist_ok=True)

@@ -23,17 +23,18 @@ from l1bn.recipes.checkpoint import load_checkpoint
 from l1bn.recipes.classification import CHECKPOINT, load_recipe_data
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.integer import IntegerTrainer
+from l1bn.recipes.threads import thread_count
 
 BATCHES, ROUNDINGS = 8, 3
 
 
-def load(folder: Path, data: str, threads: int) -> IntegerTrainer:
+def load(folder: Path, data: str) -> IntegerTrainer:
     """Return a trainer with the network of a checkpoint, in training mode."""
     saved = load_checkpoint(folder / CHECKPOINT)
     if saved["config"].get("precision") != "int8":
         raise SystemExit(f"{folder}: expected a run with --precision int8, got float")
     config = TrainConfig.from_saved(saved["config"])
-    config = dataclasses.replace(config, data=data, threads=threads, weights=None)
+    config = dataclasses.replace(config, data=data, weights=None)
     trainer = IntegerTrainer(config, load_recipe_data(config))
     trainer.restore(saved)
     trainer.model.train()
@@ -70,9 +71,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")
     options = parser.parse_args()
-    trainer = load(options.run, options.data, options.threads)
-    batches = islice(trainer.plan(0).batches(trainer.train_split), BATCHES)
-    samples = [[gradients(trainer, *batch) for _ in range(ROUNDINGS)] for batch in batches]
+    with thread_count(options.threads):
+        trainer = load(options.run, options.data)
+        batches = islice(trainer.plan(0).batches(trainer.train_split), BATCHES)
+        samples = [[gradients(trainer, *batch) for _ in range(ROUNDINGS)] for batch in batches]
     with options.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["weight", "count", "rounding_over_batches"])

@@ -38,6 +38,7 @@ from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet, Split
 from l1bn.recipes.measure import channel_ratios
 from l1bn.recipes.models import build_model
+from l1bn.recipes.threads import thread_count
 
 GAUSSIAN = math.sqrt(math.pi / 2)
 EDGES = np.linspace(-5, 5, 81)
@@ -207,9 +208,11 @@ def main() -> None:
     names = ("data", "model", "epochs", "images", "threads")
     chosen = {name: getattr(options, name) for name in names}
     config = TrainConfig(norm="l1", out=options.run, tensorboard=False, **chosen)
-    analyst = Analyst(config, load_recipe_data(config))
-    analyst.measure()
-    analyst.fit()
+    with thread_count(config.threads):
+        analyst = Analyst(config, load_recipe_data(config))
+        analyst.measure()
+        analyst.fit()
+        environment = describe_environment()
     options.out.mkdir(parents=True, exist_ok=True)
     for name in ("ratios", "cosines", "histograms"):
         write_csv(options.out / f"{name}.csv", getattr(analyst, name))
@@ -217,7 +220,7 @@ def main() -> None:
         "command": f"python benchmarks/layer_analysis.py --data DATA --model {options.model} "
         f"--epochs {options.epochs} --images {options.images} --out {options.out}",
         "config": {k: v for k, v in config.saved().items() if k not in ("out", "data")},
-        "environment": describe_environment(),
+        "environment": environment,
         "summary": summary(analyst),
     }
     (options.out / "results.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -34,6 +34,7 @@ from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.interrupt import Interrupted
 from l1bn.recipes.models.norm import BatchNormAct2d
+from l1bn.recipes.threads import thread_count
 
 TAKEN_AWAY = ("no-mean-sign", "no-scale", "eps-added")
 VARIANTS = (*TAKEN_AWAY, "relu-first", "calibrated")
@@ -150,17 +151,22 @@ def main(arguments: list[str]) -> None:
     config.validate()
     if config.precision == "int8":
         raise SystemExit("expected --precision fp32 or bf16: the variants are not in integers")
-    trainer = VariantTrainer(config, load_recipe_data(config), arguments[0])
+    with thread_count(config.threads):
+        continue_or_start(config, arguments[0])
+
+
+def continue_or_start(config: TrainConfig, variant: str) -> None:
+    trainer = VariantTrainer(config, load_recipe_data(config), variant)
     if (config.out / CHECKPOINT).exists():
         saved = load_checkpoint(config.out / CHECKPOINT)
         if changes := config.changes(saved["config"]):
             raise SystemExit(f"{config.out} was made with {changes}; choose another folder")
-        check_variant(config.out, arguments[0])
+        check_variant(config.out, variant)
         trainer.restore(saved)
     elif config.weights is not None:
         trainer.start_from(config.weights)
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / VARIANT).write_text(arguments[0] + "\n")
+    (config.out / VARIANT).write_text(variant + "\n")
     trainer.fit()
 
 

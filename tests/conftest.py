@@ -28,6 +28,16 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """Fail a test that leaves another number of threads: later tests would round otherwise."""
+    before = torch.get_num_threads()
+    yield
+    left = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert left == before, f"the test found {before} threads and left {left}"
+
+
 @pytest.fixture
 def poisoned_allocations() -> Iterator[None]:
     """Fill memory that is allocated but not written with NaN."""

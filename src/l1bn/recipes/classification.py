@@ -26,6 +26,7 @@ from l1bn.recipes.data import ImageSet, Split, load_data
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.models import build_model
 from l1bn.recipes.schedule import cosine, one_cycle
+from l1bn.recipes.threads import thread_count
 
 __all__ = [
     "CHECKPOINT",
@@ -119,12 +120,13 @@ def train(config: TrainConfig, data: ImageSet | None = None, resume: bool = Fals
             f"{checkpoint} was made with {changes}; resume without changing it, or start a new run "
             "with another --out"
         )
-    trainer = make_trainer(config, load_recipe_data(config) if data is None else data)
-    if saved is not None:
-        trainer.restore(saved)
-    elif config.weights is not None:
-        trainer.start_from(config.weights)
-    trainer.fit()
+    with thread_count(config.threads):
+        trainer = make_trainer(config, load_recipe_data(config) if data is None else data)
+        if saved is not None:
+            trainer.restore(saved)
+        elif config.weights is not None:
+            trainer.start_from(config.weights)
+        trainer.fit()
     return trainer
 
 
@@ -141,7 +143,8 @@ class Trainer:
     """One run: a model, its optimizer and where it stands.
 
     Two runs with equal configuration take the same steps bit for bit on the same machine, with the
-    same number of threads, and so does a run that was interrupted and resumed.
+    same number of threads, and so does a run that was interrupted and resumed. The number of
+    threads is the caller's to set, as `train` does with `thread_count`.
 
     Args:
         config: What to train.
@@ -149,8 +152,6 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, data: ImageSet) -> None:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         self.config = config
         self.data = data
         _check_classes(config, data)

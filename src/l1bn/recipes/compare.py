@@ -20,6 +20,7 @@ from l1bn.recipes.curves import EPOCH_COLUMNS, read_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.measure import deviation_ratios, saved_bytes, step_seconds
 from l1bn.recipes.statistics import compare_paired, summarize
+from l1bn.recipes.threads import thread_count
 
 __all__ = ["CURVES", "MEASURED", "RESULTS", "compare", "pairs"]
 
@@ -56,7 +57,8 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> dict[s
     data = load_recipe_data(config)
     for number, run in enumerate(runs, 1):
         _complete(run, data, f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}", say)
-    measured = _measured(config, data, runs)
+    with thread_count(config.threads):
+        measured = _measured(config, data, runs)
     text = json.dumps(_collect(config, data, runs, measured), indent=1)
     write_text(config.out / RESULTS, text + "\n")
     write_text(config.out / CURVES, _curves(runs))

@@ -22,6 +22,7 @@ from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import LOSS_COLUMNS, SAMPLES, load_gan_data, train_gan
 from l1bn.recipes.statistics import compare_paired, summarize
+from l1bn.recipes.threads import thread_count
 
 __all__ = ["compare_gans", "gan_pairs"]
 
@@ -58,7 +59,8 @@ def compare_gans(config: GanCompareConfig, say: Callable[[str], None] = print) -
             train_gan(run, data, resume=(run.out / CHECKPOINT).exists())
         title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
         say(f"{title}: {_line(_result(run))}")
-    text = json.dumps(_collect(config, data, runs), indent=1, ensure_ascii=False)
+    with thread_count(config.threads):  # for the environment that it describes
+        text = json.dumps(_collect(config, data, runs), indent=1, ensure_ascii=False)
     write_text(config.out / RESULTS, text + "\n")
     write_text(config.out / CURVES, _curves(runs))
     return json.loads(text)

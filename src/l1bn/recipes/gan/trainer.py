@@ -26,6 +26,7 @@ from l1bn.recipes.gan.losses import LOSSES, gradient_penalty
 from l1bn.recipes.gan.models import build_gan
 from l1bn.recipes.gan.noise import Batches, stream
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
+from l1bn.recipes.threads import thread_count
 
 __all__ = ["DISTANCE", "LOSS_COLUMNS", "SAMPLES", "GanTrainer", "load_gan_data", "train_gan"]
 
@@ -98,10 +99,11 @@ def train_gan(config: GanConfig, data: ImageSet | None = None, resume: bool = Fa
             f"{checkpoint} was made with {changes}; resume without changing it, or start a new run "
             "with another --out"
         )
-    trainer = GanTrainer(config, load_gan_data(config) if data is None else fit_size(data))
-    if saved is not None:
-        trainer.restore(saved)
-    trainer.fit()
+    with thread_count(config.threads):
+        trainer = GanTrainer(config, load_gan_data(config) if data is None else fit_size(data))
+        if saved is not None:
+            trainer.restore(saved)
+        trainer.fit()
     return trainer
 
 
@@ -109,7 +111,8 @@ class GanTrainer:
     """One run: a generator, a critic, their optimizers and where they stand.
 
     Two runs with equal configuration take the same steps bit for bit on the same machine, with the
-    same number of threads, and so does a run that was interrupted and resumed.
+    same number of threads, and so does a run that was interrupted and resumed. The number of
+    threads is the caller's to set, as `train_gan` does with `thread_count`.
 
     Images for people and for the distance are generated in evaluation mode, with the running
     statistics, so that each depends on its own noise only.
@@ -121,8 +124,6 @@ class GanTrainer:
 
     def __init__(self, config: GanConfig, data: ImageSet) -> None:
         config = config.filled()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         self.config = config
         self.data = data
         self.device = pick_device(config.device)
