@@ -22,7 +22,7 @@ class Plan:
 
     shared: tuple[str, ...]
     arms: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    seeds: int = 2
+    seeds: int = 3
     first: dict[str, tuple[str, ...]] = field(default_factory=dict)
     old_classes: tuple[int, ...] = ()
     against: dict[str, str] = field(default_factory=dict)
@@ -175,7 +175,6 @@ PLANS = {
     "resnet20": Plan(
         ("--model", "resnet20", "--epochs", "15", *SHORT, *SHOWN_BOTH_WAYS),
         NORMS,
-        seeds=3,
         against=FROM_BN,
     ),
     "resnet18": Plan(
@@ -183,9 +182,9 @@ PLANS = {
         NORMS,
         against=FROM_BN,
     ),
-    "integer-resnet20": Plan(("--model", "resnet20", "--epochs", "12"), PRECISIONS),
+    "integer-resnet20": Plan(("--model", "resnet20", "--epochs", "12"), PRECISIONS, seeds=2),
     "integer-vgg7": Plan(("--model", "vgg7", "--width", "0.125", "--epochs", "10"), PRECISIONS),
-    "integer-fashion": Plan(("--model", "resnet20", "--epochs", "3"), PRECISIONS, seeds=3),
+    "integer-fashion": Plan(("--model", "resnet20", "--epochs", "3"), PRECISIONS),
     "integer-ablation": Plan(
         SMALL,
         {
@@ -201,7 +200,6 @@ PLANS = {
             **{name: ("--variant", name) for name in ("no-mean-sign", "no-scale", "eps-added")},
             "l2": L2,
         },
-        seeds=3,
     ),
     "converted": Plan(
         ("--model", "resnet8", "--images", "12500", "--epochs", "1", "--lr", "0.01"),
@@ -211,8 +209,7 @@ PLANS = {
             "bn-calibrated": ("--weights", "{l2}", *L1, "--variant", "calibrated"),
             "l1-to-l1": ("--weights", "{l1}", *L1),
         },
-        seeds=3,
         first={"l1": (*SMALL, *L1), "l2": (*SMALL, *L2)},
     ),
-    "sensitivity": Plan(SMALL, _both(CONDITIONS), seeds=3, against=_BETWEEN_NORMS),
+    "sensitivity": Plan(SMALL, _both(CONDITIONS), against=_BETWEEN_NORMS),
 }
