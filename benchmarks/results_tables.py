@@ -146,6 +146,9 @@ def claim(names: str) -> str:
         difference = compare_paired(ours, theirs)
         middle, low, high = mean(ours), min(theirs), max(theirs)
         seen = {None: "one seed", True: "yes", False: "no"}[difference.detected]
+        if difference.only_in_pairs and difference.paired:
+            low_pair, high_pair = difference.paired
+            seen = f"in pairs: {low_pair:+.2f} to {high_pair:+.2f}".replace("-", "−")
         cells = [
             f"{middle:.2f}",
             f"{low:.2f} to {high:.2f}",

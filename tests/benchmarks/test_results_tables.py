@@ -49,13 +49,15 @@ def accuracies(**arms):
 
 
 def test_the_claim_says_where_the_mean_lies(results):
-    results("resnet20", accuracies(l1=[0.90, 0.92], l2=[0.905, 0.925]))
+    results("resnet20", accuracies(l1=[0.90, 0.92], l2=[0.925, 0.905]))
     results("resnet18", accuracies(l1=[0.80, 0.80, 0.80], l2=[0.90, 0.90, 0.901]))
-    first, second = results_tables.claim("resnet20 resnet18").splitlines()[2:]
+    results("integer-vgg7", accuracies(l1=[0.80, 0.90], l2=[0.79, 0.8902]))
+    first, second, third = results_tables.claim("resnet20 resnet18 integer-vgg7").splitlines()[2:]
     assert "| 2 | 91.00 | 90.50 to 92.50 | yes | −0.50 (−6." in first
     assert first.endswith("| no |")
     assert "| 3 | 80.00 | 90.00 to 90.10 | no | −10.03 (−10." in second
     assert second.endswith("| yes |")
+    assert third.endswith("| in pairs: +0.86 to +1.12 |")  # 0.99 by pair, seeds 10 apart
 
 
 def test_conditions_are_averaged_within_a_seed(results):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from l1bn.recipes.statistics import compare_paired, summarize
+from l1bn.recipes.statistics import compare_paired, excludes_zero, summarize
 
 A, B = [0.914, 0.921, 0.917, 0.911], [0.912, 0.915, 0.919, 0.905]
 
@@ -33,6 +33,27 @@ def test_a_clear_difference_is_detected_and_one_seed_is_not_enough() -> None:
     assert compare_paired(shifted, A).detected is True
     single = compare_paired([0.9], [0.5])
     assert single.paired is single.welch is single.detected is None
+
+
+def test_pairs_can_differ_by_less_than_seeds() -> None:
+    spread = [0.8, 0.85, 0.9, 0.95]
+    above = [a + 0.01 + 0.001 * i for i, a in enumerate(spread)]
+    difference = compare_paired(above, spread)
+    assert difference.detected is False
+    assert difference.only_in_pairs is True
+    assert compare_paired(A, B).only_in_pairs is False
+    far = compare_paired([a - 0.5 for a in above], spread)
+    assert (far.detected, far.only_in_pairs) == (True, False)
+    assert compare_paired([0.9], [0.5]).only_in_pairs is False
+
+
+@pytest.mark.parametrize(
+    ("interval", "outside"),
+    [((0.1, 1.0), True), ((-1.0, -0.1), True), ((-0.1, 0.1), False), ((0.0, 1.0), False)],
+)
+def test_zero_outside(interval: tuple[float, float], outside: bool) -> None:
+    assert excludes_zero(interval) is outside
+    assert excludes_zero(None) is False
 
 
 def test_equal_values_have_no_difference() -> None:

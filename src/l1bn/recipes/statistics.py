@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Difference", "Summary", "compare_paired", "summarize"]
+__all__ = ["Difference", "Summary", "compare_paired", "excludes_zero", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,17 @@ class Difference:
         """Whether both intervals exclude zero; None if one seed leaves it open."""
         if self.paired is None or self.welch is None:
             return None
-        return all(low > 0 or high < 0 for low, high in (self.paired, self.welch))
+        return excludes_zero(self.paired) and excludes_zero(self.welch)
+
+    @property
+    def only_in_pairs(self) -> bool:
+        """Whether pairs of equal seed differ, but by less than seeds among themselves."""
+        return excludes_zero(self.paired) and not excludes_zero(self.welch)
+
+
+def excludes_zero(interval: Sequence[float] | None) -> bool:
+    """Return whether an interval lies on one side of zero; none does not."""
+    return interval is not None and (interval[0] > 0 or interval[1] < 0)
 
 
 def summarize(values: Sequence[float]) -> Summary:

@@ -105,13 +105,16 @@ def test_the_report_names_the_distance_for_what_it_is(
 
 def test_verdicts_point_the_right_way(config: Make, classifier: pathlib.Path) -> None:
     results = compare_gans(config(classifier=classifier), say=lambda _: None)
-    for mean, detected, end in (
-        (-0.5, True, "L1BN is better here."),
-        (0.5, True, "BN is better here."),
-        (-0.5, False, "No difference beyond seed noise was found."),
+    pairs = "Only the paired one excludes zero: seed by seed {} is better here, by less than seeds "
+    for mean, detected, paired, end in (
+        (-0.5, True, [-0.6, -0.4], "Both exclude zero: L1BN is better here."),
+        (0.5, True, [0.4, 0.6], "Both exclude zero: BN is better here."),
+        (-0.5, False, [-1.5, 0.5], "No difference beyond seed noise was found."),
+        (-0.5, False, [-0.6, -0.4], pairs.format("L1BN") + "differ among themselves."),
+        (0.5, False, [0.4, 0.6], pairs.format("BN") + "differ among themselves."),
     ):
         changed = copy.deepcopy(results)
-        changed["difference"] |= {"mean": mean, "detected": detected}
+        changed["difference"] |= {"mean": mean, "detected": detected, "paired": paired}
         first = gan_verdict(changed)[0]
         assert first.endswith(end)
         assert f"L1BN − BN = {'−' if mean < 0 else '+'}0.500 in Fréchet" in first

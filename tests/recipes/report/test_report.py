@@ -108,6 +108,13 @@ def test_a_difference_is_said_plainly(results: dict[str, Any], mean: float, bett
     assert accuracy_sentence(results).endswith(f"Both exclude zero: {better} is better here.")
 
 
+@pytest.mark.parametrize(("mean", "better"), [(0.02, "L1BN"), (-0.02, "BN")])
+def test_what_only_pairs_show(results: dict[str, Any], mean: float, better: str) -> None:
+    paired, welch = [mean - 0.01, mean + 0.01], [mean - 0.03, mean + 0.03]
+    results["difference"] = {"mean": mean, "paired": paired, "welch": welch, "detected": False}
+    assert f"seed by seed {better} is better here" in accuracy_sentence(results)
+
+
 def test_one_seed_claims_nothing(results: dict[str, Any]) -> None:
     results["summary"]["l1"]["test_accuracy"]["n"] = 1
     results["difference"] = {"mean": 0.01, "paired": None, "welch": None, "detected": None}

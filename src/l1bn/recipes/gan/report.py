@@ -19,7 +19,7 @@ from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import DISTANCE
 from l1bn.recipes.report.page import REPORT, data_address, name_pairs, render
 from l1bn.recipes.report.plots import draw_svg, plot_band
-from l1bn.recipes.report.verdict import NAMES
+from l1bn.recipes.report.verdict import NAMES, detected_sentence
 
 __all__ = ["gan_table", "gan_verdict", "write_gan_report"]
 
@@ -87,10 +87,8 @@ def gan_verdict(results: dict[str, Any]) -> list[str]:
         f", over {seeds} seeds; 95 % intervals {_interval(difference['paired'])} (paired), "
         f"{_interval(difference['welch'])} (Welch). "
     )
-    if difference["detected"]:
-        better = "L1BN" if difference["mean"] < 0 else "BN"
-        return [f"{text}Both exclude zero: {better} is better here.", floor]
-    return [f"{text}No difference beyond seed noise was found.", floor]
+    shown = detected_sentence(difference, "BN", "L1BN")
+    return [f"{text}{shown or 'No difference beyond seed noise was found.'}", floor]
 
 
 def _signed(value: float) -> str:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["NAMES", "accuracy_sentence", "cost_sentences", "mebibytes", "verdict"]
+from l1bn.recipes.statistics import excludes_zero
+
+__all__ = [
+    "NAMES",
+    "accuracy_sentence",
+    "cost_sentences",
+    "detected_sentence",
+    "mebibytes",
+    "verdict",
+]
 
 NAMES = {"l1": "L1BN", "l2": "BN"}
 """What readers call the norms."""
@@ -22,6 +31,25 @@ def _points(share: float) -> str:
     return f"{100 * share:+.2f}".replace("-", "−")
 
 
+def detected_sentence(difference: dict[str, Any], larger: str, smaller: str) -> str | None:
+    """Say what the intervals of a difference show, None if they show nothing.
+
+    Args:
+        difference: As in ``results.json``, of several seeds.
+        larger: Which norm is better if L1BN − BN is positive.
+        smaller: Which one is if it is negative.
+    """
+    better = larger if difference["mean"] > 0 else smaller
+    if difference["detected"]:
+        return f"Both exclude zero: {better} is better here."
+    if excludes_zero(difference["paired"]):
+        return (
+            f"Only the paired one excludes zero: seed by seed {better} is better here, "
+            "by less than seeds differ among themselves."
+        )
+    return None
+
+
 def accuracy_sentence(results: dict[str, Any]) -> str:
     """Say whether the test accuracies differ by more than seed noise, and what could be seen."""
     difference = results["difference"]
@@ -35,9 +63,8 @@ def accuracy_sentence(results: dict[str, Any]) -> str:
         f" over {seeds} seeds; 95 % intervals {_points(low)} to {_points(high)} (paired), "
         f"{_points(welch_low)} to {_points(welch_high)} (Welch). "
     )
-    if difference["detected"]:
-        better = "L1BN" if difference["mean"] > 0 else "BN"
-        return text + f"Both exclude zero: {better} is better here."
+    if shown := detected_sentence(difference, "L1BN", "BN"):
+        return text + shown
     half = max(high - low, welch_high - welch_low) / 2
     return text + (
         "No difference beyond seed noise was found; with so many seeds only one larger than about "
