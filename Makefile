@@ -35,13 +35,13 @@ DATA ?= zalando-datasets/fashion_mnist
 compare-fashion-mnist: $(VENV)/.demo  ## the Fashion-MNIST comparison of results/ (slow)
 	$(BIN)/l1bn compare --data $(DATA) --model resnet20 --epochs 3 --seeds 3 --out runs/fashion-mnist-resnet20
 
-# Two hours on a quiet core; after Ctrl-C the same target goes on. For long runs at half width, about 7 hours:
+# Two to three hours on a quiet core; after Ctrl-C the same target goes on. For long runs at half width, about 7 hours:
 # GAN_SIZE="--width 0.5" DCGAN_STEPS= WGAN_STEPS=. DATA may be a local folder here too,
 # CLASSIFIER the checkpoint of any finished l1bn train on CIFAR-10.
 CLASSIFIER ?= runs/cifar10-classifier/last.pt
-GAN_SIZE ?= --width 0.25 --distance-images 5000 --seeds 3 --threads 1
-DCGAN_STEPS ?= --steps 4000 --sample-every 800
-WGAN_STEPS ?= --steps 2000 --sample-every 400
+GAN_SIZE ?= --width 0.25 --distance-images 5000 --threads 1
+DCGAN_STEPS ?= --steps 4000 --sample-every 800 --seeds 3
+WGAN_STEPS ?= --steps 2000 --sample-every 400 --seeds 5
 gan-cifar10: DATA = uoft-cs/cifar10
 gan-cifar10: $(dir $(CLASSIFIER))result.json | $(VENV)/.demo  ## both GANs with both norms on CIFAR-10 (slow)
 	$(BIN)/l1bn gan-compare --data $(DATA) --model dcgan $(GAN_SIZE) $(DCGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-dcgan
