@@ -37,11 +37,13 @@ _COMPARE = (
 )
 _GAN = (
     "Train one DCGAN or WGAN-GP with one norm and one seed. Ctrl-C saves a checkpoint; "
-    "--resume FOLDER continues the same curve with the saved options."
+    "--resume FOLDER continues the same curve with the saved options, and a finished one to more "
+    "--steps or --epochs."
 )
 _GAN_COMPARE = (
     "Train a GAN with L1BN and with BatchNorm under the same seeds and write a report. The same "
-    "command continues an interrupted comparison; finished runs are not repeated."
+    "command continues an interrupted comparison; finished runs are not repeated, and go on where "
+    "more --steps, --epochs or --seeds are asked for."
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from l1bn.errors import UserError
 
@@ -139,6 +139,11 @@ class Recipe:
 class RunConfig:
     """What the configuration of one run keeps of itself, and how it differs from a saved one."""
 
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"out", "threads", "device", "log_every", "tensorboard", "progress"}
+    )
+    """Fields that a resumed run may change."""
+
     def saved(self) -> dict[str, Any]:
         """Return the configuration as plain values, as checkpoints and results keep it."""
         values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -150,7 +155,9 @@ class RunConfig:
         before = {n: v for n, v in _BEFORE.items() if n in mine}
         theirs = {**type(self)().saved(), **before, **other}  # an older version had fewer options
         integers = mine.get("precision") == "int8"
-        deciding = [n for n in mine if n not in _FREE and (integers or not n.startswith("int8_"))]
+        deciding = [
+            n for n in mine if n not in self.free and (integers or not n.startswith("int8_"))
+        ]
         return [n for n in deciding if mine[n] != theirs[n]]
 
     def changes(self, other: dict[str, Any]) -> str:
@@ -220,8 +227,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-_FREE = frozenset({"out", "threads", "device", "log_every", "tensorboard", "progress"})
-"""Fields that a resumed run may change."""
 _BEFORE = {"int8_residual_fraction": 4}
 """What runs did before there was an option, where it is not the option's default."""
 

@@ -84,6 +84,19 @@ def test_a_comparison_writes_everything_and_repeats_nothing(
     assert compare_gans(settings, say=said.append) == results
 
 
+def test_a_comparison_goes_further_but_never_back(config: Make) -> None:
+    silent = {"say": lambda _: None}
+    compare_gans(config(steps=3, seeds=1), **silent)
+    results = compare_gans(config(steps=6, seeds=1), **silent)
+    assert results["steps"] == 6
+    rows = read_rows(config().out / "curves.csv")
+    assert [(r["norm"], r["step"]) for r in rows] == [(n, e) for n in ("l1", "l2") for e in "36"]
+    direct = compare_gans(config(steps=6, seeds=1, out=config().out / "direct"), **silent)
+    assert results["summary"]["l1"]["generator_loss"] == direct["summary"]["l1"]["generator_loss"]
+    with pytest.raises(UserError, match="l1-seed0 has 6 steps, more than 3; ask for as many"):
+        compare_gans(config(steps=3, seeds=1), **silent)
+
+
 def test_the_report_names_the_distance_for_what_it_is(
     config: Make, classifier: pathlib.Path
 ) -> None:

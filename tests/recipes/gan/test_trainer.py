@@ -188,6 +188,40 @@ def test_an_interrupted_run_continues_bit_for_bit(
         assert (parts.out / "images" / image.name).read_bytes() == image.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [({"steps": 3}, {"steps": 6}), ({"steps": None, "epochs": 1}, {"steps": None, "epochs": 2})],
+)
+def test_a_finished_run_goes_further_as_if_it_had_been_longer(
+    short: dict[str, Any], long: dict[str, Any], gan: Make, tiny: ImageSet
+) -> None:
+    whole = gan(**long, out=gan().out / "whole")
+    expected = train_gan(whole, tiny)
+    parts = gan().out / "parts"
+    train_gan(gan(**short, out=parts), tiny)
+    got = train_gan(gan(**long, out=parts), tiny, resume=True)
+    assert curve(parts) == curve(whole.out)
+    for key, value in expected.generator.state_dict().items():
+        assert torch.equal(got.generator.state_dict()[key], value), key
+    results = [json.loads((out / "result.json").read_text()) for out in (parts, whole.out)]
+    assert results[0]["steps"] == results[1]["steps"] == expected.total_steps
+    assert results[0]["generator_loss"] == results[1]["generator_loss"]
+
+
+def test_a_run_that_goes_further_has_no_result_until_it_is_there(
+    gan: Make, tiny: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_gan(gan(steps=3), tiny)
+    result = gan().out / "result.json"
+    with pytest.raises(UserError, match="has 3 steps already; expected --steps to be at least"):
+        train_gan(gan(steps=2), tiny, resume=True)
+    assert result.exists()
+    stop_after(monkeypatch, 1)
+    with pytest.raises(Interrupted, match="stopped at step 4 of 6"):
+        train_gan(gan(steps=6), tiny, resume=True)
+    assert not result.exists()
+
+
 def test_nothing_is_overwritten_by_mistake(gan: Make, tiny: ImageSet) -> None:
     config = gan(steps=2)
     train_gan(config, tiny)

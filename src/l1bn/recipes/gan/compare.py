@@ -20,7 +20,7 @@ from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME
-from l1bn.recipes.gan.trainer import LOSS_COLUMNS, SAMPLES, load_gan_data, train_gan
+from l1bn.recipes.gan.trainer import LOSS_COLUMNS, SAMPLES, load_gan_data, step_count, train_gan
 from l1bn.recipes.statistics import compare_paired, summarize
 from l1bn.recipes.threads import thread_count
 
@@ -54,8 +54,11 @@ def compare_gans(config: GanCompareConfig, say: Callable[[str], None] = print) -
         if (run.out / RESULT).exists():
             _check_same(run, _result(run))
     data = load_gan_data(config)
+    steps = step_count(runs[0], len(data.train))
+    for run in runs:
+        _check_length(run, steps)
     for number, run in enumerate(runs, 1):
-        if not (run.out / RESULT).exists():
+        if _steps_done(run) < steps:
             train_gan(run, data, resume=(run.out / CHECKPOINT).exists())
         title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
         say(f"{title}: {_line(_result(run))}")
@@ -73,6 +76,20 @@ def _result(run: GanConfig) -> dict[str, Any]:
         return {"norm": run.norm, "seed": run.seed, **result, "config": dict(result["config"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; remove the folder to repeat that run") from error
+
+
+def _steps_done(run: GanConfig) -> int:
+    """Return the steps of a finished run, 0 if it is not finished."""
+    return int(_result(run)["steps"]) if (run.out / RESULT).exists() else 0
+
+
+def _check_length(run: GanConfig, steps: int) -> None:
+    """Refuse a finished run that is longer."""
+    if (done := _steps_done(run)) > steps:
+        raise UserError(
+            f"{run.out} has {done} steps, more than {steps}; ask for as many or more, or choose "
+            "another folder with --out"
+        )
 
 
 def _check_same(run: GanConfig, result: dict[str, Any]) -> None:

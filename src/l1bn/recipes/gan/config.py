@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from l1bn.errors import UserError
 from l1bn.recipes.config import NormName, RunConfig, require_option
@@ -133,6 +133,9 @@ class GanRecipe:
 @dataclass(frozen=True, kw_only=True)
 class GanConfig(GanRecipe, RunConfig):
     """Train one GAN with one norm and one seed."""
+
+    # The rate is constant: a longer run begins as a shorter one.
+    free: ClassVar[frozenset[str]] = RunConfig.free | {"steps", "epochs"}
 
     norm: NormName = "l1"
     """l1 for L1BN, l2 for BatchNorm."""

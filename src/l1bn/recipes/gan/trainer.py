@@ -28,7 +28,15 @@ from l1bn.recipes.gan.noise import Batches, stream
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.threads import thread_count
 
-__all__ = ["DISTANCE", "LOSS_COLUMNS", "SAMPLES", "GanTrainer", "load_gan_data", "train_gan"]
+__all__ = [
+    "DISTANCE",
+    "LOSS_COLUMNS",
+    "SAMPLES",
+    "GanTrainer",
+    "load_gan_data",
+    "step_count",
+    "train_gan",
+]
 
 LOSS_COLUMNS = ("critic_loss", "generator_loss", "real_score", "fake_score", "penalty")
 """Losses of both networks, the critic's mean scores, and the penalty before it is weighted."""
@@ -76,7 +84,7 @@ def train_gan(config: GanConfig, data: ImageSet | None = None, resume: bool = Fa
     Args:
         config: What to train.
         data: The images, if they are loaded already.
-        resume: Continue from the checkpoint in ``config.out``.
+        resume: Continue from the checkpoint in ``config.out``, to more steps if asked.
 
     Returns:
         The finished trainer.
@@ -105,6 +113,14 @@ def train_gan(config: GanConfig, data: ImageSet | None = None, resume: bool = Fa
             trainer.restore(saved)
         trainer.fit()
     return trainer
+
+
+def step_count(config: GanConfig, images: int) -> int:
+    """Return the steps of the generator in a run on so many training images."""
+    if config.steps is not None:
+        return config.steps
+    settings = config.settings()
+    return math.ceil(config.epochs * (images // settings.batch_size) / settings.n_critic)
 
 
 class GanTrainer:
@@ -147,10 +163,7 @@ class GanTrainer:
     @property
     def total_steps(self) -> int:
         """Steps of the generator in the whole run."""
-        if self.config.steps is not None:
-            return self.config.steps
-        batches = self.config.epochs * self._batches.per_epoch
-        return math.ceil(batches / self.settings.n_critic)
+        return step_count(self.config, len(self.data.train))
 
     def fit(self) -> None:
         """Train to the last step.
@@ -173,6 +186,8 @@ class GanTrainer:
             "steps": ("step", *LOSS_COLUMNS),
         }
         self._save_real_images()
+        if self._state.step < self.total_steps:  # a finished run goes on: what it said is no result
+            (config.out / RESULT).unlink(missing_ok=True)
         log = CurveLog(config.out, self._state.step, config.tensorboard, tables)
         try:
             with deferred_interrupt() as stop:
@@ -185,13 +200,18 @@ class GanTrainer:
         """Continue where a checkpoint was made.
 
         Raises:
-            UserError: If its images had other shapes than these.
+            UserError: If its images had other shapes, or if it has more steps than this run.
         """
         shape = self._shape()
         if saved["shape"] != shape:
             raise UserError(
                 f"{self.config.out / CHECKPOINT} was made with images of {saved['shape']}, but "
                 f"{self.config.data} has {shape}"
+            )
+        if (done := saved["state"]["step"]) > self.total_steps:
+            raise UserError(
+                f"{self.config.out / CHECKPOINT} has {done} steps already; expected --steps to be "
+                f"at least that, got {self.total_steps}"
             )
         self.generator.load_state_dict(saved["generator"])
         self.critic.load_state_dict(saved["critic"])
