@@ -48,8 +48,9 @@ gan-cifar10: $(dir $(CLASSIFIER))result.json | $(VENV)/.demo  ## both GANs with 
 	$(BIN)/l1bn gan-compare --data $(DATA) --model wgan-gp $(GAN_SIZE) $(WGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-wgan-gp
 	for model in dcgan wgan-gp; do \
 	    $(BIN)/python benchmarks/gan_distance.py runs/cifar10-$$model || exit; \
+	    $(BIN)/python benchmarks/gan_gradients.py runs/cifar10-$$model || exit; \
 	    mkdir -p $(DATED)-cifar10-$$model; \
-	    (cd runs/cifar10-$$model && cp results.json curves.csv distances.csv report.html $(CURDIR)/$(DATED)-cifar10-$$model/) || exit; \
+	    (cd runs/cifar10-$$model && cp results.json curves.csv distances.csv gradients.csv report.html $(CURDIR)/$(DATED)-cifar10-$$model/) || exit; \
 	    $(BIN)/python benchmarks/gan_figures.py $(DATED)-cifar10-$$model runs/cifar10-$$model || exit; done
 
 runs/cifar10-classifier/result.json: | $(VENV)/.demo

@@ -64,7 +64,8 @@ class Analyst(Trainer):
     def measure(self) -> None:
         """Append the rows of this epoch."""
         epoch, self.measured = self.measured, self.measured + 1
-        for layer, values in channel_ratios(self, batch(self)[0]).items():
+        inputs = self.preprocess(batch(self)[0])
+        for layer, values in channel_ratios(self.model, inputs).items():
             row = {"epoch": epoch, "layer": layer}
             live = [(c, v) for c, v in enumerate(values) if not math.isnan(v)]
             self.ratios.extend({**row, "ratio": v, "channel": c} for c, v in live)

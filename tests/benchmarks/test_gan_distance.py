@@ -11,6 +11,7 @@ import torch
 
 import gan_distance
 import gan_figures
+import gan_gradients
 from l1bn.recipes.classification import train
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.gan.compare import compare_gans
@@ -36,6 +37,16 @@ def test_a_comparison_is_measured_again_and_drawn(tmp_path, monkeypatch):
         assert float(row["running"]) == pytest.approx(run["distance"], rel=0.3)
         assert row["running"] != row["batch"]
 
+    monkeypatch.setattr(sys, "argv", ["gan_gradients.py", str(runs)])
+    gan_gradients.main()
+    with (runs / "gradients.csv").open(newline="") as file:
+        l1, l2 = csv.DictReader(file)
+    assert (l1["norm"], l2["norm"]) == ("l1", "l2")
+    for row in (l1, l2):
+        assert float(row["ratio_least"]) * (torch.pi / 2) ** 0.5 >= 1.0  # no distribution has less
+        assert float(row["ratio_least"]) < float(row["ratio_greatest"])
+        assert 0.5 < float(row["cosine_least"]) < 1.0
+
     results = tmp_path / "results"
     results.mkdir()
     shutil.copy(runs / "curves.csv", results)
@@ -56,5 +67,16 @@ def test_other_noise_is_drawn_each_time():
 
 def test_a_folder_without_runs_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gan_distance.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"has no runs of l1bn gan-compare"):
-        gan_distance.main()
+    for program in (gan_distance, gan_gradients):
+        with pytest.raises(SystemExit, match=r"has no runs of l1bn gan-compare"):
+            program.main()
+
+
+def test_the_gradients_of_one_norm_are_the_same_twice(tmp_path, monkeypatch):
+    options = {"steps": 1, "batch_size": 16, "seeds": 1, "width": 0.25, "out": tmp_path}
+    compare_gans(GanCompareConfig(**options, tensorboard=False, progress=False), say=str)
+    original = gan_gradients.gradients
+    monkeypatch.setattr(gan_gradients, "gradients", lambda s, _, noise: original(s, "l1", noise))
+    row = gan_gradients.measure(tmp_path / "runs" / "l2-seed0")
+    assert row["cosine_least"] == pytest.approx(1.0, abs=1e-4)
+    assert row["length_ratio"] == 1.0

@@ -102,24 +102,24 @@ def deviation_ratios(trainer: Trainer) -> dict[str, list[float]]:
     """
     order = torch.randperm(len(trainer.data.train), generator=torch.Generator().manual_seed(0))
     images = trainer.data.train.images[order[:_RATIO_IMAGES]]
-    found = channel_ratios(trainer, images)
+    found = channel_ratios(trainer.model, trainer.preprocess(images))
     return {name: [v for v in ratios if not math.isnan(v)] for name, ratios in found.items()}
 
 
 @torch.no_grad()
-def channel_ratios(trainer: Trainer, images: torch.Tensor) -> dict[str, list[float]]:
+def channel_ratios(model: nn.Module, inputs: torch.Tensor) -> dict[str, list[float]]:
     """Return the ratio of every channel, as :func:`deviation_ratios`; NaN of a constant one.
 
     Args:
-        trainer: Its model is copied, and measured in training mode.
-        images: One batch, as the trainer's data hold it.
+        model: It is copied, and measured in training mode.
+        inputs: One batch.
     """
     ratios: dict[str, list[float]] = {}
-    model = copy.deepcopy(trainer.model).train()
+    model = copy.deepcopy(model).train()
     for name, layer in model.named_modules():
         if _is_norm(layer):
             layer.register_forward_pre_hook(_recorder(ratios, name))
-    model(trainer.preprocess(images))
+    model(inputs)
     return ratios
 
 
