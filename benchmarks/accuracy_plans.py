@@ -74,6 +74,7 @@ LABELS = {
     "integer-fashion": "ResNet-20, Fashion-MNIST, 3 epochs",
     "cifar10-dcgan": "DCGAN, CIFAR-10",
     "cifar10-wgan-gp": "WGAN-GP, CIFAR-10",
+    "cifar10-wgan-gp-long": "WGAN-GP, CIFAR-10, 4000 steps",
     "0.25": "rate 0.25",
     "0.25-early": "rate 0.25, highest after a tenth of the steps",
     "0.4": "rate 0.4",
