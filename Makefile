@@ -112,7 +112,7 @@ rtl-report: env  ## synthesize and weigh the hardware units on three libraries: 
 rtl-accuracy: env  ## train with one-pass statistics, and see what they cost
 	$(BIN)/python benchmarks/rtl/one_pass_training.py
 
-rtl-pictures: env  ## draw the pictures of docs/hardware.md
+rtl-pictures: env  ## draw the pictures of docs/silicon/unit.md
 	$(BIN)/python benchmarks/rtl/pictures.py
 	$(BIN)/python benchmarks/rtl/timeline.py
 

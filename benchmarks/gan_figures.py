@@ -1,4 +1,4 @@
-"""The figures of docs/results.md about GANs: distances over the steps, and images side by side.
+"""The figures about GANs in docs/results: distances over the steps, and images side by side.
 
     python benchmarks/gan_figures.py results/2026-11-23-cifar10-dcgan runs/cifar10-dcgan
 

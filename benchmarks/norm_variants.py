@@ -5,7 +5,7 @@
 Takes the options of ``l1bn train``; `accuracy.py variants` compares the results. The variants:
 
 * no-mean-sign: the gradient leaves out the mean of the signs, b-bar of equation (8) of
-  docs/maths.md, as if the mean absolute deviation did not depend on the mean;
+  docs/mathematics.md, as if the mean absolute deviation did not depend on the mean;
 * no-scale: normalization by the mean absolute deviation itself, without the factor sqrt(pi/2);
 * eps-added: eps is added to the deviation; L1BN takes it as a floor;
 * relu-first: every ReLU stands before its norm, with --norm l1 or l2, so that the norm sees skewed

@@ -34,7 +34,12 @@ from l1bn.recipes.statistics import Difference, compare_paired, summarize
 from rtl_tables import TABLES as RTL_TABLES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/integer_training.md", "docs/hardware.md", "docs/results.md")
+PAGES = (
+    "README.md",
+    "docs/integers/training.md",
+    "docs/silicon/unit.md",
+    "docs/results/accuracy.md",
+)
 BLOCK = re.compile(
     r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)",
     re.S,
@@ -67,7 +72,7 @@ def read(name: str) -> dict[str, Row]:
 
 
 def link(name: str) -> str:
-    return f"[results](../results/{folder(name).name}/results.json)"
+    return f"[results](/results/{folder(name).name}/results.json)"
 
 
 def accuracy(row: Row | None) -> str:
@@ -155,7 +160,7 @@ def claim(names: str) -> str:
             "yes" if low <= middle <= high else "no",
         ]
         body.append(
-            [f"[{LABELS[name]}](../results/{folder(name).name}/results.json)", str(len(ours))]
+            [f"[{LABELS[name]}](/results/{folder(name).name}/results.json)", str(len(ours))]
         )
         body[-1] += [*cells, interval(difference), seen]
     head = ["", "seeds", "L1BN, mean", "BN, its seeds", "within them", GAP, "difference detected"]
@@ -300,22 +305,23 @@ KINDS = {
 }
 
 
-def filled(text: str) -> str:
-    """Return a page with its tables made anew."""
-    return BLOCK.sub(lambda m: m[1] + KINDS[m[2]](m[3]) + m[4], text)
+def filled(text: str, page: str) -> str:
+    """Return a page's text with its tables made anew, their links seen from that page."""
+    up = "../" * page.count("/")
+    return BLOCK.sub(lambda m: m[1] + KINDS[m[2]](m[3]).replace("](/", f"]({up}") + m[4], text)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail on a difference")
     options = parser.parse_args()
-    for page in (ROOT / name for name in PAGES):
-        text = page.read_text(encoding="utf-8")
-        new = filled(text)
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        new = filled(text, page)
         if options.check and new != text:
-            raise SystemExit(f"{page.relative_to(ROOT)} is not what results/ say: run this script")
+            raise SystemExit(f"{page} is not what results/ say: run this script")
         if not options.check:
-            page.write_text(new, encoding="utf-8")
+            (ROOT / page).write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

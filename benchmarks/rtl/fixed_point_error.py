@@ -1,4 +1,4 @@
-"""Print the error table of docs/fixed_point.md: integer normalization against float64.
+"""Print the error table of docs/integers/fixed_point.md: integer normalization against float64.
 
 python benchmarks/rtl/fixed_point_error.py
 """

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/hardware.md: the block diagram, and a waveform from a simulation.
+"""Draw the pictures of docs/silicon/unit.md: the block diagram, and a waveform from a simulation.
 
     python benchmarks/rtl/pictures.py
 

@@ -1,9 +1,9 @@
 r"""The mathematics of L1-norm batch normalization in plain PyTorch: the judge of every backend.
 
-Written to be read beside ``docs/maths.md``, whose equation numbers it uses. Nothing here is fast:
-each function computes at the precision of its arguments, so float64 in means float64 throughout,
-and the gradient is the closed form and not autograd's. Tests, benchmarks and docs import this
-file; no kernel does.
+Written to be read beside ``docs/mathematics.md``, whose equation numbers it uses. Nothing here is
+fast: each function computes at the precision of its arguments, so float64 in means float64
+throughout, and the gradient is the closed form and not autograd's. Tests, benchmarks and docs
+import this file; no kernel does.
 
 With :math:`M` elements per channel and :math:`k=\sqrt{\pi/2}`, per channel:
 

@@ -1,8 +1,8 @@
 """L1BN and L2BN, forward and backward, in integers only (NumPy, no torch).
 
 The judge of the quantized layers and of the hardware: what they compute must equal it bit by bit.
-docs/fixed_point.md lists every width, proves that nothing overflows, and gives the error against
-float64.
+docs/integers/fixed_point.md lists every width, proves that nothing overflows, and gives the error
+against float64.
 
     >>> import numpy as np
     >>> from l1bn import fixed_point as fp

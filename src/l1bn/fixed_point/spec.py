@@ -137,7 +137,7 @@ def _log2_ceil(count: int) -> int:
 class Widths:
     """Bits that hold every intermediate of a channel of ``count`` elements, sign included.
 
-    The proof of each is in docs/fixed_point.md; tests drive every one to its extreme.
+    The proof of each is in docs/integers/fixed_point.md; tests drive every one to its extreme.
 
     Attributes:
         sum: Σx, Σg and the sum of the elements above the mean.

@@ -97,7 +97,8 @@ def needs_second_pass(
 ) -> ScalarArray:
     """Guard of the one-pass deviation: the guess is off by more than a quarter deviation.
 
-    Within the guard the estimate is at least 2/3 of the true deviation (docs/fixed_point.md).
+    Within the guard the estimate is at least 2/3 of the true deviation: the proof is in
+    docs/integers/fixed_point.md.
     """
     distance = abs(guess.astype(object) - threshold.astype(object))
     return 4 * distance * count * count > estimate

@@ -1,4 +1,4 @@
-"""Running statistics in BatchNorm's own form: equation (9) of docs/maths.md."""
+"""Running statistics in BatchNorm's own form: equation (9) of docs/mathematics.md."""
 
 from __future__ import annotations
 
