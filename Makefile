@@ -12,7 +12,7 @@ help:  ## list the targets
 env: $(VENV)/.dev  ## create .venv with the library and everything its tests need
 
 # Editable: a change of Python code needs no new installation, a change of csrc/ does.
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*/*)
 INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 
 $(BIN)/python:

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="other programs are running")
     options = parser.parse_args()
     refuse_on_red(
-        "tests/test_backends.py", "tests/ops/test_cpu.py", "-k", "layouts or rows or pair"
+        "tests/test_backends.py", "tests/ops/cpu/test_backend.py", "-k", "layouts or rows or pair"
     )
     pieces = [(name, threads) for name in options.network for threads in options.threads]
     rows = []

@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
     options = parser.parse_args()
     refuse_on_red(
-        "tests/test_backends.py", "tests/ops/test_cpu.py", "-k", "cpu and not ten_million"
+        "tests/test_backends.py", "tests/ops/cpu/test_backend.py", "-k", "cpu and not ten_million"
     )
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
-from l1bn.ops import int8_conv
+from l1bn.ops.int8 import conv as int8_conv
 
 BATCH = 128
 OPERATIONS = ("forward", "input_gradient", "weight_gradient")
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--isas", nargs="+", default=[int8_conv.isa()], choices=int8_conv.isas())
     parser.add_argument("--busy", action="store_true")
     args = parser.parse_args()
-    refuse_on_red("tests/ops/test_int8_conv.py")
+    refuse_on_red("tests/ops/int8/test_conv.py")
     rows = []
     for threads in args.threads:
         for layer in LAYERS + MORE:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.fixed_point import NormSpec
 from l1bn.nn import L1BatchNormAct2d
-from l1bn.ops import int8_norm
+from l1bn.ops.int8 import norm as int8_norm
 
 #: Shape, layers of it in ResNet-20, and how many of these add a residual.
 LAYERS = [
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true", help="processor time where one thread runs")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
     options = parser.parse_args()
-    refuse_on_red("tests/ops/test_int8_norm.py", "-k", "forward_and_backward or fused")
+    refuse_on_red("tests/ops/int8/test_norm.py", "-k", "forward_and_backward or fused")
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
     for threads in options.threads:

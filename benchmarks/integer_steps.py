@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, nargs="*", default=[1, torch.get_num_threads()])
     options = parser.parse_args()
-    refuse_on_red("tests/quantized", "tests/ops/test_int8_conv.py", "tests/ops/test_int8_norm.py")
+    refuse_on_red("tests/quantized", "tests/ops/int8/test_conv.py", "tests/ops/int8/test_norm.py")
     rows = []
     for threads in dict.fromkeys(options.threads):
         torch.set_num_threads(threads)

@@ -34,8 +34,8 @@ class Mutant:
 
 
 FIXED_POINT = ("tests/test_fixed_point.py",)
-HARDWARE = ("tests/rtl/test_simulation.py",)
-SPARE = ("tests/ops/test_spare.py",)
+HARDWARE = ("tests/rtl/verify/test_simulation.py",)
+SPARE = ("tests/ops/cpu/test_reuse.py",)
 MUTANTS = [
     Mutant(
         "eager: gradient without the mean of the signs",
@@ -106,42 +106,42 @@ MUTANTS = [
     ),
     Mutant(
         "cpu: recovers the normalized input however small gamma is",
-        "ops/cpu_kernels.py",
+        "ops/cpu/kernels.py",
         "RECOVERY_LIMIT = (16.0, 4.0, 4.0, 16.0)",
         "RECOVERY_LIMIT = (1e300, 1e300, 1e300, 1e300)",
         ("tests/test_backends.py",),
     ),
     Mutant(
         "gradient memory: taken over while Python refers to the gradient",
-        "ops/spare.py",
+        "ops/cpu/reuse.py",
         "references == _ALONE and _is_sole_owner(grad)",
         "_is_sole_owner(grad)",
         SPARE,
     ),
     Mutant(
         "gradient memory: taken over while Python refers to its storage",
-        "ops/spare.py",
+        "ops/cpu/reuse.py",
         "references != _STORAGE_ALONE or ",
         "",
         SPARE,
     ),
     Mutant(
         "gradient memory: taken over while another tensor shares it",
-        "ops/spare.py",
+        "ops/cpu/reuse.py",
         " or storage_uses(storage._cdata) != 2",
         "",
         SPARE,
     ),
     Mutant(
         "gradient memory: taken over with the rest of a larger storage",
-        "ops/spare.py",
+        "ops/cpu/reuse.py",
         "storage.nbytes() == grad.nbytes and storage.resizable()",
         "storage.resizable()",
         SPARE,
     ),
     Mutant(
         "gradient memory: taken over where the derivative is recorded",
-        "ops/spare.py",
+        "ops/cpu/reuse.py",
         " or torch.is_grad_enabled()",
         "",
         SPARE,
@@ -176,52 +176,52 @@ MUTANTS = [
     ),
     Mutant(
         "hardware: bit of the mean itself zero",
-        "rtl/statistic.py",
+        "rtl/unit/statistic.py",
         "x >= self.level",
         "x > self.level",
         HARDWARE,
     ),
     Mutant(
         "hardware: gradient of a deviation that its floor holds",
-        "rtl/backward.py",
+        "rtl/unit/backward.py",
         "Mux(r.live, q, 0)",
         "q",
         HARDWARE,
     ),
     Mutant(
         "hardware: gradient without the mean of the signs",
-        "rtl/backward.py",
+        "rtl/unit/backward.py",
         "a=used, b=statistic.above,",
         "a=used, b=config.elements // 2,",
         HARDWARE,
     ),
     Mutant(
         "hardware: threshold of the wrong channel where channels overlap",
-        "rtl/overlap.py",
+        "rtl/unit/overlap.py",
         "r.level.eq(r.threshold)",
         "r.level.eq(parts.ceiling)",
         HARDWARE,
     ),
     Mutant(
         "hardware: scalars do not wait for the path where channels overlap",
-        "rtl/normalize.py",
+        "rtl/unit/normalize.py",
         "return parts.path.empty",
         "return parts.path.ready | ~parts.path.ready",
         HARDWARE,
     ),
     Mutant(
         "power: a transition charges the net twice",
-        "rtl/power.py",
+        "rtl/silicon/power.py",
         "0.5 * load * library.voltage**2",
         "load * library.voltage**2",
-        ("tests/rtl/test_liberty.py",),
+        ("tests/rtl/silicon/test_liberty.py",),
     ),
     Mutant(
         "timing: a falling output takes the rising delay",
-        "rtl/timing.py",
+        "rtl/silicon/timing.py",
         "delay_table, slew_table = arc.delay[edge], arc.transition[edge]",
         "delay_table, slew_table = arc.delay[RISE], arc.transition[edge]",
-        ("tests/rtl/test_liberty.py",),
+        ("tests/rtl/silicon/test_liberty.py",),
     ),
     Mutant(
         "gan: every step draws the same noise",

@@ -18,8 +18,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.simulate import simulate
-from l1bn.rtl.stimulus import gaussian
+from l1bn.rtl.verify.simulate import simulate
+from l1bn.rtl.verify.stimulus import gaussian
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 

@@ -2,9 +2,10 @@
 
     python benchmarks/rtl/record_activations.py --data PATH_TO_CIFAR10
 
-writes src/l1bn/rtl/activations.npz, the stimulus of ``l1bn rtl report --stimuli activations``: for
-six channels of three layers the inputs, the output gradients, and the inputs of the batch before,
-256 values each, as 16-bit integers with one power-of-two exponent per channel.
+writes src/l1bn/rtl/verify/activations.npz, the stimulus of
+``l1bn rtl report --stimuli activations``: for six channels of three layers the inputs, the output
+gradients, and the inputs of the batch before, 256 values each, as 16-bit integers
+with one power-of-two exponent per channel.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def main() -> None:
             stored["x"].append(both[: now.size][pick])
             stored["before"].append(both[now.size :][pick])
             stored["g"].append(quantize(gradients[index][channel], headroom=6.0)[pick])
-    target = ROOT / "src" / "l1bn" / "rtl" / "activations.npz"
+    target = ROOT / "src" / "l1bn" / "rtl" / "verify" / "activations.npz"
     np.savez_compressed(target, **{k: np.stack(v).astype(np.int16) for k, v in stored.items()})
     print(f"wrote {target}")
 

@@ -18,10 +18,10 @@ from matplotlib.patches import Patch
 from pictures import FOLDER, read_vcd
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.ports import Operation, Phase
-from l1bn.rtl.schedule import Step
-from l1bn.rtl.simulate import simulate, steps
-from l1bn.rtl.stimulus import expected, gaussian
+from l1bn.rtl.unit.ports import Operation, Phase
+from l1bn.rtl.verify.schedule import Step
+from l1bn.rtl.verify.simulate import simulate, steps
+from l1bn.rtl.verify.stimulus import expected, gaussian
 
 CHANNELS, ELEMENTS = 3, 128
 UNITS = (

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from l1bn.environment import cpu_features, cpu_name, version_of
 from l1bn.errors import UserError
-from l1bn.ops import int8_conv, int8_norm
+from l1bn.ops.int8 import conv as int8_conv
+from l1bn.ops.int8 import norm as int8_norm
 from l1bn.ops.registry import registry
 
 __all__ = ["doctor_command", "missing_requirements"]

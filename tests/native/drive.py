@@ -52,11 +52,13 @@ TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3, "float64": 1e-1
 
 def _native():
     """The module that packs arguments, without importing torch by way of the package."""
-    spec = importlib.util.spec_from_file_location("_native", ROOT / "src/l1bn/ops/_native.py")
+    spec = importlib.util.spec_from_file_location(
+        "float_norm", ROOT / "src/l1bn/ops/native/float_norm.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["_native"] = module
+    sys.modules["float_norm"] = module
     spec.loader.exec_module(module)
     return module
 

@@ -83,7 +83,9 @@ def test_all_state_is_integer(network, train_step, images, labels):
     assert not list(net.parameters()), "a float parameter is left"
 
 
-@pytest.mark.parametrize("path", sorted(CSRC.glob("*int8*")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", sorted(CSRC.glob("int8_*/*")), ids=lambda p: f"{p.parent.name}/{p.name}"
+)
 def test_the_native_kernels_know_no_floating_point(path):
     words = {"float", "double", "_mm512_cvtepi32_ps", "__m512 ", "__m256 "}
     found = [w for w in words if w in path.read_text()]

@@ -213,6 +213,6 @@ class Registry:
         return self.get("eager")
 
 
-registry = Registry({"cpu": "l1bn.ops.cpu", "eager": "l1bn.ops.eager"})
+registry = Registry({"cpu": "l1bn.ops.cpu.backend", "eager": "l1bn.ops.eager"})
 # It serves compilers, and they cannot import a module while they trace.
 registry.get("eager")

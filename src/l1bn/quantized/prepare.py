@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
-from l1bn.quantized.baselines import L2Rule, RangeRule
 from l1bn.quantized.config import Config
 from l1bn.quantized.kernels.selection import check_backend
 from l1bn.quantized.layers import (
@@ -25,9 +24,10 @@ from l1bn.quantized.layers import (
     ReluLayer,
 )
 from l1bn.quantized.network import IntegerNetwork, Node
-from l1bn.quantized.norm_state import NormBuffers
+from l1bn.quantized.norms.baselines import L2Rule, RangeRule
+from l1bn.quantized.norms.buffers import NormBuffers
+from l1bn.quantized.norms.l1 import L1Rule, NormRule
 from l1bn.quantized.parameter import IntegerParameter, fitting_exponent
-from l1bn.quantized.rules import L1Rule, NormRule
 from l1bn.quantized.trace import Step, UnsupportedError, trace
 
 __all__ = ["prepare"]

@@ -18,7 +18,7 @@ from l1bn.rtl import tools
 
 if TYPE_CHECKING:
     from l1bn.rtl.config import UnitConfig
-    from l1bn.rtl.stimulus import Channels
+    from l1bn.rtl.verify.stimulus import Channels
 
 _NORMS: tuple[Literal["l1", "l2"], ...] = ("l1", "l2")
 
@@ -106,10 +106,10 @@ def rtl_command(arguments: list[str]) -> int:
 
 def generate(config: GenerateConfig) -> int:
     """Write Verilog and manifest."""
-    from l1bn.rtl import emit
     from l1bn.rtl.config import UnitConfig
-    from l1bn.rtl.simulate import simulate
-    from l1bn.rtl.stimulus import extremes, gaussian
+    from l1bn.rtl.unit import emit
+    from l1bn.rtl.verify.simulate import simulate
+    from l1bn.rtl.verify.stimulus import extremes, gaussian
 
     try:
         unit = UnitConfig(
@@ -138,10 +138,11 @@ def report(config: ReportConfig) -> int:
     absent = tools.missing("yosys", "iverilog", "vvp")
     if absent:
         raise UserError(f"the report needs programs that are missing: {absent}")
-    from l1bn.rtl import flow, part_flow, synthesis
-    from l1bn.rtl import report as writer
     from l1bn.rtl.cache import Cache, default_folder
     from l1bn.rtl.config import UnitConfig
+    from l1bn.rtl.report import flow, part_flow
+    from l1bn.rtl.report import report as writer
+    from l1bn.rtl.silicon import synthesis
     from l1bn.rtl.variants import select
 
     chosen = select(config.variants)
@@ -186,7 +187,7 @@ def report(config: ReportConfig) -> int:
 
 
 def _stimuli(unit: UnitConfig, config: ReportConfig) -> dict[str, Channels]:
-    from l1bn.rtl import stimulus
+    from l1bn.rtl.verify import stimulus
 
     return {str(n): stimulus.named(n, unit, config.channels) for n in config.stimuli}
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
-from l1bn.ops import int8_conv, int8_norm
+from l1bn.ops.int8 import conv as int8_conv
+from l1bn.ops.int8 import norm as int8_norm
 from l1bn.quantized.tensor import Noise
 
 __all__ = ["NativeKernels", "unavailable"]

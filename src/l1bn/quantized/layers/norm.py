@@ -13,9 +13,9 @@ from l1bn.fixed_point.scaling import MAX_SHIFT
 from l1bn.quantized.kernels.interface import channels_last
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.product import Product
-from l1bn.quantized.norm_state import NormBuffers
+from l1bn.quantized.norms.buffers import NormBuffers
+from l1bn.quantized.norms.l1 import NormRule, Saved
 from l1bn.quantized.parameter import IntegerParameter
-from l1bn.quantized.rules import NormRule, Saved
 from l1bn.quantized.tensor import QTensor
 
 __all__ = ["NormLayer", "NormalizingLayer", "ProductNormLayer", "to_exponent"]

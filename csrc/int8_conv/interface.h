@@ -1,0 +1,71 @@
+// C interface of the 8-bit integer convolutions: raw pointers, integers only, no torch and no
+// Python headers.
+//
+// Activations and errors are dense NHWC, weights are
+// [outputs][kernel_height][kernel_width][channels]; all are int8, the full range -128..127. Padding
+// is zeros on all sides. Results are int32 and exact: sums are taken modulo 2^32, so a result is
+// right wherever the true sum fits int32. A linear layer over N rows is a 1 x 1 convolution over N
+// images of one pixel.
+//
+// A call takes one block of arguments in which every field is 8 bytes wide, as in l1bn.h. It
+// returns 0, or a negative error of which it left the results undefined.
+#pragma once
+#include <stdint.h>
+
+#include "norm/interface.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum l1bn_int8_conv_error {
+  L1BN_INT8_CONV_NO_MEMORY = -1,
+  // A size below 1 (images: below 0), or a kernel larger than the padded image.
+  L1BN_INT8_CONV_BAD_SHAPE = -2
+};
+
+typedef struct {
+  int64_t images, height, width, channels;  // of x
+  int64_t outputs, kernel_height, kernel_width;
+  int64_t stride, padding;
+  int64_t threads;
+} l1bn_int8_conv_problem;
+
+// Output height and width are (size + 2 * padding - kernel) / stride + 1, rounded down.
+typedef struct {
+  l1bn_int8_conv_problem problem;
+  const int8_t *x, *w;
+  int32_t* y;     // [images][output height][output width][outputs]
+  int32_t* peak;  // [outputs], the largest |y| of each channel (at most 2^31 - 1), or null
+} l1bn_int8_conv_forward_args;
+
+L1BN_API int64_t l1bn_int8_conv_forward(const l1bn_int8_conv_forward_args* args);
+
+typedef struct {
+  l1bn_int8_conv_problem problem;
+  const int8_t *e, *w;  // e: error of y
+  int32_t* dx;          // [images][height][width][channels]
+  int32_t* peak;        // [channels], the largest |dx| of each channel, or null
+} l1bn_int8_conv_input_gradient_args;
+
+L1BN_API int64_t l1bn_int8_conv_input_gradient(const l1bn_int8_conv_input_gradient_args* args);
+
+typedef struct {
+  l1bn_int8_conv_problem problem;
+  const int8_t *x, *e;
+  int32_t* dw;  // [outputs][kernel_height][kernel_width][channels]
+} l1bn_int8_conv_weight_gradient_args;
+
+L1BN_API int64_t l1bn_int8_conv_weight_gradient(const l1bn_int8_conv_weight_gradient_args* args);
+
+// Version of the argument blocks.
+L1BN_API int64_t l1bn_int8_conv_abi(void);
+// Instruction sets compiled in and runnable here, best first, separated by blanks.
+L1BN_API const char* l1bn_int8_conv_isas(void);
+// The one in use. l1bn_int8_conv_select() changes it and returns 0, or -1 where `isa` cannot run.
+L1BN_API const char* l1bn_int8_conv_isa(void);
+L1BN_API int64_t l1bn_int8_conv_select(const char* isa);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,109 @@
+"""How the native kernels see a tensor: dense planes, or dense rows of channels."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Layout", "as_layout", "sign_bits", "spread", "to_layout"]
+
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+class Layout(NamedTuple):
+    """A dense tensor as ``(outer, channels, inner)``; ``inner`` is 1 where channels lie last."""
+
+    outer: int
+    channels: int
+    inner: int
+
+
+def to_layout(x: Tensor) -> tuple[Tensor, Layout]:
+    """Return ``x``, or a dense copy of it, and its layout."""
+    shape = x.shape
+    channels = shape[1]
+    if x.is_contiguous():
+        if channels == 1:
+            return x, Layout(1, 1, x.numel())
+        return x, Layout(shape[0], channels, x.numel() // (shape[0] * channels))
+    if _is_rows(x):
+        return x, Layout(x.numel() // channels, channels, 1)
+    return to_layout(x.contiguous())
+
+
+def as_layout(v: Tensor, layout: Layout) -> Tensor:
+    """Return ``v`` in a layout that :func:`to_layout` gave for its shape, copying where it must."""
+    rows = layout.inner == 1 and v.numel() != v.shape[0] * v.shape[1]
+    if not rows:
+        return v if v.is_contiguous() else v.contiguous()
+    return v if _is_rows(v) else _make_rows(v)
+
+
+def _is_rows(x: Tensor) -> bool:
+    if x.dim() in _LAST:
+        return x.is_contiguous(memory_format=_LAST[x.dim()])
+    return x.movedim(1, -1).is_contiguous()
+
+
+def _make_rows(x: Tensor) -> Tensor:
+    if x.dim() in _LAST:
+        return x.contiguous(memory_format=_LAST[x.dim()])
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def sign_bits(bits: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
+    """Unpack the kernels' bits: True where the input was at least its channel's mean.
+
+    Args:
+        bits: bytes that a forward call wrote, see ``csrc/norm/interface.h``.
+        layout: layout of that call.
+        shape: shape of its input.
+    """
+    units = bits.view(torch.int16)
+    outer, channels, inner = layout
+    if (inner == 1 and channels < 16) or 1 < inner < 16:
+        flat = _unit_bits(units)[: outer * channels * inner]
+        return _from_dense(flat.view(outer, channels, inner), layout, shape)
+    if inner == 1:
+        lanes = _unit_bits(units).view(outer, -1, 16)
+        columns = torch.arange(channels)
+        group = columns // 16
+        start = torch.minimum(group * 16, torch.tensor(channels - 16))
+        dense = lanes[:, group, columns - start]
+    else:
+        lanes = _unit_bits(units).view(outer, channels, -1)
+        columns = torch.arange(inner)
+        # The last unit of a plane repeats elements of the one before.
+        tail = columns >= inner // 16 * 16
+        dense = lanes[:, :, torch.where(tail, columns - inner % 16 + 16, columns)]
+    return _from_dense(dense.reshape(outer, channels, inner), layout, shape)
+
+
+def spread(packed: Tensor, where: Tensor, layout: Layout) -> Tensor:
+    """Put packed elements back in their places, differentiably; the other places become 0.
+
+    Args:
+        packed: elements in the order of memory.
+        where: their places.
+        layout: layout of the tensor that they come from.
+
+    Shape:
+        - packed: as many as ``where`` is True
+        - where, Output: (N, C, *)
+    """
+    rows = layout.inner == 1 and where.dim() > 2
+    places = (where.movedim(1, -1) if rows else where).reshape(layout)
+    dense = packed.new_zeros(layout).masked_scatter(places, packed)
+    return _from_dense(dense, layout, where.shape)
+
+
+def _unit_bits(units: Tensor) -> Tensor:
+    return ((units.unsqueeze(-1) >> torch.arange(16, dtype=torch.int16)) & 1).bool().flatten()
+
+
+def _from_dense(dense: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
+    if layout.inner != 1 or len(shape) == 2 or shape[1] == 1:
+        return dense.reshape(shape)
+    return dense.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)

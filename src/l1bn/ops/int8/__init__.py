@@ -1,0 +1,1 @@
+"""Kernels of integer training on torch tensors: convolutions, normalization, element-wise work."""

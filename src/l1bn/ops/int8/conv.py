@@ -1,0 +1,287 @@
+"""Convolutions of 8-bit integers with exact 32-bit results, and both their gradients.
+
+Integers only: there is no rounding, scale or zero point here, and no result depends on the number
+of threads or on the instruction set. Tensors are ``torch.int8`` with the shapes of ``F.conv2d``;
+``channels_last`` memory is read as it is, other layouts are copied first. A linear layer is a
+1 x 1 convolution over images of one pixel: ``conv2d(x[:, :, None, None], w[:, :, None, None])``.
+
+The kernels are ``csrc/int8_conv/kernels.cpp``, their interface is ``csrc/int8_conv/interface.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "available",
+    "conv2d",
+    "conv2d_input_gradient",
+    "conv2d_weight_gradient",
+    "isa",
+    "isas",
+    "select",
+]
+
+#: Version of the argument blocks below; a library of another version is refused.
+ABI = 1
+
+_CALLS = ("forward", "input_gradient", "weight_gradient")
+#: Ten sizes, then x or e, w or e, the result, and its peak where there is one.
+_WITH_PEAK = struct.Struct("14q").pack
+_WITHOUT_PEAK = struct.Struct("13q").pack
+
+
+def available() -> str | None:
+    """Say why the kernels cannot be used here, or None where they can."""
+    library = _load()
+    return library if isinstance(library, str) else None
+
+
+def isas() -> list[str]:
+    """Instruction sets that can run here, the best first."""
+    return _library().l1bn_int8_conv_isas().decode().split()
+
+
+def isa() -> str:
+    """The instruction set in use."""
+    return _library().l1bn_int8_conv_isa().decode()
+
+
+def select(name: str) -> None:
+    """Use another instruction set, for tests and measurements.
+
+    Raises:
+        ValueError: it cannot run here.
+    """
+    if _library().l1bn_int8_conv_select(name.encode()) != 0:
+        raise ValueError(f"expected one of {isas()}, got {name!r}: this CPU has no other")
+
+
+def conv2d(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> tuple[Tensor, Tensor]:
+    """Convolve, as ``F.conv2d`` without bias does.
+
+    Args:
+        x: input, int8.
+        w: weight, int8.
+        stride: step between output pixels, both ways [pixels].
+        padding: rows and columns of zeros on each side [pixels].
+
+    Returns:
+        The exact sums, int32 in ``channels_last`` memory, and the largest magnitude of each output
+        channel, int32. Sums are taken modulo 2^32: keep C * kH * kW below 2^17.
+
+    Shape:
+        - x: (N, C, H, W), N may be 0
+        - w: (K, C, kH, kW)
+        - Output: (N, K, oH, oW) and (K,)
+
+    Raises:
+        TypeError: a tensor is not int8 on the CPU.
+        ValueError: shapes do not fit, or the kernel is larger than the padded input.
+    """
+    _check("x", x)
+    _check("w", w)
+    if w.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"expected a weight with the input's {x.shape[1]} channels, got shape "
+            f"{tuple(w.shape)}: a weight is (outputs, channels, height, width)"
+        )
+    sizes = _sizes(tuple(x.shape), tuple(w.shape), stride, padding)
+    high, wide = _output_size(sizes)
+    y, peak = _empty(x.shape[0], w.shape[0], high, wide), _peak(w.shape[0])
+    xs, ws = _nhwc(x), _nhwc(w)
+    _call(
+        "forward",
+        _WITH_PEAK(*sizes, xs.data_ptr(), ws.data_ptr(), y.data_ptr(), peak.data_ptr()),
+    )
+    return y, peak
+
+
+def conv2d_input_gradient(
+    e: Tensor, w: Tensor, input_size: tuple[int, int], stride: int = 1, padding: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Propagate the error of a convolution's output to its input.
+
+    Args:
+        e: error of the output, int8.
+        w: weight, int8.
+        input_size: height and width of the input [pixels].
+        stride: of the convolution [pixels].
+        padding: of the convolution [pixels].
+
+    Returns:
+        The exact gradient, int32 in ``channels_last`` memory, and the largest magnitude of each
+        input channel, int32. Sums are taken modulo 2^32: keep K * kH * kW below 2^17.
+
+    Shape:
+        - e: (N, K, oH, oW), N may be 0
+        - w: (K, C, kH, kW)
+        - Output: (N, C, *input_size) and (C,)
+
+    Raises:
+        TypeError: a tensor is not int8 on the CPU.
+        ValueError: shapes do not fit, or the kernel is larger than the padded input.
+    """
+    _check("e", e)
+    _check("w", w)
+    count, channels = e.shape[0], w.shape[1]
+    sizes = _sizes((count, channels, *input_size), tuple(w.shape), stride, padding)
+    _check_error(e, (count, w.shape[0], *_output_size(sizes)))
+    dx, peak = _empty(count, channels, *input_size), _peak(channels)
+    es, ws = _nhwc(e), _nhwc(w)
+    _call(
+        "input_gradient",
+        _WITH_PEAK(*sizes, es.data_ptr(), ws.data_ptr(), dx.data_ptr(), peak.data_ptr()),
+    )
+    return dx, peak
+
+
+def conv2d_weight_gradient(
+    x: Tensor, e: Tensor, kernel_size: tuple[int, int], stride: int = 1, padding: int = 0
+) -> Tensor:
+    """Gradient of a convolution's weight.
+
+    Args:
+        x: input, int8.
+        e: error of the output, int8.
+        kernel_size: height and width of the weight [pixels].
+        stride: of the convolution [pixels].
+        padding: of the convolution [pixels].
+
+    Returns:
+        The exact gradient, int32 in ``channels_last`` memory. Sums are taken modulo 2^32: keep
+        N * oH * oW below 2^17 for data that may all be -128, and the true sums below 2^31 anyway.
+
+    Shape:
+        - x: (N, C, H, W), N may be 0
+        - e: (N, K, oH, oW)
+        - Output: (K, C, *kernel_size)
+
+    Raises:
+        TypeError: a tensor is not int8 on the CPU.
+        ValueError: shapes do not fit, or the kernel is larger than the padded input.
+    """
+    _check("x", x)
+    _check("e", e)
+    outputs, channels = e.shape[1], x.shape[1]
+    sizes = _sizes(tuple(x.shape), (outputs, channels, *kernel_size), stride, padding)
+    _check_error(e, (x.shape[0], outputs, *_output_size(sizes)))
+    dw = _empty(outputs, channels, *kernel_size)
+    xs, es = _nhwc(x), _nhwc(e)
+    _call("weight_gradient", _WITHOUT_PEAK(*sizes, xs.data_ptr(), es.data_ptr(), dw.data_ptr()))
+    return dw
+
+
+_Sizes = tuple[int, ...]
+
+
+def _check(name: str, tensor: Tensor) -> None:
+    if tensor.dtype != torch.int8 or tensor.device.type != "cpu":
+        raise TypeError(
+            f"expected {name} as torch.int8 on the CPU, got {tensor.dtype} on {tensor.device}: "
+            "these kernels compute with 8-bit integers only"
+        )
+    if tensor.dim() != 4:
+        raise ValueError(
+            f"expected {name} with 4 dimensions, got shape {tuple(tensor.shape)}: "
+            "give a linear layer's tensors two more of size 1"
+        )
+
+
+def _check_error(e: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(e.shape) != expected:
+        raise ValueError(
+            f"expected e in the output's shape {expected}, got {tuple(e.shape)}: "
+            "it belongs to another input size, stride or padding"
+        )
+
+
+def _sizes(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, padding: int) -> _Sizes:
+    """The ten sizes of a problem, checked."""
+    count, channels, high, wide = x_shape
+    outputs, _, kernel_high, kernel_wide = w_shape
+    if min(channels, high, wide, outputs, kernel_high, kernel_wide) < 1:
+        raise ValueError(
+            f"expected sizes of at least 1, got input {x_shape} and weight {w_shape}: "
+            "only the number of images may be 0"
+        )
+    if stride < 1 or padding < 0:
+        raise ValueError(
+            f"expected stride >= 1 and padding >= 0, got stride {stride}, padding {padding}"
+        )
+    if high + 2 * padding < kernel_high or wide + 2 * padding < kernel_wide:
+        raise ValueError(
+            f"expected a kernel within the padded input ({high + 2 * padding} x "
+            f"{wide + 2 * padding}), got {kernel_high} x {kernel_wide}: pad more"
+        )
+    threads = torch.get_num_threads()
+    return (
+        *(count, high, wide, channels),
+        *(outputs, kernel_high, kernel_wide),
+        *(stride, padding, threads),
+    )
+
+
+def _output_size(sizes: _Sizes) -> tuple[int, int]:
+    _, high, wide, _, _, kernel_high, kernel_wide, stride, padding, _ = sizes
+    return (
+        (high + 2 * padding - kernel_high) // stride + 1,
+        (wide + 2 * padding - kernel_wide) // stride + 1,
+    )
+
+
+def _nhwc(tensor: Tensor) -> Tensor:
+    """The tensor with its channels innermost; strides of sizes 1 do not mislead this."""
+    return tensor.permute(0, 2, 3, 1).contiguous()
+
+
+def _empty(count: int, channels: int, high: int, wide: int) -> Tensor:
+    return torch.empty((count, high, wide, channels), dtype=torch.int32).permute(0, 3, 1, 2)
+
+
+def _peak(channels: int) -> Tensor:
+    return torch.empty(channels, dtype=torch.int32)
+
+
+def _call(name: str, block: bytes) -> None:
+    status = getattr(_library(), f"l1bn_int8_conv_{name}")(block)
+    if status == -1:
+        raise MemoryError(f"no memory for the buffers of the 8-bit convolution's {name}")
+    if status != 0:
+        raise RuntimeError(f"the 8-bit convolution's {name} returned {status}: please report this")
+
+
+def _library() -> ctypes.CDLL:
+    library = _load()
+    if isinstance(library, str):
+        raise RuntimeError(f"no 8-bit convolution: {library}")
+    return library
+
+
+@cache
+def _load() -> ctypes.CDLL | str:
+    path = Path(__file__).parents[1] / "native" / "libl1bn.so"
+    if not path.is_file():
+        return f"{path} does not exist: it was not built, reinstall where there is a C++ compiler"
+    try:
+        library = ctypes.CDLL(str(path))
+        library.l1bn_int8_conv_abi.restype = ctypes.c_int64
+        found = library.l1bn_int8_conv_abi()
+    except (OSError, AttributeError) as error:
+        return f"{path} cannot be used: {error}; reinstall the package"
+    if found != ABI:
+        return f"{path} has interface {found}, expected {ABI}: reinstall the package"
+    for name in _CALLS:
+        call = getattr(library, f"l1bn_int8_conv_{name}")
+        call.restype, call.argtypes = ctypes.c_int64, [ctypes.c_char_p]
+    for name in ("isas", "isa"):
+        getattr(library, f"l1bn_int8_conv_{name}").restype = ctypes.c_char_p
+    library.l1bn_int8_conv_select.restype = ctypes.c_int64
+    library.l1bn_int8_conv_select.argtypes = [ctypes.c_char_p]
+    return library

@@ -1,0 +1,1 @@
+"""Normalization rules of integer training: L1BN and the baselines beside it."""

@@ -1,0 +1,254 @@
+"""How a normalization computes in integers: the rule of L1BN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l1bn.fixed_point.backward import frozen_dgamma
+from l1bn.fixed_point.normalize import fold
+from l1bn.fixed_point.running import Running, evaluation_statistics
+from l1bn.fixed_point.scaling import common_exponent, peak_shift
+from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.statistics import L1Statistics
+from l1bn.quantized.kernels import Kernels, NormState
+from l1bn.quantized.kernels.eager_norm import (
+    EagerGradient,
+    all_but_channels,
+    channel_peak,
+    python_numbers,
+    tensor_of,
+)
+from l1bn.quantized.kernels.interface import NormGradient, per_channel
+from l1bn.quantized.norms.buffers import NormBuffers
+from l1bn.quantized.tensor import Noise, QTensor
+
+__all__ = ["L1Rule", "NormRule", "Saved"]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a normalization keeps for its backward pass.
+
+    Attributes:
+        x: Its input, int8.
+        y: Its output where a ReLU masks the gradient: the next layer keeps it anyway.
+        exponent: Exponent of each channel of x.
+        state: Numbers of each channel; what they are is the rule's.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    exponent: Tensor
+    state: Any
+
+    def tensors(self) -> list[Tensor]:
+        """Return what it holds."""
+        return [self.x] if self.y is None else [self.x, self.y]
+
+
+@dataclass(frozen=True)
+class FrozenState:
+    """Numbers of each channel where the statistics are constants.
+
+    Attributes:
+        running: The statistics, in steps of the data.
+        coefficient: γ/σ.
+        shift: Shift of y.
+    """
+
+    running: Running
+    coefficient: Tensor
+    shift: Tensor
+
+
+class NormRule(Protocol):
+    """A normalization of 8-bit channels."""
+
+    spec: NormSpec
+
+    def shift(self, peak: Tensor) -> Tensor:
+        """Return the right shift of each channel's sums, from their largest magnitudes."""
+
+    def train(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the batch's statistics and note them in the running ones."""
+
+    def evaluate(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the running statistics."""
+
+    def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coefficient, offset and shift of evaluation, for data of these exponents."""
+
+    def backward(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients."""
+
+    def backward_frozen(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients where the statistics were constants."""
+
+
+class L1Rule:
+    """L1BN (Wu et al., arXiv:1802.09769).
+
+    Args:
+        spec: Formats.
+        per_channel: One exponent per channel; else one for all.
+    """
+
+    def __init__(self, spec: NormSpec, per_channel: bool = True) -> None:
+        self.spec = spec
+        self.per_channel = per_channel
+
+    def shift(self, peak: Tensor) -> Tensor:
+        """Return the right shift of each channel's sums."""
+        shifts = [peak_shift(p) for p in peak.tolist()]
+        if not self.per_channel:
+            shifts = [max(shifts)] * len(shifts)
+        return torch.tensor(shifts, dtype=torch.int32)
+
+    def train(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the batch's statistics and note them in the running ones."""
+        gamma, beta = buffers.codes(self.spec)
+        x, y, state = kernels.norm_forward(wide, shift, gamma, beta, self.spec, residual, relu)
+        exponents = shift + exponent
+        buffers.update(_statistics(state), exponents)
+        return y, Saved(x, y if relu else None, exponents, state)
+
+    def evaluate(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the running statistics."""
+        x = kernels.rescale(wide, shift, 8, None)
+        exponents = shift + exponent
+        coefficient, offset, right = self.constants(exponents, buffers)
+        y = kernels.norm_apply(x, coefficient, offset, right, residual, relu)
+        frozen = FrozenState(buffers.running(exponents), coefficient, right)
+        return y, Saved(x, y if relu else None, exponents, frozen)
+
+    def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coefficient, offset and shift of evaluation, for data of these exponents."""
+        running = buffers.running(exponent)
+        gamma, beta = (c.cpu().numpy() for c in buffers.codes(self.spec))
+        channel, offset = fold(evaluation_statistics(running, self.spec), gamma, beta, self.spec)
+        coefficient, add, right = (
+            torch.tensor(a.tolist(), dtype=torch.int64)
+            for a in (channel.coefficient, offset, channel.shift)
+        )
+        return coefficient, add, right
+
+    def backward(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients."""
+        return kernels.norm_backward(
+            g.values,
+            saved.y,
+            saved.x,
+            saved.state,
+            self.spec,
+            g.exponent,
+            saved.exponent,
+            bits,
+            noise,
+            residual,
+        )
+
+    def backward_frozen(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients where the statistics were constants: dx = g · γ/σ."""
+        state, x = saved.state, saved.x
+        assert isinstance(state, FrozenState)
+        masked = g.values if saved.y is None else torch.where(saved.y > 0, g.values, 0)
+        dims = all_but_channels(x)
+        total, products = masked.sum(dims), (masked.int() * x).sum(dims)
+        dgamma = frozen_dgamma(
+            python_numbers(total),
+            python_numbers(products),
+            evaluation_statistics(state.running, self.spec),
+        )
+        wide = masked * per_channel(state.coefficient.int(), x)
+        exponents = (
+            g.exponent
+            - python_numbers(state.shift)
+            - self.spec.output.fraction
+            - python_numbers(saved.exponent)
+        )
+        exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
+        dx = kernels.rescale(wide, torch.from_numpy(shift), bits, noise)
+        branch = masked if residual else None
+        return EagerGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
+
+
+def _statistics(state: NormState) -> L1Statistics:
+    total, above, deviation = (
+        np.array(a.tolist(), dtype=object) for a in (state.total, state.above, state.deviation)
+    )
+    live = state.live.numpy().astype(bool)
+    threshold = state.threshold.numpy().astype(np.int64)
+    return L1Statistics(state.count, total, threshold, above, deviation, live, ~live)

@@ -1,0 +1,1 @@
+"""Synthesize, measure and report units side by side."""

@@ -1,0 +1,228 @@
+"""What the units cost: measurements as JSON, and as tables in Markdown and HTML."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from l1bn.rtl import tools
+from l1bn.rtl.report import plots
+from l1bn.rtl.silicon.timing import CLOCK_SLEW, INPUT_SLEW, OUTPUT_LOAD
+from l1bn.rtl.variants import COMPARISONS, VARIANTS
+
+Record = dict[str, Any]
+
+#: Names of the passes, in the order of a channel.
+PHASES = {
+    "STATISTICS": "sums",
+    "DEVIATION": "deviation",
+    "NORMALIZE": "normalize",
+    "REDUCE": "reduce",
+    "GRADIENT": "gradient",
+    "SCALARS": "scalars",
+}
+
+LEFT_OUT = (
+    "Wires: there is no placement, so nets carry pin capacitance only.",
+    "The clock tree: ideal, without delay; clock pins, clock gates and their loads are counted.",
+    "Memory: the traffic of x, g, y, dx and the stored context is outside. Per element the "
+    "gradient pass of L1 reads g and one bit, that of L2 reads g and x.",
+    "Process corners: the typical corner of each library.",
+)
+
+
+def environment() -> dict[str, str]:
+    """Programs that the figures depend on."""
+    import amaranth
+
+    return {
+        "yosys": tools.version("yosys"),
+        "iverilog": tools.version("iverilog"),
+        "amaranth": amaranth.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def compare(records: Sequence[Record], stimulus: str) -> list[Record]:
+    """The comparisons that the records allow, one per library and width."""
+    records = [r for r in records if stimulus in r["stimuli"]]
+    found = {(r["library"], r["config"]["width"], r["variant"]): r for r in records}
+    result = []
+    for library, width in dict.fromkeys((r["library"], r["config"]["width"]) for r in records):
+        for question, one, two, speed, saving in COMPARISONS:
+            a, b = found.get((library, width, one)), found.get((library, width, two))
+            if a is None or b is None:
+                continue
+            l1, l2 = a["stimuli"][stimulus], b["stimuli"][stimulus]
+            got_speed = l2["time_per_element"] / l1["time_per_element"]
+            got_saving = 1 - l1["energy_per_element"] / l2["energy_per_element"]
+            result.append(
+                {
+                    "question": question,
+                    "library": library,
+                    "width": width,
+                    "l1": one,
+                    "l2": two,
+                    "speed": got_speed,
+                    "clock_ratio": b["period"] / a["period"],
+                    "energy_saved": got_saving,
+                    "area_saved": 1 - a["area"] / b["area"],
+                    "goal": None if speed is None else {"speed": speed, "energy_saved": saving},
+                    "reached": None
+                    if speed is None or saving is None
+                    else got_speed >= speed and got_saving >= saving,
+                }
+            )
+    return result
+
+
+def compare_parts(parts: Sequence[Record], stimulus: str) -> list[Record]:
+    """What each part of L2 needs in multiples of the same part of L1, by library and width."""
+    found = {(p["library"], p["width"], p["part"], p["norm"]): p for p in parts}
+    result = []
+    for (library, width, part, norm), one in found.items():
+        two = found.get((library, width, part, "l2"))
+        if norm != "l1" or two is None:
+            continue
+        l1, l2 = one["stimuli"][stimulus], two["stimuli"][stimulus]
+        result.append(
+            {
+                "library": library,
+                "width": width,
+                "part": part,
+                "l1": {**l1, "area": one["area"], "period": one["period"]},
+                "l2": {**l2, "area": two["area"], "period": two["period"]},
+                "area": two["area"] / one["area"],
+                "speed": l2["time_per_element"] / l1["time_per_element"],
+                "energy": l2["energy_per_element"] / l1["energy_per_element"],
+            }
+        )
+    return result
+
+
+def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ()) -> list[Path]:
+    """Write results.json, the tables, report.md, report.html and the plots; return their paths.
+
+    Args:
+        records: Units, from `l1bn.rtl.report.flow.measure`.
+        folder: Where to write.
+        parts: Parts, from `l1bn.rtl.report.part_flow.measure`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(dict.fromkeys(n for r in records for n in r["stimuli"]))
+    comparisons = {name: compare(records, name) for name in names}
+    content = {
+        "environment": environment(),
+        "conditions": {
+            "clock_slew_ns": CLOCK_SLEW,
+            "input_slew_ns": INPUT_SLEW,
+            "output_load_pF": OUTPUT_LOAD,
+            "left_out": LEFT_OUT,
+        },
+        "records": list(records),
+        "parts": list(parts),
+        "comparisons": comparisons,
+    }
+    json_path = folder / "results.json"
+    json_path.write_text(json.dumps(content, indent=1) + "\n")
+    ratios = compare_parts(parts, names[0])
+    pictures = plots.write(records, ratios, names[0], folder)
+    written = [json_path, *_tables(records, parts, folder)]
+    for template in ("report.md", "report.html"):
+        path = folder / template
+        path.write_text(_render(f"{template}.jinja", records, ratios, names, comparisons, pictures))
+        written.append(path)
+    return [*written, *pictures]
+
+
+def _tables(records: Sequence[Record], parts: Sequence[Record], folder: Path) -> list[Path]:
+    """units.csv and parts.csv: a row per unit, or part, and stimulus."""
+    units = [
+        {
+            "library": r["library"], "width": r["config"]["width"], "variant": r["variant"],
+            "stimulus": name, "area": r["area"], "period_ns": r["period"],
+            "clocks_per_element": s["clocks_per_element"],
+            "time_per_element_ns": s["time_per_element"],
+            "energy_per_element_pJ": s["energy_per_element"],
+        }
+        for r in records for name, s in r["stimuli"].items()
+    ]  # fmt: skip
+    alone = [
+        {
+            "library": p["library"], "width": p["width"], "norm": p["norm"], "part": p["part"],
+            "stimulus": name, "area": p["area"], "period_ns": p["period"],
+            "clocks_per_element": s["clocks_per_element"],
+            "time_per_element_ns": s["time_per_element"],
+            "energy_per_element_pJ": s["energy_per_element"],
+        }
+        for p in parts for name, s in p["stimuli"].items()
+    ]  # fmt: skip
+    written = []
+    for file, rows in (("units.csv", units), ("parts.csv", alone)):
+        if not rows:
+            continue
+        path = folder / file
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow(
+                    {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+                )
+        written.append(path)
+    return written
+
+
+def _render(
+    template: str,
+    records: Sequence[Record],
+    parts: Sequence[Record],
+    names: Sequence[str],
+    comparisons: dict[str, list[Record]],
+    pictures: Iterable[Path],
+) -> str:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment_ = jinja2.Environment(
+        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined,
+        autoescape=template.endswith("html.jinja"), keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment_.get_template(template).render(
+        groups=_groups(records, names[0]),
+        parts=parts,
+        comparisons=comparisons,
+        names=names,
+        pictures=[p.name for p in pictures],
+        inline={p.name: p.read_text() for p in pictures if p.suffix == ".svg"},
+        captions=plots.CAPTIONS,
+        labels={v.key: v.label for v in VARIANTS},
+        phases=PHASES,
+        left_out=LEFT_OUT,
+        environment=environment(),
+        conditions={"clock": CLOCK_SLEW, "input": INPUT_SLEW, "load": OUTPUT_LOAD},
+    )
+
+
+def _groups(records: Sequence[Record], stimulus: str) -> list[dict[str, Any]]:
+    """Records by library and width, with the like-for-like baseline of each."""
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["library"], record["config"]["width"]), []).append(record)
+    result = []
+    for (library, width), rows in groups.items():
+        base = next((r for r in rows if r["variant"] == "l2"), rows[0])
+        result.append(
+            {
+                "library": library,
+                "width": width,
+                "rows": [{**r, "now": r["stimuli"][stimulus]} for r in rows],
+                "base": base["stimuli"][stimulus],
+                "blocks": sorted({b for r in rows for b in r["area_by_block"]}),
+            }
+        )
+    return result

@@ -1,0 +1,1 @@
+"""Standard cells, netlists, timing, synthesis and power."""

@@ -1,0 +1,1 @@
+"""The hardware unit itself, in Amaranth."""

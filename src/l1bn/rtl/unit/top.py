@@ -1,0 +1,397 @@
+"""The training unit: forward and backward of one channel at a time, or of channels overlapped."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.unit import overlap
+from l1bn.rtl.unit.backward import backward_states
+from l1bn.rtl.unit.element import ElementPath
+from l1bn.rtl.unit.normalize import forward_states
+from l1bn.rtl.unit.ports import (
+    Operation,
+    Phase,
+    command_layout,
+    context_layout,
+    element_layout,
+    output_layout,
+)
+from l1bn.rtl.unit.program import Parts, Registers, Value
+from l1bn.rtl.unit.reciprocal import Divider, PowerOfTwo, Root
+from l1bn.rtl.unit.scalar import ScalarMultiplier
+from l1bn.rtl.unit.statistic import Statistic
+
+
+class NormUnit(wiring.Component):
+    """Streaming training unit of L1BN or L2BN.
+
+    A command is held until the unit takes it, which it does when the channel is finished; γ and β
+    need no registers inside. ``phase`` tells which pass the unit is in, so that the feeder knows
+    what to send: x for STATISTICS and DEVIATION and NORMALIZE, x and g for REDUCE, g and the stored
+    bit (L1) or x (L2) for GRADIENT; each N elements long. Every stream obeys its taker: a valid
+    element waits, unchanged, until it is taken.
+
+    With overlapped channels a command is one step of a pipeline over the channels of a layer; see
+    `l1bn.rtl.unit.overlap` for what each step does.
+
+    Ports:
+        command: Stream of `command_layout`; taken when its work is complete.
+        element: Stream of `element_layout`.
+        result: Stream of `output_layout`: y after NORMALIZE, dx after GRADIENT.
+        phase: `Phase`.
+        snapshot: `context_layout` of the current channel, valid when FORWARD is taken.
+        restore: `context_layout` to load with RESTORE, before a BACKWARD of an earlier channel;
+            where gradients overlap it is loaded by BACKWARD itself.
+        dgamma: Σg·x̂ in steps of g, valid when BACKWARD is taken.
+        dbeta: Σg in steps of g, valid when BACKWARD is taken.
+    """
+
+    def __init__(self, config: UnitConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "command": In(stream.Signature(command_layout(config))),
+                "element": In(stream.Signature(element_layout(config))),
+                "result": Out(stream.Signature(output_layout(config))),
+                "phase": Out(Phase),
+                "snapshot": Out(context_layout(config)),
+                "restore": In(context_layout(config)),
+                "dgamma": Out(signed(config.quotient + 1)),
+                "dbeta": Out(signed(config.need.sum)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        """Connect the blocks and build the state machine."""
+        m = Module()
+        config = self.config
+        m.submodules.statistic = statistic = Statistic(config)
+        m.submodules.path = path = ElementPath(config)
+        m.submodules.scalar = scalar = ScalarMultiplier(config)
+        registers = Registers(config)
+        parts = Parts(config, statistic, path, scalar, registers)
+        if config.sigma == "pow2":
+            m.submodules.power = parts.power = PowerOfTwo(config)
+        else:
+            m.submodules.divider = parts.divider = Divider(config)
+            m.d.comb += parts.divider.divisor.eq(registers.spread)
+        if config.norm == "l2":
+            m.submodules.root = parts.root = Root(config)
+        self._name_sums(parts)
+        self._connect(m, parts)
+        self._control(m, parts)
+        return m
+
+    def _name_sums(self, parts: Parts) -> None:
+        """Which register holds what the scalar steps ask for."""
+        config, path = self.config, parts.path
+        held = config.holds_total
+        parts.total = parts.registers.total if held else parts.statistic.total
+        parts.squares = path.side if config.side else path.sum
+        parts.products = path.side if config.overlaps_gradient else path.sum
+
+    def _connect(self, m: Module, parts: Parts) -> None:
+        config, statistic, path, r = self.config, parts.statistic, parts.path, parts.registers
+        grow = config.log2_elements
+        # The command is stable while it runs: a select that is settled long before it matters.
+        self.backward = Signal()
+        m.d.comb += [
+            self.backward.eq(self.command.payload.operation == Operation.BACKWARD),
+            statistic.x.eq(self._lane("x_ahead", "x_next", "x")),
+            statistic.g.eq(self._lane("g_next", "g")),
+            path.offset_low.eq(r.offset_low),
+            path.shift.eq(r.shift),
+            path.ready.eq(self.result.ready),
+            self.result.valid.eq(path.valid),
+            self.result.payload.value.eq(path.value),
+            self.result.payload.last.eq(path.last_out),
+            self.snapshot.total.eq(parts.total),
+            self.snapshot.spread.eq(r.spread),
+            self.snapshot.live.eq(r.live),
+            self.snapshot.coefficient.eq(r.coefficient),
+            self.snapshot.shift.eq(r.shift),
+            self.dbeta.eq(statistic.high),
+        ]
+        if config.norm == "l2" or config.sigma == "pow2":
+            m.d.comb += self.dgamma.eq(r.dgamma)
+        else:
+            m.d.comb += self.dgamma.eq(parts.scalar.result >> 16)
+        if config.norm == "l1":
+            parts.ceiling = Signal(signed(config.width))
+            m.d.comb += [
+                parts.ceiling.eq((statistic.total >> grow) + statistic.total[:grow].any()),
+                statistic.level.eq(r.threshold),
+                statistic.backward.eq(self.backward),
+                path.offset_high.eq(r.offset_high),
+                self.result.payload.above.eq(path.select_out),
+                self.snapshot.above.eq(statistic.above),
+                self.snapshot.threshold.eq(r.threshold),
+                statistic.load_above.eq(self.restore.above),
+            ]
+        if config.norm == "l1" and config.passes == 1:
+            parts.guess = self.command.payload.guess
+        if config.norm == "l1" and config.overlap:
+            m.d.comb += statistic.x_high.eq(self.element.payload.x_next)
+        if not config.holds_total:
+            m.d.comb += statistic.load_total.eq(self.restore.total)
+        self._operands(m, parts)
+
+    def _lane(self, *names: str) -> Value:
+        """The first of the named fields that an element has."""
+        fields = dict(element_layout(self.config))
+        return getattr(self.element.payload, next(name for name in names if name in fields))
+
+    def _operands(self, m: Module, parts: Parts) -> None:
+        """Operands of the element path; ``a`` is x forward and g backward."""
+        config, path, r = self.config, parts.path, parts.registers
+        x, g = self.element.payload.x, self.element.payload.g
+        self.squares = Signal()  # L2: x (less the mean) times itself
+        self.half = Signal()  # L2 on one multiplier: the second half of a gradient
+        self.reducing = Signal()
+        centre = 0
+        if config.operand > config.width:
+            mean = parts.total >> config.log2_elements
+            centre = Mux(self.squares, mean, 0)
+        a = Signal(signed(config.operand))
+        m.d.comb += [a.eq(Mux(self.backward & ~self.half, g, x) - centre), path.a.eq(a)]
+        m.d.comb += path.b.eq(r.coefficient)
+        if config.overlaps_gradient:
+            m.d.comb += [path.a2.eq(self.element.payload.x_next)]
+            m.d.comb += [path.b2.eq(self.element.payload.g_next)]
+            return
+        with m.If(self.reducing):
+            m.d.comb += path.b.eq(x)
+        if config.norm == "l2" and not config.side:
+            with m.Elif(self.squares):
+                m.d.comb += path.b.eq(a)
+        if config.norm == "l2" and config.multipliers == 1:
+            with m.Elif(self.half):
+                m.d.comb += path.b.eq(r.slope)
+        if config.side:
+            ahead = self.element.payload.x_next
+            m.d.comb += [
+                path.a2.eq(Mux(self.squares, ahead, x)),
+                path.b2.eq(Mux(self.squares, ahead, r.slope)),
+            ]
+        elif config.multipliers == 2:
+            m.d.comb += [path.a2.eq(x), path.b2.eq(r.slope)]
+
+    def _control(self, m: Module, parts: Parts) -> None:
+        config, r = self.config, parts.registers
+        counter = Signal(config.log2_elements)
+        self.taken = Signal()
+        self.final = Signal()
+        m.d.comb += [
+            self.taken.eq(self.element.valid & self.element.ready),
+            self.final.eq(self.taken & counter.all()),
+            parts.path.last.eq(counter.all()),
+        ]
+        with m.If(self.taken):
+            m.d.sync += counter.eq(counter + 1)
+        with m.FSM():
+            self._idle(m, parts)
+            payload = self.command.payload
+            if config.overlap:
+                after = overlap.forward_passes(m, self, parts)
+            else:
+                after = self._forward_passes(m, parts)
+            forward_states(m, parts, payload.gamma, payload.beta, "SPREAD", after)
+            if config.overlaps_gradient:
+                overlap.gradient_pass(m, self, parts)
+                backward_states(m, parts, "COVARIANCE", "FINISH")
+            else:
+                self._reduce(m, parts)
+                backward_states(m, parts, "COVARIANCE", "BEGIN_GRADIENT")
+                self._gradient(m, parts)
+            with m.State("FINISH"), m.If(parts.path.empty & parts.scalar.done):
+                m.d.comb += self.command.ready.eq(1)
+                m.d.sync += r.repeated.eq(0)
+                m.next = "IDLE"
+
+    def _forward_passes(self, m: Module, parts: Parts) -> str:
+        """Statistics, then normalize; returns the state after the scalars."""
+        if self.config.norm == "l1":
+            self._l1_statistics(m, parts)
+        else:
+            self._l2_statistics(m, parts)
+        self.normalize_pass(m, parts)
+        return "BEGIN_NORMALIZE"
+
+    def _idle(self, m: Module, parts: Parts) -> None:
+        config, r = self.config, parts.registers
+        with m.State("IDLE"), m.If(self.command.valid):  # noqa: SIM117
+            with m.Switch(self.command.payload.operation):
+                with m.Case(Operation.FORWARD):
+                    m.d.comb += [parts.statistic.clear.eq(1), parts.path.clear.eq(1)]
+                    if config.norm == "l1" and config.passes == 1:
+                        m.d.sync += r.threshold.eq(self.command.payload.guess)
+                    if config.overlap:
+                        m.next = overlap.begin_forward(m, parts)
+                    else:
+                        m.next = "STATISTICS"
+                with m.Case(Operation.BACKWARD):
+                    m.d.comb += [parts.statistic.clear_high.eq(1), parts.path.clear.eq(1)]
+                    if config.overlaps_gradient:
+                        m.d.comb += parts.path.clear_side.eq(1)
+                        m.next = "BEGIN_GRADIENT"
+                    else:
+                        m.next = "REDUCE"
+                with m.Case(Operation.RESTORE):
+                    m.d.comb += self.command.ready.eq(1)
+                    self.load_context(m, parts)
+
+    def load_context(self, m: Module, parts: Parts) -> None:
+        """Take the context of an earlier channel from ``restore``."""
+        r = parts.registers
+        m.d.comb += parts.statistic.load.eq(1)
+        m.d.sync += [
+            r.spread.eq(self.restore.spread),
+            r.live.eq(self.restore.live),
+            r.coefficient.eq(self.restore.coefficient),
+            r.shift.eq(self.restore.shift),
+        ]
+        if self.config.norm == "l1":
+            m.d.sync += r.threshold.eq(self.restore.threshold)
+        if self.config.holds_total:
+            m.d.sync += r.total.eq(self.restore.total)
+
+    def _l1_statistics(self, m: Module, parts: Parts) -> None:
+        config, statistic, r = self.config, parts.statistic, parts.registers
+        one_pass = config.passes == 1
+        with m.State("STATISTICS"):
+            m.d.comb += [self.phase.eq(Phase.STATISTICS), self.element.ready.eq(1)]
+            m.d.comb += statistic.add_total.eq(self.taken)
+            if one_pass:
+                m.d.comb += statistic.add_high.eq(self.taken)
+            with m.If(self.final):
+                m.next = "SPREAD" if one_pass else "THRESHOLD"
+        if not one_pass:
+            with m.State("THRESHOLD"):
+                m.d.sync += r.threshold.eq(parts.ceiling)
+                m.next = "DEVIATION"
+        with m.State("DEVIATION"):
+            m.d.comb += [self.phase.eq(Phase.DEVIATION), self.element.ready.eq(1)]
+            m.d.comb += statistic.add_high.eq(self.taken)
+            with m.If(self.final):
+                m.next = "SPREAD"
+
+    def _l2_statistics(self, m: Module, parts: Parts) -> None:
+        """Σx, then Σ(x − ⌊μ⌋)²; or both sums, the second of x², in one pass."""
+        config, statistic, path = self.config, parts.statistic, parts.path
+        with m.State("STATISTICS"):
+            m.d.comb += [self.phase.eq(Phase.STATISTICS), self.element.ready.eq(path.go)]
+            m.d.comb += statistic.add_total.eq(self.taken)
+            if config.passes == 1:
+                self.square(m, parts)
+            with m.If(self.final):
+                m.next = "DRAIN_SQUARES" if config.passes == 1 else "DEVIATION"
+        if config.passes == 2:
+            with m.State("DEVIATION"):
+                m.d.comb += [self.phase.eq(Phase.DEVIATION), self.element.ready.eq(path.go)]
+                self.square(m, parts)
+                with m.If(self.final):
+                    m.next = "DRAIN_SQUARES"
+        with m.State("DRAIN_SQUARES"), m.If(path.empty):
+            m.next = "SPREAD"
+
+    def square(self, m: Module, parts: Parts) -> None:
+        """Signals of a pass that squares x, or x less the mean."""
+        path = parts.path
+        m.d.comb += [
+            self.squares.eq(1),
+            path.enter.eq(self.taken),
+            path.load_b.eq(self.taken),
+            path.use_sum.eq(1),
+        ]
+
+    def normalize_pass(self, m: Module, parts: Parts) -> None:
+        """States of the pass that emits y."""
+        config, statistic, path = self.config, parts.statistic, parts.path
+        recount = config.norm == "l1" and config.passes == 1
+        self.load_coefficient(m, parts, "BEGIN_NORMALIZE", "NORMALIZE")
+        with m.State("NORMALIZE"):
+            m.d.comb += [
+                self.phase.eq(Phase.NORMALIZE),
+                self.element.ready.eq(path.go),
+                path.enter.eq(self.taken),
+                path.emit.eq(1),
+            ]
+            if config.norm == "l1":
+                m.d.comb += path.select.eq(statistic.is_above)
+            if recount:
+                m.d.comb += statistic.count_high.eq(self.taken)
+            with m.If(self.final):
+                m.next = "FINISH"
+
+    def load_coefficient(self, m: Module, parts: Parts, state: str, goes_to: str) -> None:
+        """A state that puts the coefficient at the multiplier, one clock before a pass."""
+        with m.State(state):
+            m.d.comb += parts.path.load_b.eq(1)
+            if self.config.side and self.config.norm == "l2":
+                m.d.comb += parts.path.load_b2.eq(1)
+            if self.config.norm == "l1" and self.config.passes == 1 and goes_to == "NORMALIZE":
+                # The bit of the backward pass is about the mean, not about the guess.
+                m.d.comb += parts.statistic.clear_above.eq(1)
+            m.next = goes_to
+
+    def _reduce(self, m: Module, parts: Parts) -> None:
+        statistic, path = parts.statistic, parts.path
+        with m.State("REDUCE"):
+            m.d.comb += [
+                self.phase.eq(Phase.REDUCE),
+                self.element.ready.eq(path.go),
+                statistic.add_gradient.eq(self.taken),
+                path.enter.eq(self.taken),
+                path.load_b.eq(self.taken),
+                self.reducing.eq(1),
+                path.use_sum.eq(1),
+            ]
+            with m.If(self.final):
+                m.next = "DRAIN_REDUCE"
+        with m.State("DRAIN_REDUCE"), m.If(path.empty):
+            m.next = "COVARIANCE"
+
+    def _gradient(self, m: Module, parts: Parts) -> None:
+        config, path = self.config, parts.path
+        if config.norm == "l2" and config.multipliers == 1:
+            self._gradient_in_two(m, parts)
+            return
+        payload = self.element.payload
+        self.load_coefficient(m, parts, "BEGIN_GRADIENT", "GRADIENT")
+        with m.State("GRADIENT"):
+            m.d.comb += [
+                self.phase.eq(Phase.GRADIENT),
+                self.element.ready.eq(path.go),
+                path.enter.eq(self.taken),
+                path.emit.eq(1),
+            ]
+            if config.norm == "l1":
+                m.d.comb += path.select.eq(payload.above)
+            else:
+                m.d.comb += path.second.eq(1)
+            with m.If(self.final):
+                m.next = "FINISH"
+
+    def _gradient_in_two(self, m: Module, parts: Parts) -> None:
+        """L2 on one multiplier: g · coefficient, then x · slope, two clocks per element."""
+        path, half = parts.path, self.half
+        enter = Signal()
+        with m.State("BEGIN_GRADIENT"):
+            m.next = "GRADIENT"
+        with m.State("GRADIENT"):
+            m.d.comb += [
+                self.phase.eq(Phase.GRADIENT),
+                self.element.ready.eq(path.go & half),
+                enter.eq(self.element.valid & path.go),
+                path.enter.eq(enter),
+                path.load_b.eq(enter),
+                path.use_sum.eq(half),
+                path.emit.eq(half),
+            ]
+            with m.If(enter):
+                m.d.sync += half.eq(~half)
+            with m.If(self.final):
+                m.next = "FINISH"
