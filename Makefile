@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize neon mutants bench-cpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize neon mutants bench-cpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -115,6 +115,10 @@ rtl-accuracy: env  ## train with one-pass statistics, and see what they cost
 rtl-pictures: env  ## draw the pictures of docs/silicon/unit.md
 	$(BIN)/python benchmarks/rtl/pictures.py
 	$(BIN)/python benchmarks/rtl/timeline.py
+
+# Strict: a warning is an error. Needs no network, neither to build nor to read.
+docs: env  ## build the documentation site in build/site
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d build/doctrees docs build/site
 
 lint: env  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

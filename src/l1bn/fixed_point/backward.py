@@ -238,7 +238,8 @@ def l2_backward(
     """Gradient of L2BN in integers: the baseline.
 
     The slope coefficient·dγ/(M·σ) shares the coefficient's exponent and saturates where
-    |dγ|/M exceeds a few σ; L1BN has no such case. Arguments and errors are those of `l1_backward`.
+    ``|dγ|/M`` exceeds a few σ; L1BN has no such case. Arguments and errors are those of
+    `l1_backward`.
     """
     g, x = check_pair(g, x, spec)
     dbeta, covariance = reduce_gradient(g, x, channel.statistics)

@@ -51,7 +51,7 @@ def common_exponent(
 
 
 def memory_order(shape: tuple[int, ...]) -> npt.NDArray[np.uint64]:
-    """Place of each element of an (N, C, *S) tensor that is stored channels-last.
+    """Place of each element of an ``(N, C, *S)`` tensor that is stored channels-last.
 
     It is the counter of stochastic rounding, so that a result does not depend on how an
     implementation walks the tensor.
