@@ -24,6 +24,7 @@ import l1bn
 from conversion import build, saved_bytes
 from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.recipes.models import ModelSpec, build_model
+from l1bn.strided_conv import to_channels_last_
 
 #: Batch and pixels.
 NETWORKS = {"resnet20": (128, 32), "resnet18": (32, 32), "resnet50": (4, 128)}
@@ -53,7 +54,7 @@ def network(name: str, norm: str, x: Tensor) -> nn.Module:
         model = Logits(build("ResNet-50"))
         if norm == "l1":
             l1bn.convert_(model, example=x)
-    return model.to(memory_format=torch.channels_last).train()
+    return to_channels_last_(model).train()
 
 
 def stepper(model: nn.Module, x: Tensor, clock: Clock) -> Callable[[], tuple[float]]:

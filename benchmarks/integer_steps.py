@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harness import interleave, quartiles, refuse_on_red, seconds, write
 from l1bn import quantized
 from l1bn.recipes.models import ModelSpec, build_model
+from l1bn.strided_conv import to_channels_last_
 
 NETWORKS = {"resnet20": 1.0, "vgg7": 0.25}
 SPEC = {"in_channels": 3, "image_size": 32, "num_classes": 10}
@@ -80,9 +81,9 @@ def measure(name: str, width: float, rounds: int) -> list[dict[str, Any]]:
     models = {}
     for norm in ("l2", "l1"):
         torch.manual_seed(0)
-        model = build_model(name, norm, ModelSpec(**SPEC, width=width))
-        models[norm] = model.to(memory_format=torch.channels_last).train()
+        models[norm] = build_model(name, norm, ModelSpec(**SPEC, width=width)).train()
     network = quantized.prepare(models["l1"])
+    models = {norm: to_channels_last_(model) for norm, model in models.items()}
     kept = {norm: float_bytes(model, x) for norm, model in models.items()}
     kept["int8"] = integer_bytes(network, codes)
     steps = {norm: float_stepper(model, x, target) for norm, model in models.items()}

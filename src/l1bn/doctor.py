@@ -16,6 +16,7 @@ from l1bn.errors import UserError
 from l1bn.ops.int8 import conv as int8_conv
 from l1bn.ops.int8 import norm as int8_norm
 from l1bn.ops.registry import registry
+from l1bn.strided_conv import trial
 
 __all__ = ["doctor_command", "missing_requirements"]
 
@@ -37,7 +38,7 @@ def doctor_command(arguments: list[str]) -> int:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in [*_versions(), *_backends(), *_extras(), *_machine()]:
+    for key, value in [*_versions(), *_backends(), *_extras(), *_machine(), _convolution()]:
         table.add_row(key, value)
     Console(highlight=False).print(table)
     return 0
@@ -76,6 +77,17 @@ def _backends() -> list[tuple[str, str]]:
 
 def _state(reason: str | None) -> str:
     return "available" if reason is None else f"missing: {reason}"
+
+
+def _convolution() -> tuple[str, str]:
+    found = trial()
+    if found is None:
+        return "strided 1x1", "right in channels_last"
+    return "strided 1x1", (
+        f"torch fails here: {found}, in backward of nn.Conv2d(4, 8, 1, stride=2) in channels_last; "
+        "l1bn train, compare and gan avoid it; in your own models use NCHW memory with fewer than "
+        "16 input channels there (docs/use/faq.md)"
+    )
 
 
 def _extras() -> list[tuple[str, str]]:

@@ -27,6 +27,7 @@ from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.models import build_model
 from l1bn.recipes.schedule import cosine, one_cycle
 from l1bn.recipes.threads import thread_count
+from l1bn.strided_conv import to_channels_last_
 
 __all__ = [
     "CHECKPOINT",
@@ -166,9 +167,8 @@ class Trainer:
     def _build(self, model: nn.Module) -> None:
         """Set up the model, its optimizer and what turns images into its inputs."""
         config = self.config
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.preprocess = Preprocess(self.moments, self.device, config.channels_last)
-        self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.model = (to_channels_last_(model) if config.channels_last else model).to(self.device)
         self.optimizer: Any = torch.optim.SGD(
             _parameter_groups(self.model, config),
             lr=config.lr,

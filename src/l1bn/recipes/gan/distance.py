@@ -23,6 +23,7 @@ from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.gan.images import resize
 from l1bn.recipes.models import ModelSpec, build_model
+from l1bn.strided_conv import to_channels_last_
 
 __all__ = [
     "DISTANCE_NAME",
@@ -99,8 +100,7 @@ def load_features(
         )
     model = build_model(config.model, config.norm, spec)
     model.load_state_dict(content["model"])
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    model = model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    model = (to_channels_last_(model) if channels_last else model).to(device)
     # A checkpoint of an older version does not say what its inputs were scaled by.
     saved = content.get("moments")
     moments = data.moments() if saved is None else (torch.tensor(saved[0]), torch.tensor(saved[1]))
