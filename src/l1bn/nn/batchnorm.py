@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from l1bn.functional import Activation, Branch, l1_batch_norm
@@ -80,7 +80,7 @@ class _L1BatchNorm(_BatchNorm):
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
 
-class L1BatchNorm1d(_L1BatchNorm):
+class L1BatchNorm1d(_L1BatchNorm, nn.BatchNorm1d):
     """L1-norm batch normalization of a 2D or 3D input, drop-in for :class:`torch.nn.BatchNorm1d`.
 
     Arguments, modes and errors are those of :class:`L1BatchNorm2d`.
@@ -95,12 +95,8 @@ class L1BatchNorm1d(_L1BatchNorm):
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 3):
-            raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
 
-
-class L1BatchNorm2d(_L1BatchNorm):
+class L1BatchNorm2d(_L1BatchNorm, nn.BatchNorm2d):
     """L1-norm batch normalization of a 4D input, drop-in for :class:`torch.nn.BatchNorm2d`.
 
     Same arguments, buffers, state-dict keys, modes and errors as BatchNorm. In training a channel
@@ -134,12 +130,8 @@ class L1BatchNorm2d(_L1BatchNorm):
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() != 4:
-            raise ValueError(f"expected 4D input (got {input.dim()}D input)")
 
-
-class L1BatchNorm3d(_L1BatchNorm):
+class L1BatchNorm3d(_L1BatchNorm, nn.BatchNorm3d):
     """L1-norm batch normalization of a 5D input, drop-in for :class:`torch.nn.BatchNorm3d`.
 
     Arguments, modes and errors are those of :class:`L1BatchNorm2d`.
@@ -153,7 +145,3 @@ class L1BatchNorm3d(_L1BatchNorm):
 
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() != 5:
-            raise ValueError(f"expected 5D input (got {input.dim()}D input)")

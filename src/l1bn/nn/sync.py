@@ -6,19 +6,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.sync import sync_train
 
 
-class L1SyncBatchNorm(_L1BatchNorm):
+class L1SyncBatchNorm(_L1BatchNorm, nn.BatchNorm2d):
     """L1-norm batch normalization with statistics over all processes of a group.
 
     Counterpart of :class:`torch.nn.SyncBatchNorm`. Works on every device that the group's backend
     serves (gloo on CPU too), and with batches of different sizes. Without a process group, or
     with one process, and in evaluation, it is the ordinary layer.
+
+    It is an :class:`torch.nn.BatchNorm2d` for what asks, whatever the input's dimensions: loops
+    that freeze or collect normalization layers find it. It is no ``nn.SyncBatchNorm``, since
+    DistributedDataParallel refuses all of those on CPU.
 
     Args:
         num_features: channels :math:`C`.
