@@ -21,11 +21,20 @@ def int_matmul(a: Tensor, b: Tensor) -> Tensor:
         - Output: (M, N), int32
     """
     if a.device.type != "cuda":
-        return torch._int_mm(a, b)
+        return torch._int_mm(_canonical(a), _canonical(b))
     rows, columns = a.shape[0], b.shape[1]
     a = F.pad(a, (0, -a.shape[1] % _GRANULE, 0, max(_ROWS - rows, -rows % _GRANULE)))
     b = F.pad(b, (0, -columns % _GRANULE, 0, -b.shape[0] % _GRANULE))
     return torch._int_mm(a, b)[:rows, :columns]
+
+
+def _canonical(a: Tensor) -> Tensor:
+    """Return a matrix row by row, with the strides that this order has.
+
+    A size of 1 leaves its stride free, so that ``contiguous`` keeps whatever a view left there;
+    ``torch._int_mm`` takes it for a leading dimension and reads other elements, without a word.
+    """
+    return a.contiguous().view(-1).view(a.shape)
 
 
 def patches(x: Tensor, kernel: tuple[int, int], stride: int, padding: int) -> Tensor:
