@@ -180,7 +180,9 @@ def test_weights_of_another_width_are_refused(
     other = dataclasses.replace(
         config, int8_master_bits=8, weights=config.out / "last.pt", out=tmp_path / "other"
     )
-    with pytest.raises(UserError, match="expected masters of 8 bits, got 16"):
+    with pytest.raises(
+        UserError, match="expected a state of master_bits=8, got one of master_bits=16"
+    ):
         train(other, tiny)
 
 

@@ -43,12 +43,18 @@ def softmax(logits: IntArray, exponent: int) -> IntArray:
     Shape:
         - logits, Output: (N, classes)
     """
-    below = (logits.max(axis=1, keepdims=True) - logits).astype(np.int64) * LOG2_E
+    wide = logits.astype(np.int64)
+    below = (wide.max(axis=1, keepdims=True) - wide) * LOG2_E
     shift = LOG2_E_BITS - TABLE_BITS - exponent
-    below = below >> min(shift, MAX_SHIFT) if shift >= 0 else below << -shift
+    below = below >> min(shift, MAX_SHIFT) if shift >= 0 else _shift_left(below, -shift)
     power = TABLE[below & ((1 << TABLE_BITS) - 1)] >> np.minimum(below >> TABLE_BITS, MAX_SHIFT)
     total = power.sum(axis=1, keepdims=True)
     return ((power << PROBABILITY_BITS) + total // 2) // total
+
+
+def _shift_left(value: IntArray, shift: int) -> IntArray:
+    up = min(shift, MAX_SHIFT)  # what goes beyond it is a probability of 0 anyway
+    return np.minimum(value, (1 << MAX_SHIFT) >> up) << up
 
 
 def inverse_count(count: int) -> int:

@@ -53,6 +53,7 @@ def export(network: IntegerNetwork, path: str | Path, example: QTensor) -> Path:
     target = target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
     training = network.training
     network.eval()
+    network.check(example.shape)
     try:
         writer = _Writer(network, example)
         writer.write_all()

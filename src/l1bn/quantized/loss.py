@@ -32,8 +32,8 @@ class Loss:
 
     Attributes:
         error: Gradient of the mean in the logits, 8 bits.
-        value: Mean cross-entropy [nats], from the integers of the soft-max: a number to print, not
-            part of training.
+        value: Mean cross-entropy [nats] with the smoothing that was asked for, from the integers of
+            the soft-max: a number to print, not part of training.
     """
 
     error: QTensor
@@ -47,17 +47,24 @@ def cross_entropy(
 
     Args:
         network: The network the logits came from; it numbers the random bits of the rounding.
-        logits: int32.
+        logits: int32, what the network returned.
         labels: Class of each row, int64.
-        smoothing: Share of each label spread over all classes.
+        smoothing: Share of each label spread over all classes, 0 to 1.
 
     Shape:
         - logits: (N, classes)
         - labels: (N,)
 
     Raises:
-        ValueError: If the logits are no (N, classes) or a label is none of the classes.
+        TypeError: If the logits are no QTensor of int32.
+        ValueError: If the logits are no (N, classes), a label is none of the classes, or the
+            smoothing is out of range.
     """
+    _check_types(logits, labels)
+    if not 0 <= smoothing <= 1:
+        raise ValueError(
+            f"expected a smoothing in [0, 1], got {smoothing}; 0 leaves the labels as they are"
+        )
     values = logits.values
     _check(values, labels)
     probability, below, total = _softmax(values, logits.exponent)
@@ -72,7 +79,12 @@ def cross_entropy(
     kernels = network.clock.kernels(values)
     error = kernels.rescale(wide, shift, bits, network.clock.noise(0, 0))
     exponent = shift - PROBABILITY_BITS - MEAN_BITS
-    return Loss(QTensor(error, exponent), _mean_nats(below[rows, labels], total[:, 0]))
+    of_label = below[rows, labels].tolist()
+    of_all = below.sum(1).tolist()  # of which a smoothed target takes the mean
+    distance = [
+        (1 - smoothing) * b + smoothing * a / classes for b, a in zip(of_label, of_all, strict=True)
+    ]
+    return Loss(QTensor(error, exponent), _mean_nats(distance, total[:, 0].tolist()))
 
 
 def _softmax(logits: Tensor, exponent: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,20 +97,38 @@ def _softmax(logits: Tensor, exponent: int) -> tuple[Tensor, Tensor, Tensor]:
     wide = logits.long()
     below = (wide.amax(1, keepdim=True) - wide) * LOG2_E
     shift = LOG2_E_BITS - TABLE_BITS - exponent
-    below = below >> min(shift, MAX_SHIFT) if shift >= 0 else below << -shift
+    below = below >> min(shift, MAX_SHIFT) if shift >= 0 else _shift_left(below, -shift)
     table = torch.from_numpy(TABLE).to(logits.device)
     power = table[below & ((1 << TABLE_BITS) - 1)] >> (below >> TABLE_BITS).clamp(max=MAX_SHIFT)
     total = power.sum(1, keepdim=True)
     return ((power << PROBABILITY_BITS) + total // 2) // total, below, total
 
 
-def _mean_nats(below: Tensor, total: Tensor) -> float:
+def _shift_left(value: Tensor, shift: int) -> Tensor:
+    up = min(shift, MAX_SHIFT)
+    return value.clamp(max=(1 << MAX_SHIFT) >> up) << up
+
+
+def _mean_nats(below: list[float], total: list[int]) -> float:
     """Mean of −ln p, from the integers: log2(total) − 15 + below / 2**10, in nats."""
     bits = [
-        math.log2(t) - ONE_BITS + b / (1 << TABLE_BITS)
-        for b, t in zip(below.tolist(), total.tolist(), strict=True)
+        math.log2(t) - ONE_BITS + b / (1 << TABLE_BITS) for b, t in zip(below, total, strict=True)
     ]
     return math.log(2) * sum(bits) / len(bits)
+
+
+def _check_types(logits: QTensor, labels: Tensor) -> None:
+    if not isinstance(logits, QTensor) or logits.values.dtype != torch.int32:
+        got = logits.values.dtype if isinstance(logits, QTensor) else type(logits).__name__
+        raise TypeError(
+            f"expected logits as a QTensor of torch.int32, got {got}; give what the "
+            "network returned"
+        )
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"expected labels as a tensor of torch.int64, got {type(labels).__name__}; "
+            "call torch.tensor(labels)"
+        )
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
@@ -106,6 +136,11 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"expected logits (N, classes) and labels (N,), got {tuple(logits.shape)} and "
             f"{tuple(labels.shape)}"
+        )
+    if not 0 < len(labels) <= 1 << MEAN_BITS:
+        raise ValueError(
+            f"expected 1 to {1 << MEAN_BITS} rows, whose mean has {MEAN_BITS} fraction bits, got "
+            f"{len(labels)}; take another batch size"
         )
     if labels.dtype != torch.int64:
         raise ValueError(f"expected labels of torch.int64, got {labels.dtype}; call labels.long()")

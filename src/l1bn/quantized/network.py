@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from l1bn.quantized.config import Config
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.norm import NormalizingLayer
 from l1bn.quantized.parameter import IntegerParameter
+from l1bn.quantized.state import check_state
 from l1bn.quantized.tensor import QTensor
 
 __all__ = ["IntegerNetwork", "Node"]
@@ -51,7 +52,7 @@ class IntegerNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.nodes = nodes
         self.clock = clock
-        self._checked: torch.Size | None = None
+        self._checked: tuple[torch.Size, bool] | None = None
         self._mark_needed_gradients()
 
     @property
@@ -79,14 +80,15 @@ class IntegerNetwork(nn.Module):
 
         Raises:
             TypeError: If the images are not int8.
-            ValueError: If a batch of this size cannot be trained on: sums could overflow.
+            ValueError: If a batch of this size cannot be computed: a layer's input does not fit, or
+                sums could overflow.
         """
         if not isinstance(images, QTensor) or images.values.dtype != torch.int8:
             raise TypeError(
                 f"expected a QTensor of int8 images, got {_describe(images)}; quantize them first, "
                 "for example with l1bn.quantized.quantize"
             )
-        if self.training and images.shape != self._checked:
+        if self._checked != (images.shape, self.training):
             self.check(images.shape)
         outputs: list[QTensor] = []
         for node in self.nodes:
@@ -98,7 +100,9 @@ class IntegerNetwork(nn.Module):
         return outputs[-1]
 
     def check(self, shape: torch.Size) -> None:
-        """Refuse a batch that cannot be trained on, before any layer has changed.
+        """Refuse a batch that cannot be computed, before any layer has changed.
+
+        In training mode the backward pass must be able to follow.
 
         Args:
             shape: (N, C, H, W) of the images.
@@ -106,11 +110,15 @@ class IntegerNetwork(nn.Module):
         Raises:
             ValueError: It names the layer and the largest batch that fits.
         """
+        if len(shape) == 0 or shape[0] == 0:
+            raise ValueError(
+                f"expected at least one image, got shape {tuple(shape)}; leave empty batches out"
+            )
         shapes: list[torch.Size] = []
         for node in self.nodes:
             inputs = [shape if i == _INPUT else shapes[i] for i in node.inputs]
             shapes.append(self._layer(node).check(*inputs))
-        self._checked = shape
+        self._checked = (shape, self.training)
 
     def backward(self, error: QTensor) -> None:
         """Leave in every parameter its gradient.
@@ -190,12 +198,32 @@ class IntegerNetwork(nn.Module):
         return sum(storages.values())
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return the step number, which decides the random bits."""
-        return {"step": self.clock.step}
+        """Return the step number, which decides the random bits, and the configuration."""
+        return {"step": self.clock.step, "config": asdict(self.config)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the step number."""
+        """Restore the step number; `load_state_dict` has looked at the configuration."""
         self.clock.step = int(state["step"])
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take over a state, all of it or nothing.
+
+        Args:
+            state_dict: What `state_dict` of such a network returned.
+            strict: Whether the keys must be the same.
+            assign: Not offered: the buffers stay where they are.
+
+        Raises:
+            ValueError: If the state is of another configuration, or a tensor of another type or
+                shape; nothing has changed then.
+            RuntimeError: If keys are missing or unknown; nothing has changed then.
+        """
+        if assign:
+            raise ValueError("expected assign=False: an integer network copies what it loads")
+        check_state(self, state_dict, strict)
+        return super().load_state_dict(state_dict, strict=strict)
 
 
 def _parameters(module: nn.Module) -> Iterator[IntegerParameter]:

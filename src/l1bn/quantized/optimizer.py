@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from l1bn.fixed_point.update import SgdStep
+import warnings
+from collections.abc import Mapping
+
+from l1bn.fixed_point.update import RATE_BITS, SgdStep
 from l1bn.quantized.network import IntegerNetwork
 
 __all__ = ["SGD"]
@@ -39,7 +42,25 @@ class SGD:
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.nesterov = nesterov
-        self._steps()
+        self._moved: set[float] = set()
+        self._warn_of_nothing(self._steps())
+
+    def _warn_of_nothing(self, steps: Mapping[tuple[bool, float], SgdStep]) -> None:
+        """Say so where a rate rounds to nothing that did not before: that trains nothing.
+
+        The last steps of a schedule may.
+        """
+        for (_, factor), step in steps.items():
+            if factor in self._moved or self.lr * factor == 0:
+                continue
+            self._moved.add(factor)
+            if step.rate == 0:
+                rate = f"{self.lr:g}" if factor == 1 else f"{self.lr:g} times {factor:g}"
+                warnings.warn(
+                    f"lr {rate} rounds to 0 in {RATE_BITS} fraction bits, so that no weight moves; "
+                    f"take at least {2.0**-RATE_BITS:.2g}, or 0 to freeze",
+                    stacklevel=3,
+                )
 
     def _steps(self) -> dict[tuple[bool, float], SgdStep]:
         """Return the scalars of every kind of parameter, before any of them moves."""
@@ -60,6 +81,7 @@ class SGD:
         """
         clock = self.network.clock
         steps = self._steps()
+        self._warn_of_nothing(steps)
         for index, parameter in enumerate(self.network.integer_parameters()):
             gradient, parameter.gradient = parameter.gradient, None
             if gradient is None or not parameter.trains:

@@ -9,6 +9,9 @@ import torch
 __all__ = ["Noise", "QTensor", "quantize"]
 
 
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
+
+
 @dataclass(frozen=True)
 class QTensor:
     """A tensor of integers; it stands for ``values · 2**exponent``.
@@ -16,10 +19,21 @@ class QTensor:
     Attributes:
         values: int8; int32 for logits.
         exponent: One for the whole tensor.
+
+    Raises:
+        TypeError: If the values or the exponent are no integers.
     """
 
     values: torch.Tensor
     exponent: int
+
+    def __post_init__(self) -> None:
+        if getattr(self.values, "dtype", None) not in _INTEGERS:
+            raise TypeError(
+                f"expected values of a signed integer type, got {_type(self.values)}; quantize "
+                "them first, for example with l1bn.quantized.quantize"
+            )
+        _check_exponent(self.exponent)
 
     @property
     def shape(self) -> torch.Size:
@@ -44,6 +58,18 @@ class Noise:
     stream: int
 
 
+def _check_exponent(exponent: object) -> None:
+    if isinstance(exponent, bool) or not isinstance(exponent, int):
+        raise TypeError(
+            f"expected an integer exponent, got {exponent!r}; steps are powers of two: choose one"
+        )
+
+
+def _type(values: object) -> str:
+    dtype = getattr(values, "dtype", None)
+    return str(dtype) if dtype is not None else type(values).__name__
+
+
 _CLIPPED = 0.05
 
 
@@ -61,8 +87,15 @@ def quantize(values: torch.Tensor, exponent: int) -> QTensor:
         - values: (N, C, H, W) or (N, C)
 
     Raises:
+        TypeError: If the values are no floating-point tensor, or the exponent is no integer.
         ValueError: If a value is not finite, or more than one in twenty does not fit.
     """
+    if not isinstance(values, torch.Tensor) or not values.is_floating_point():
+        raise TypeError(
+            f"expected a floating-point tensor, got {_type(values)}; integers need no rounding: "
+            "build a QTensor of them"
+        )
+    _check_exponent(exponent)
     if not bool(torch.isfinite(values).all()):
         raise ValueError("expected finite values, got NaN or infinity; clean the data first")
     steps = torch.round(torch.ldexp(values, torch.tensor(-exponent)))

@@ -71,10 +71,13 @@ class IntegerLayer(nn.Module):
         self.learns = True
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """Return the shape of the output, having refused inputs that cannot be trained on.
+        """Return the shape of the output, having refused what the layer cannot compute.
+
+        In training mode the backward pass must be able to follow.
 
         Raises:
-            ValueError: If sums could overflow, or a normalization has one value per channel.
+            ValueError: If a shape does not fit, sums could overflow, or a normalization in training
+                has one value per channel.
         """
         return shapes[0]
 

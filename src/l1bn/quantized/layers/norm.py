@@ -21,6 +21,8 @@ from l1bn.quantized.tensor import QTensor
 __all__ = ["NormLayer", "NormalizingLayer", "ProductNormLayer", "to_exponent"]
 
 _DX = 3
+_LARGEST_COUNT = 1 << 23
+"""Values of 8 bits whose covariance M·Σg·x − Σx·Σg fits 64 bits, see `l1bn.fixed_point.widths`."""
 
 
 class NormalizingLayer(IntegerLayer):
@@ -101,10 +103,16 @@ class NormalizingLayer(IntegerLayer):
             raise ValueError(
                 f"{self.name}: expected a residual of shape {tuple(shape)}, got {tuple(residual)}"
             )
-        if shape.numel() // max(shape[1], 1) < 2:
+        count = shape.numel() // max(shape[1], 1)
+        if self.training and not self.frozen and count < 2:
             raise ValueError(
                 f"{self.name}: expected more than 1 value per channel when training, got input "
                 f"size {tuple(shape)}; use a larger batch"
+            )
+        if self.training and count > _LARGEST_COUNT:
+            raise ValueError(
+                f"{self.name}: expected at most {_LARGEST_COUNT} values per channel, whose sums "
+                f"fit 64 bits, got input size {tuple(shape)}; use a smaller batch"
             )
         return shape
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,8 @@ from l1bn.quantized.tensor import QTensor
 __all__ = ["INVERSE_BITS", "AveragePoolLayer", "MaxPoolLayer", "inverse_pixels"]
 
 INVERSE_BITS = 22
+_LARGEST_AVERAGE = 1 << 18
+"""Pixels beyond which 1/pixels has fewer than five significant bits."""
 _ERROR = 2
 
 
@@ -42,8 +46,15 @@ class AveragePoolLayer(IntegerLayer):
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See `IntegerLayer.check`."""
+        check_images(self.name, shapes[0])
         window = self.window(shapes[0][2:])
-        size = (n // k for n, k in zip(shapes[0][2:], window, strict=True))
+        size = [n // k for n, k in zip(shapes[0][2:], window, strict=True)]
+        check_window(self.name, shapes[0], window, 0)
+        if window.numel() > _LARGEST_AVERAGE:
+            raise ValueError(
+                f"{self.name}: expected averages of at most {_LARGEST_AVERAGE} pixels, whose "
+                f"reciprocal has {INVERSE_BITS} bits, got {window.numel()}; pool in two steps"
+            )
         return torch.Size((*shapes[0][:2], *size))
 
     def forward(self, *inputs: QTensor) -> QTensor:
@@ -74,6 +85,32 @@ class AveragePoolLayer(IntegerLayer):
         )
         _windows(spread, window).copy_(values[:, :, :, None, :, None])
         return (QTensor(channels_last(spread), exponent),)
+
+
+def check_images(name: str, shape: torch.Size) -> None:
+    """Refuse what is no batch of images.
+
+    Raises:
+        ValueError: It names the layer.
+    """
+    if len(shape) != 4:
+        raise ValueError(
+            f"{name}: expected input of shape (N, C, H, W), got {tuple(shape)}; pool before "
+            "flattening"
+        )
+
+
+def check_window(name: str, shape: torch.Size, window: Sequence[int], padding: int) -> None:
+    """Refuse images that no window fits.
+
+    Raises:
+        ValueError: It names the layer.
+    """
+    if any(n + 2 * padding < k for n, k in zip(shape[2:], window, strict=True)):
+        raise ValueError(
+            f"{name}: expected images of at least {window[0]} x {window[1]} pixels with their "
+            f"padding of {padding} on each side, got {tuple(shape)}; use larger images"
+        )
 
 
 def _windows(x: Tensor, window: torch.Size) -> Tensor:
@@ -112,6 +149,8 @@ class MaxPoolLayer(IntegerLayer):
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See `IntegerLayer.check`."""
+        check_images(self.name, shapes[0])
+        check_window(self.name, shapes[0], (self.kernel, self.kernel), self.padding)
         size = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in shapes[0][2:])
         return torch.Size((*shapes[0][:2], *size))
 

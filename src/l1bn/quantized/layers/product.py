@@ -89,7 +89,9 @@ class Product:
         return QTensor(values[:, :, 0, 0] if self.linear else values, exponent)
 
     def check(self, shape: torch.Size) -> torch.Size:
-        """Return the shape of the sums, having refused a batch whose sums could overflow 32 bits.
+        """Return the shape of the sums, having refused those that could overflow 32 bits.
+
+        In evaluation there is the output alone; training adds the sums of both gradients.
 
         Raises:
             ValueError: It names the layer, the sum and the largest batch that fits.
@@ -103,28 +105,33 @@ class Product:
             (size + 2 * self.padding - k) // self.stride + 1
             for size, k in ((height, kh), (width, kw))
         )
-        pixels = height * width
+        if min(height, width) < 1:
+            raise ValueError(
+                f"{self.name}: expected images of at least {kh} x {kw} pixels with their padding "
+                f"of {self.padding} on each side, got {tuple(shape)}; use larger images"
+            )
+        self._check_terms(shape[0], height * width)
+        sums = (shape[0], outputs) if self.linear else (shape[0], outputs, height, width)
+        return torch.Size(sums)
+
+    def _check_terms(self, images: int, pixels: int) -> None:
+        outputs, inputs, kh, kw = self.weight.weight.shape
         if self.bias is not None and inputs * kh * kw > _TERMS // 2:
             raise ValueError(
                 f"{self.name}: expected sums of at most {_TERMS // 2} 8-bit products beside a "
                 f"bias, got {inputs * kh * kw}; use fewer channels"
             )
-        terms = {
-            "output": (inputs * kh * kw, "use fewer channels"),
-            "input gradient": (outputs * kh * kw, "use fewer channels"),
-            "weight gradient": (
-                shape[0] * pixels,
-                f"use batches of at most {_TERMS // max(pixels, 1)} images",
-            ),
-        }
+        terms = {"output": (inputs * kh * kw, "use fewer channels")}
+        if self.layer.training:
+            batch = f"use batches of at most {_TERMS // pixels} images"
+            terms["input gradient"] = (outputs * kh * kw, "use fewer channels")
+            terms["weight gradient"] = (images * pixels, batch)
         for name, (count, way) in terms.items():
             if count > _TERMS:
                 raise ValueError(
                     f"{self.name}: expected sums of at most {_TERMS} 8-bit products, which fit 32 "
                     f"bits, got {count} in the {name}; {way}"
                 )
-        sums = (shape[0], outputs) if self.linear else (shape[0], outputs, height, width)
-        return torch.Size(sums)
 
     def forget(self) -> None:
         """Drop what the forward pass kept."""
