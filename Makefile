@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test sanitize neon mutants bench-cpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants bench-cpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -59,6 +59,14 @@ runs/cifar10-classifier/result.json: | $(VENV)/.demo
 
 test: env  ## run every test
 	$(BIN)/python -m pytest -n auto
+
+coverage: env  ## run every test and list the lines of src/ that none reaches
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term-missing:skip-covered --cov-report=html:build/coverage
+
+# TORCH: oldest (the lower bound of pyproject.toml), newest, or a version.
+TORCH = oldest
+test-matrix:  ## run the tests of the layers in a fresh environment with another torch
+	tests/packaging/matrix.sh $(PYTHON) $(TORCH)
 
 sanitize: env  ## run the native kernels under the address and undefined-behaviour sanitizers
 	tests/native/sanitize.sh portable native
@@ -119,6 +127,14 @@ rtl-pictures: env  ## draw the pictures of docs/silicon/unit.md
 # Strict: a warning is an error. Needs no network, neither to build nor to read.
 docs: env  ## build the documentation site in build/site
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html -d build/doctrees docs build/site
+
+# LIBRARY=path/to/libl1bn.so packs a library that is built already.
+LIBRARY =
+wheel: env  ## build the wheel and the source distribution into dist/, checked for manylinux
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --outdir build/wheel $(if $(LIBRARY),-C cmake.define.L1BN_PREBUILT=$(LIBRARY))
+	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --plat auto --wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist/
 
 lint: env  ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

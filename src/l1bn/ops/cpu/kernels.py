@@ -6,6 +6,8 @@ Statistics and gradients of parameters are float32, float64 for float64 tensors.
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,13 @@ __all__ = [
 
 #: The library, or why there is none.
 NATIVE: Native | str = _native.load()
+if isinstance(NATIVE, str):  # said once: the first call that looks for a backend imports this file
+    warnings.warn(
+        "expected l1bn's native CPU kernels, found none, so the slower eager backend runs: "
+        + NATIVE,
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
