@@ -37,7 +37,7 @@ from l1bn.fixed_point.running import RUNNING_BITS, Running, evaluate
 from l1bn.fixed_point.scaling import common_exponent, memory_order, peak_shift, rescale
 from l1bn.fixed_point.spec import NormSpec, Widths, check_accumulators, widths
 from l1bn.fixed_point.statistics import L1Statistics, L2Statistics, l1_statistics, l2_statistics
-from l1bn.fixed_point.update import Master, SgdStep, make_room, sgd_step
+from l1bn.fixed_point.update import Master, SgdStep, accumulate, make_room, sgd_step
 
 __all__ = [
     "RUNNING_BITS",
@@ -55,6 +55,7 @@ __all__ = [
     "SgdStep",
     "Slopes",
     "Widths",
+    "accumulate",
     "add_scaled",
     "check_accumulators",
     "common_exponent",

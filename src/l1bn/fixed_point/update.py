@@ -18,7 +18,18 @@ import numpy as np
 from l1bn.fixed_point.formats import IntArray, Rounding, random_bits
 from l1bn.fixed_point.scaling import memory_order, peak_shift
 
-__all__ = ["LIMIT_BITS", "RATE_BITS", "UNIT_BITS", "Master", "SgdStep", "make_room", "sgd_step"]
+__all__ = [
+    "LIMIT_BITS",
+    "RATE_BITS",
+    "SUM_BITS",
+    "UNIT_BITS",
+    "Master",
+    "SgdStep",
+    "accumulate",
+    "make_room",
+    "sgd_step",
+    "sum_exponent",
+]
 
 UNIT_BITS = 32
 """Fraction bits of gradients and momentum while they are added."""
@@ -26,6 +37,9 @@ RATE_BITS = 16
 """Fraction bits of the learning rate, the momentum and the weight decay."""
 LIMIT_BITS = 40
 """Gradients and momentum saturate at 2**40 units, the number 256."""
+
+SUM_BITS = 62
+"""Bits of the magnitude of a sum of gradients."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,59 @@ def sgd_step(
     shift = peak_shift(int(np.abs(v).max(initial=0)), master.bits)
     momentum = np.clip(_shift(v, shift, rounding, seed, stream + 1), -high, high)
     return Master(weight, master.exponent, momentum, shift - UNIT_BITS, master.bits)
+
+
+def accumulate(
+    total: IntArray, total_exponent: int, gradient: IntArray, exponent: int
+) -> tuple[IntArray, int]:
+    """Add the gradient of one more batch to a sum of gradients, as backward calls do before a step.
+
+    The sum is exact as long as it fits `SUM_BITS` bits in steps of the finer exponent; else both
+    are rounded to nearest, ties up, in the finest steps at which it fits, see `sum_exponent`.
+
+    Args:
+        total: The sum so far.
+        total_exponent: Its exponent.
+        gradient: What is added.
+        exponent: Its exponent.
+
+    Returns:
+        The sum and its exponent.
+
+    Shape:
+        - total, gradient, Output: the same
+    """
+    peaks = [int(np.abs(a).max(initial=0)) for a in (total, gradient)]
+    out = sum_exponent(peaks[0], total_exponent, peaks[1], exponent)
+    return _in_steps(total, total_exponent - out) + _in_steps(gradient, exponent - out), out
+
+
+def sum_exponent(a_peak: int, a_exponent: int, b_peak: int, b_exponent: int) -> int:
+    """Return the finest exponent of a sum: that of the finer term, or what `SUM_BITS` bits hold.
+
+    Zeros have no exponent that the sum should respect.
+
+    Args:
+        a_peak: Largest magnitude of a term.
+        a_exponent: Its exponent.
+        b_peak: Largest magnitude of the other term.
+        b_exponent: Its exponent.
+    """
+    terms = [(p, e) for p, e in ((a_peak, a_exponent), (b_peak, b_exponent)) if p > 0]
+    if not terms:
+        return min(a_exponent, b_exponent)
+    # each term stays below half of the range, so that the sum fits
+    needed = (e + p.bit_length() - (SUM_BITS - 1) for p, e in terms)
+    return max(min(e for _, e in terms), *needed)
+
+
+def _in_steps(value: IntArray, shift: int) -> IntArray:
+    """``value · 2**shift`` to nearest; zeros stay zeros at any shift."""
+    wide = value.astype(np.int64)
+    if shift >= 0:
+        return wide << min(shift, SUM_BITS)
+    down = min(-shift, SUM_BITS)
+    return (wide + (1 << (down - 1))) >> down
 
 
 def make_room(master: Master) -> Master:

@@ -53,6 +53,7 @@ class IntegerNetwork(nn.Module):
         self.nodes = nodes
         self.clock = clock
         self._checked: tuple[torch.Size, bool] | None = None
+        self._trained: list[bool] | None = None
         self._mark_needed_gradients()
 
     @property
@@ -62,6 +63,10 @@ class IntegerNetwork(nn.Module):
 
     def _mark_needed_gradients(self) -> None:
         """Errors flow back only to layers that have, or follow, something that trains."""
+        trained = [p.trains for p in self.integer_parameters()]
+        if trained == self._trained:
+            return
+        self._trained, self._checked = trained, None
         needed: list[bool] = []
         for node in self.nodes:
             layer = self._layer(node)
@@ -88,6 +93,7 @@ class IntegerNetwork(nn.Module):
                 f"expected a QTensor of int8 images, got {_describe(images)}; quantize them first, "
                 "for example with l1bn.quantized.quantize"
             )
+        self._mark_needed_gradients()
         if self._checked != (images.shape, self.training):
             self.check(images.shape)
         outputs: list[QTensor] = []
@@ -121,7 +127,10 @@ class IntegerNetwork(nn.Module):
         self._checked = (shape, self.training)
 
     def backward(self, error: QTensor) -> None:
-        """Leave in every parameter its gradient.
+        """Add to every parameter's gradient what this batch says.
+
+        As in PyTorch, gradients of several backward passes add up until the optimizer steps. To
+        take the mean of 2**k batches, subtract k from the error's exponent.
 
         Args:
             error: Gradient in the output.
@@ -130,7 +139,9 @@ class IntegerNetwork(nn.Module):
             RuntimeError: If there was no forward pass in training mode, or nothing trains.
         """
         if self.nodes and not self._layer(self.nodes[-1]).learns:
-            raise RuntimeError("expected parameters to train, got none: all rates are 0")
+            raise RuntimeError(
+                "expected parameters to train, got none: all rates are 0, or all are frozen"
+            )
         errors: dict[int, QTensor] = {len(self.nodes) - 1: error}
         for index in reversed(range(len(self.nodes))):
             node, arrived = self.nodes[index], errors.pop(index, None)
@@ -143,6 +154,7 @@ class IntegerNetwork(nn.Module):
                     continue
                 errors[source] = self._join(errors.get(source), found, index)
             layer.forget()
+        self.clock.passes += 1
 
     def _join(self, have: QTensor | None, more: QTensor, index: int) -> QTensor:
         if have is None or _is_zero(have.values):
@@ -164,7 +176,8 @@ class IntegerNetwork(nn.Module):
         """Forget momentum and step number, and keep the weights: the start of another run."""
         for parameter in self.integer_parameters():
             parameter.forget_momentum()
-        self.clock.step = 0
+            parameter.gradient = None
+        self.clock.step = self.clock.passes = 0
 
     def set_rates(self, backbone: float, last: float = 1.0) -> None:
         """Set factors on the learning rate; 0 freezes weights and stops errors before them.
@@ -185,6 +198,23 @@ class IntegerNetwork(nn.Module):
             parameter.rate = last if id(parameter) in head else backbone
         self._mark_needed_gradients()
 
+    def requires_grad_(self, requires_grad: bool = True) -> IntegerNetwork:
+        """Freeze all weights, or let them train; see `IntegerParameter.frozen` for a single one."""
+        for parameter in self.integer_parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients; they are never zeros that count.
+
+        Args:
+            set_to_none: Taken for PyTorch's sake.
+        """
+        del set_to_none
+        for parameter in self.integer_parameters():
+            parameter.gradient = None
+        self.clock.passes = 0
+
     def freeze_statistics(self) -> None:
         """Normalize by the running statistics in training too, and leave them as they are."""
         for layer in self.layers:
@@ -203,7 +233,7 @@ class IntegerNetwork(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the step number; `load_state_dict` has looked at the configuration."""
-        self.clock.step = int(state["step"])
+        self.clock.step, self.clock.passes = int(state["step"]), 0
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

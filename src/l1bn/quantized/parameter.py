@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from l1bn.fixed_point.scaling import peak_shift
+from l1bn.fixed_point.update import SUM_BITS, sum_exponent
 from l1bn.quantized.tensor import QTensor
 
 __all__ = ["HEADROOM", "IntegerParameter", "fitting_exponent"]
@@ -29,7 +30,9 @@ class IntegerParameter(nn.Module):
         decays: Whether weight decay acts on it.
         rate: Factor on the learning rate; 0 keeps the weights as they are.
         fixed_value: Whether it is a constant, whatever the rate.
-        gradient: The last gradient, or None.
+        frozen: Whether it stays as it is, whatever the rate: the float parameter's
+            ``requires_grad=False``, or what `requires_grad_` asked for.
+        gradient: The sum of the gradients since the last step, or None.
 
     Args:
         value: The float parameter.
@@ -63,6 +66,7 @@ class IntegerParameter(nn.Module):
         self.decays = decays
         self.rate = 1.0
         self.fixed_value = False
+        self.frozen = isinstance(value, nn.Parameter) and not value.requires_grad
         self.gradient: QTensor | None = None
         if exponent is None:
             exponent = fitting_exponent(value, bits)
@@ -81,7 +85,25 @@ class IntegerParameter(nn.Module):
     @property
     def trains(self) -> bool:
         """Whether the optimizer moves it."""
-        return self.rate > 0 and not self.fixed_value
+        return self.rate > 0 and not self.fixed_value and not self.frozen
+
+    def requires_grad_(self, requires_grad: bool = True) -> IntegerParameter:
+        """Freeze the weights, or let them train."""
+        self.frozen = not requires_grad
+        return self
+
+    def add_gradient(self, values: Tensor, exponent: int) -> None:
+        """Add the gradient of one more backward pass: `l1bn.fixed_point.accumulate`."""
+        if self.gradient is None:
+            self.gradient = QTensor(values, exponent)
+            return
+        total = self.gradient
+        peaks = [
+            int(v.abs().max()) if v.numel() else 0 for v in (total.values.long(), values.long())
+        ]
+        out = sum_exponent(peaks[0], total.exponent, peaks[1], exponent)
+        wide = in_steps(total.values, total.exponent - out) + in_steps(values, exponent - out)
+        self.gradient = QTensor(wide, out)
 
     def get_extra_state(self) -> dict[str, int]:
         """Return the width, which the codes depend on."""
@@ -141,6 +163,15 @@ class IntegerParameter(nn.Module):
     def real(self) -> Tensor:
         """Return the numbers that the master stands for, in float32."""
         return torch.ldexp(self.weight.float(), torch.tensor(self.exponent))
+
+
+def in_steps(value: Tensor, shift: int) -> Tensor:
+    """Return ``value · 2**shift`` to nearest, int64."""
+    wide = value.long()
+    if shift >= 0:
+        return wide << min(shift, SUM_BITS)
+    down = min(-shift, SUM_BITS)
+    return (wide + (1 << (down - 1))) >> down
 
 
 def fitting_exponent(value: Tensor, bits: int) -> int:

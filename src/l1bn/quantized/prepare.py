@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
+from l1bn.quantized.additions import refuse_additions
 from l1bn.quantized.config import Config
 from l1bn.quantized.kernels.selection import check_backend
 from l1bn.quantized.layers import (
@@ -46,6 +47,10 @@ def prepare(
     Convolutions and linear layers, L1BN (with its residual and ReLU), ReLU, additions, max pooling,
     global average pooling and flattening have an integer form. The float network stays as it is.
 
+    Parameters with ``requires_grad=False`` stay frozen, and so do the statistics of a norm in
+    evaluation mode within a network in training mode. Hooks, parametrizations, pruning masks and
+    layers whose forward was replaced are refused: the integer network runs no code of theirs.
+
     Args:
         model: The float network, from one tensor of images to logits.
         config: Formats and rounding; None takes the defaults.
@@ -71,14 +76,17 @@ def prepare(
         True
     """
     check_backend(backend)
-    return _Builder(config or Config(), backend).build(trace(model))
+    refuse_additions(model)
+    builder = _Builder(config or Config(), backend, freezing=model.training)
+    return builder.build(trace(model))
 
 
 class _Builder:
     """Makes layers of steps; a product and the norm after it are one."""
 
-    def __init__(self, config: Config, backend: str) -> None:
+    def __init__(self, config: Config, backend: str, freezing: bool) -> None:
         self.config = config
+        self.freezing = freezing  # whether a norm in evaluation mode asks for frozen statistics
         self.clock = Clock(config, backend=backend)
         self.layers: list[IntegerLayer] = []
         self.nodes: list[Node] = []
@@ -159,10 +167,15 @@ class _Builder:
             )
         buffers = NormBuffers(step.name, module, self.config.master_bits)
         rule = self._rule(residual=len(step.inputs) > 1)
+        layer: NormLayer | ProductNormLayer
         if product is None:
-            return NormLayer(*at, buffers, rule, relu)
-        options = _product(product, self.config)
-        return ProductNormLayer(*at, buffers, rule, relu, product=product.name, **options)
+            layer = NormLayer(*at, buffers, rule, relu)
+        else:
+            options = _product(product, self.config)
+            layer = ProductNormLayer(*at, buffers, rule, relu, product=product.name, **options)
+        if self.freezing and not module.training:
+            layer.freeze()
+        return layer
 
     def _add_layer(self, step: Step) -> AddLayer:
         return AddLayer(*self._at(step), self.config.residual_fraction)
@@ -220,7 +233,7 @@ def _product(step: Step, config: Config) -> dict[str, Any]:
     if isinstance(module, nn.Conv2d):
         options = {"linear": False, **_conv_options(step.name, module)}
     else:
-        weight = weight[:, :, None, None]
+        weight = nn.Parameter(weight.detach()[:, :, None, None], module.weight.requires_grad)
     bias = None
     if module.bias is not None:
         exponent = max(_BIAS_RANGE_BITS - bits, fitting_exponent(module.bias, bits))

@@ -20,6 +20,8 @@ __all__ = ["Clock", "IntegerLayer"]
 
 _SITES = 1 << 12
 _STREAMS = 1 << 4
+_FIRST_UPDATE = 1 << 11
+_PASS_BITS = 48
 
 
 @dataclass
@@ -30,11 +32,14 @@ class Clock:
         config: The network's configuration.
         step: Training steps taken; it numbers the random bits.
         backend: Name of the kernels, or "auto".
+        passes: Backward passes since the last step, which number the random bits too: the rounding
+            noise of gradients that add up must be independent.
     """
 
     config: Config
     step: int = 0
     backend: str = "auto"
+    passes: int = 0
     _kernels: dict[torch.device, Kernels] = field(default_factory=dict, repr=False)
 
     def kernels(self, like: Tensor) -> Kernels:
@@ -49,7 +54,19 @@ class Clock:
         if not self.config.stochastic:
             return None
         place = (self.step * _SITES + site) * _STREAMS + stream
+        return Noise(self.config.seed, place + (self.passes << _PASS_BITS))
+
+    def update_noise(self, index: int, stream: int) -> Noise | None:
+        """Return the random bits of the update of one parameter; None rounds to nearest."""
+        if not self.config.stochastic:
+            return None
+        place = (self.step * _SITES + _FIRST_UPDATE + index) * _STREAMS + stream
         return Noise(self.config.seed, place)
+
+    def advance(self) -> None:
+        """Note that a step was taken."""
+        self.step += 1
+        self.passes = 0
 
 
 class IntegerLayer(nn.Module):

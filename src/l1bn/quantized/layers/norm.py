@@ -87,8 +87,12 @@ class NormalizingLayer(IntegerLayer):
         kernels = self.clock.kernels(g.values)
         rule = self.rule.backward_frozen if self.frozen else self.rule.backward
         found = rule(kernels, g, saved, self.clock.config.error_bits, self.noise(_DX), residual)
-        self.norm.gamma.gradient = QTensor(found.dgamma.to(g.values.device), g.exponent)
-        self.norm.beta.gradient = QTensor(found.dbeta.to(g.values.device), g.exponent)
+        for parameter, values in (
+            (self.norm.gamma, found.dgamma),
+            (self.norm.beta, found.dbeta),
+        ):
+            if parameter.trains:
+                parameter.add_gradient(values.to(g.values.device), g.exponent)
         branch = None if found.dresidual is None else QTensor(found.dresidual, g.exponent)
         return QTensor(found.dx, found.exponent), branch
 

@@ -76,9 +76,9 @@ class Product:
             acc = kernels.conv2d_weight_gradient(x.values, e, kernel, self.stride, self.padding)
             shift = peak_shift(int(acc.abs().max()), bits)
             values = kernels.rescale(channels_last(acc), shift, bits, layer.noise(_GRADIENT))
-            self.weight.gradient = QTensor(values, x.exponent + error.exponent + shift)
+            self.weight.add_gradient(values, x.exponent + error.exponent + shift)
         if self.bias is not None and self.bias.trains:
-            self.bias.gradient = QTensor(e.sum((0, 2, 3), dtype=torch.int32), error.exponent)
+            self.bias.add_gradient(e.sum((0, 2, 3), dtype=torch.int32), error.exponent)
         if not layer.needs_input_gradient:
             return None
         size = (x.shape[2], x.shape[3])
