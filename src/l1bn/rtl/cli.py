@@ -18,6 +18,7 @@ from l1bn.rtl import tools
 
 if TYPE_CHECKING:
     from l1bn.rtl.config import UnitConfig
+    from l1bn.rtl.silicon.liberty import Library
     from l1bn.rtl.verify.stimulus import Channels
 
 _NORMS: tuple[Literal["l1", "l2"], ...] = ("l1", "l2")
@@ -66,7 +67,9 @@ class ReportConfig:
 
     Attributes:
         out: Folder for results.json, report.md, report.html and the plots.
-        liberty: Cell libraries (.lib or .lib.gz); the OSU 0.18 µm library by default.
+        liberty: Cell libraries (.lib or .lib.gz), also with the option repeated; files that hold
+            only a part of a library (no inverter, gate or flip-flop of their own) belong together.
+            The OSU 0.18 µm library by default.
         width: Bits of the data.
         variants: all, main, or names such as l1, l1-overlap, l2, l2-one-pass-two-mult.
         elements: Elements per channel, a power of two.
@@ -100,8 +103,27 @@ def rtl_command(arguments: list[str]) -> int:
     if name == "generate":
         return generate(tyro.cli(GenerateConfig, prog="l1bn rtl generate", args=rest))
     if name == "report":
-        return report(tyro.cli(ReportConfig, prog="l1bn rtl report", args=rest))
+        gathered = _gathered(rest, "--liberty")
+        return report(tyro.cli(ReportConfig, prog="l1bn rtl report", args=gathered))
     raise UserError(f'no command "rtl {name}"; commands: rtl generate, rtl report')
+
+
+def _gathered(arguments: list[str], option: str) -> list[str]:
+    """The arguments, with the values of an option that is repeated after its first occurrence."""
+    values: list[str] = []
+    others: list[str] = []
+    inside = False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name == option:
+            inside = not equals
+            values += [value] if equals else []
+        elif inside and not argument.startswith("--"):
+            values.append(argument)
+        else:
+            inside = False
+            others.append(argument)
+    return [*others, option, *values] if values else arguments
 
 
 def generate(config: GenerateConfig) -> int:
@@ -126,9 +148,9 @@ def generate(config: GenerateConfig) -> int:
             channels += len(stimulus)
             simulate(small, stimulus, stall=0.2)
         print(f"bit-exact against the integer model: {channels} channels of 16 elements, stalls")
-    source, manifest = emit.write(unit, config.out, axi=config.axi)
+    written = emit.write(unit, config.out, axi=config.axi)
     print(f"{emit.describe(unit)}")
-    for path in (source, manifest):
+    for path in written.all():
         print(f"  {path}")
     return 0
 
@@ -146,36 +168,38 @@ def report(config: ReportConfig) -> int:
     from l1bn.rtl.variants import select
 
     chosen = select(config.variants)
+    technologies = synthesis.prepare_all(config.liberty)
     try:
         units = [
-            (path, variant.key, variant.config(width, config.elements))
-            for path in config.liberty
+            (technology, variant.key, variant.config(width, config.elements))
+            for technology in technologies
             for width in config.width
             for variant in chosen
         ]
     except ValueError as error:
         raise UserError(str(error)) from error
     alone = [
-        (path, UnitConfig(norm=norm, width=width, elements=config.elements))
-        for path in config.liberty
+        (technology, UnitConfig(norm=norm, width=width, elements=config.elements))
+        for technology in technologies
         for width in config.width
         for norm in _NORMS
         if config.parts
     ]
-    technologies = {path: synthesis.prepare(path) for path in config.liberty}
+    for technology in technologies:
+        print(_left_out(technology.library), end="", file=sys.stderr)
     cache = Cache(config.cache or default_folder())
     effort = flow.Effort(config.recipes, config.gating)
     say = _progress(len(units) + len(alone))
     records, parts = [], []
-    for number, (path, key, unit) in enumerate(units, 1):
+    for number, (technology, key, unit) in enumerate(units, 1):
         record = flow.measure(
-            unit, technologies[path], _stimuli(unit, config), effort=effort, cache=cache,
+            unit, technology, _stimuli(unit, config), effort=effort, cache=cache,
             say=partial(say, number),
         )  # fmt: skip
         records.append({"variant": key, **record})
-    for number, (path, unit) in enumerate(alone, len(units) + 1):
+    for number, (technology, unit) in enumerate(alone, len(units) + 1):
         parts += part_flow.measure(
-            unit, technologies[path], _stimuli(unit, config), effort=effort, cache=cache,
+            unit, technology, _stimuli(unit, config), effort=effort, cache=cache,
             say=partial(say, number),
         )  # fmt: skip
     paths = writer.write(records, config.out, parts)
@@ -184,6 +208,12 @@ def report(config: ReportConfig) -> int:
     for path in paths:
         print(f"  {path}")
     return 0
+
+
+def _left_out(library: Library) -> str:
+    """What of a library is not used, and why."""
+    lines = [f"{library.name}: {len(library.left_out)} cells left out\n"] * bool(library.left_out)
+    return "".join(lines + [f"  {name}: {why}\n" for name, why in library.left_out.items()])
 
 
 def _stimuli(unit: UnitConfig, config: ReportConfig) -> dict[str, Channels]:

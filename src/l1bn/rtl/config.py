@@ -44,8 +44,8 @@ class UnitConfig:
         n = self.elements
         if not 8 <= n <= 65536 or n & (n - 1):
             raise ValueError(
-                f"elements: expected a power of two from 8 to 65536, got {n}; "
-                "pad the channel or split the batch"
+                f"elements: expected a power of two from 8 to 65536, got {n}; elements of padding "
+                "would change every result: choose another batch size or crop"
             )
         if self.passes not in (1, 2):
             raise ValueError(f"passes: expected 1 or 2, got {self.passes}")

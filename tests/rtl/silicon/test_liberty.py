@@ -10,8 +10,12 @@ import pytest
 pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
 from l1bn.rtl import tools
-from l1bn.rtl.silicon import cells, liberty, power, timing
+from l1bn.rtl.cache import Cache
+from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.report import flow
+from l1bn.rtl.silicon import cells, liberty, power, synthesis, timing
 from l1bn.rtl.silicon.netlist import Instance, Netlist, NetlistError, from_yosys
+from l1bn.rtl.verify import stimulus
 
 # Delay = 1·slew + 2·load + 0.01, transition = 0.5·slew + 4·load: linear, so exact in a table.
 TINY = """
@@ -89,7 +93,7 @@ def test_reader(tiny):
 def test_timing_by_hand(tiny):
     result = timing.analyse(RING, tiny)
     load2, load3, load4 = 0.01, 0.01, 0.005
-    clock = timing.CLOCK_SLEW
+    clock = tiny.conditions.clock_slew
     at2 = 0.3 + clock + 2 * load2
     slew2 = 0.5 * clock + 4 * load2
     slew3 = 0.5 * slew2 + 4 * load3
@@ -110,7 +114,7 @@ def test_power_by_hand(tiny):
     square = 2.0**2
     switching = 0.5 * square * (20 * 0.02 + 6 * 0.01 + 6 * 0.01 + 5 * 0.005)
     assert got.switching == pytest.approx(switching)
-    clock = 10 * (0.03 + 0.1 * timing.CLOCK_SLEW) + 10 * 0.04
+    clock = 10 * (0.03 + 0.1 * tiny.conditions.clock_slew) + 10 * 0.04
     slew2, slew3 = result.slew["n2"][0], result.slew["n3"][0]
     inverters = 3 * (0.001 + 0.01 * slew2 + 0.1 * 0.01) + 3 * 0.002
     inverters += 2 * (0.001 + 0.01 * slew3 + 0.1 * 0.005) + 3 * 0.002
@@ -179,15 +183,16 @@ def test_delays_reach_the_simulator(tiny):
 def report_of_opensta(folder: Path, netlist: Netlist, library: Path) -> float:
     """Largest arrival plus setup that OpenSTA finds [ns]."""
     (folder / "netlist.v").write_text(netlist.verilog())
+    at = liberty.load(liberty.read_text(library)).conditions
     (folder / "script.tcl").write_text(
         f"""
 read_liberty {library}
 read_verilog netlist.v
 link_design {netlist.name}
 create_clock -period 100 clk
-set_clock_transition {timing.CLOCK_SLEW} [get_clocks clk]
-set_input_transition {timing.INPUT_SLEW} [all_inputs]
-set_load {timing.OUTPUT_LOAD} [all_outputs]
+set_clock_transition {at.clock_slew} [get_clocks clk]
+set_input_transition {at.input_slew} [all_inputs]
+set_load {at.output_load} [all_outputs]
 set_input_delay 0 -clock clk [all_inputs]
 set_output_delay 0 -clock clk [all_outputs]
 puts "SLACK [worst_slack]"
@@ -221,3 +226,155 @@ def test_timing_agrees_with_opensta(tmp_path):
     assert ours == pytest.approx(
         report_of_opensta(tmp_path, netlist, tools.DEFAULT_LIBERTY), rel=3e-3
     )
+
+
+def in_tiny(old, new):
+    assert old in TINY
+    return liberty.load(TINY.replace(old, new, 1))
+
+
+def test_a_missing_semicolon_ends_at_the_next_statement():
+    """As in ASAP7; yosys reads it so, too."""
+    before_attribute = in_tiny(
+        "area : 3; cell_leakage_power : 5;", "area : 3 cell_leakage_power : 5;"
+    )
+    assert before_attribute.cells["INV"].area == 3
+    assert before_attribute.cells["INV"].leakage == pytest.approx(5e-9)
+    before_group = in_tiny("cell_leakage_power : 5;", "cell_leakage_power : 5")
+    assert before_group.cells["INV"].leakage == pytest.approx(5e-9)
+    assert before_group.cells["INV"].pins["A"].capacitance == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("area : 10;", "area : large;", "cell DFF: area: expected a number, got 'large'"),
+        ('next_state : "D";', "", "ff: no data"),
+        ('function : "IQ";', "", "pin Q: no function"),
+        ("capacitance : 0.005;", 'capacitance : "?";', "pin D: capacitance: expected a number"),
+        ('rise_constraint (s) { values ("0.1, 0.3", "0.1, 0.3"); }', "rise_constraint (s) { }",
+         "rise_constraint: expected values, got none"),
+        ("ff (IQ, IQN)", 'statetable ("CK D", "IQ")', "a state table"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_cannot_be_used_is_left_out_and_listed(old, new, reason):
+    library = in_tiny(old, new)
+    assert set(library.cells) == {"INV"}
+    assert reason in library.left_out["DFF"]
+
+
+def test_a_leakage_state_without_a_value_is_no_state(tiny):
+    library = in_tiny(
+        "cell_leakage_power : 5;", "leakage_power () { } leakage_power () { value : 7; }"
+    )
+    assert library.cells["INV"].leakage == pytest.approx(7e-9)
+
+
+GATE = """
+  cell (ICG) { area : 12; clock_gating_integrated_cell : latch_posedge_precontrol;
+    statetable ("PHI ON SCAN", "IQ") { }
+    pin (PHI) { direction : input; capacitance : 0.01; clock_gate_clock_pin : true; }
+    pin (ON) { direction : input; capacitance : 0.01; clock_gate_enable_pin : true; }
+    pin (SCAN) { direction : input; capacitance : 0.01; clock_gate_test_pin : true; }
+    pin (OUT) { direction : output; state_function : "PHI & IQ"; clock_gate_out_pin : true; } }
+}
+"""
+GATED = TINY.rstrip().removesuffix("}") + """
+  cell (AND) { area : 4;
+    pin (A) { direction : input; capacitance : 0.01; }
+    pin (B) { direction : input; capacitance : 0.01; }
+    pin (Y) { direction : output; function : "A B"; } }
+""" + GATE  # fmt: skip
+
+
+def test_clock_gate_pins_come_from_the_library():
+    technology = synthesis._prepare([GATED])
+    assert technology.gate == (
+        "  ICG gate (.PHI(CLK), .ON(enable), .OUT(gated), .SCAN(1'b0));"
+    )  # fmt: skip
+    model = cells.model(technology.library.cells["ICG"])
+    assert "always @* if (~PHI) enable = ON | SCAN;" in model
+    assert "assign OUT = PHI & enable;" in model
+
+
+def test_a_clock_gate_without_its_pins_is_left_out():
+    library = liberty.load(GATED.replace("clock_gate_enable_pin : true; ", ""))
+    assert library.left_out["ICG"] == "ICG: expected a pin with clock_gate_enable_pin, got none"
+
+
+def test_parts_of_a_library_are_one_library(tmp_path):
+    """Files that hold only some kinds of cells, beside a whole library."""
+    inverter = TINY[: TINY.index("  cell (DFF)")] + "}\n"
+    register = TINY[: TINY.index("  cell (INV)")] + TINY[TINY.index("  cell (DFF)") :]
+    gates = GATED[: GATED.index("  cell (INV)")] + GATED[GATED.index("  cell (AND)") :]
+    paths = []
+    for name, text in (("a", inverter), ("whole", GATED), ("b", register), ("c", gates)):
+        text = text.replace("library (tiny)", f"library (tiny_{name})")
+        paths.append(tmp_path / f"{name}.lib")
+        paths[-1].write_text(text)
+    parts, whole = synthesis.prepare_all(paths)
+    assert whole.name == "tiny_whole"
+    assert parts.name == "tiny"
+    assert set(parts.library.cells) == {"INV", "DFF", "AND", "ICG"}
+    merged = liberty.load(parts.text)  # what yosys and abc read
+    assert set(merged.cells) == set(parts.library.cells)
+    assert merged.cells["DFF"] == parts.library.cells["DFF"]
+
+
+def test_what_a_library_lacks_is_refused_by_name(tmp_path):
+    broken = GATED.replace("area : 10;", "area : large;")
+    with pytest.raises(
+        liberty.LibertyError, match=r"flip-flop .* left out 1: DFF \(cell DFF: area"
+    ):
+        synthesis._prepare([broken])
+    with pytest.raises(liberty.LibertyError, match="clock_gating_integrated_cell latch_posedge"):
+        synthesis._prepare([GATED.replace(": latch_posedge_precontrol", ": latch_negedge")])
+
+
+def test_a_tool_that_dies_falls_back(tmp_path, monkeypatch):
+    """abc may die of a library: it is called again, more plainly."""
+    scripts = []
+
+    def run(arguments, folder):
+        scripts.append((folder / "script.ys").read_text())
+        if len(scripts) < 3:
+            raise tools.ToolError("yosys failed with status 134: abc")
+        netlist = '{"modules": {"top": {"ports": {}, "cells": {}, "netnames": {}}}}'
+        (folder / "netlist.json").write_text(netlist)
+        return "", 0.0
+
+    monkeypatch.setattr(synthesis.tools, "run", run)
+    technology = synthesis._prepare([GATED])
+    text = synthesis._run("", "top", technology, "strash", False)
+    assert '"top"' in text
+    called = [next(line for line in s.splitlines() if line.startswith("abc")) for s in scripts]
+    assert called == list(synthesis._MAPS)
+
+
+LIBRARIES = Path(__file__).parents[4] / "shared" / "liberty"
+
+
+@pytest.mark.skipif(not LIBRARIES.exists(), reason="needs the cell libraries in ../shared/liberty")
+@pytest.mark.parametrize(
+    ("names", "gate"),
+    [
+        (["nangate45_typ.lib.gz"], "CLKGATE_X1 gate (.CK(CLK), .E(enable), .GCK(gated))"),
+        (["asap7sc7p5t_INVBUF_RVT_TT_nldm_220122.lib.gz",
+          "asap7sc7p5t_SEQ_RVT_TT_nldm_220123.lib.gz",
+          "asap7sc7p5t_SIMPLE_RVT_TT_nldm_211120.lib.gz"],
+         "ICGx1_ASAP7_75t_R gate (.CLK(CLK), .ENA(enable), .GCLK(gated), .SE(1'b0))"),
+    ],
+    ids=["nangate45", "asap7"],
+)  # fmt: skip
+def test_other_libraries_go_through_the_flow(names, gate, tmp_path):
+    """A small unit: netlist, delays, simulation bit for bit, energy."""
+    (technology,) = synthesis.prepare_all([LIBRARIES / name for name in names])
+    assert gate in technology.gate
+    config = UnitConfig(width=4, elements=8)
+    channels = {"gaussian": stimulus.gaussian(config, 1)}
+    record = flow.measure(
+        config, technology, channels, effort=flow.Effort(recipes=("twice",)), cache=Cache(None),
+        say=lambda line: None,
+    )  # fmt: skip
+    assert record["clock_gates"] > 5
+    assert record["stimuli"]["gaussian"]["energy_per_element"] > 0

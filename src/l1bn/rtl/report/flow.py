@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.silicon import cells, power, synthesis, timing
-from l1bn.rtl.silicon.liberty import Library
+from l1bn.rtl.silicon.liberty import Library, fanout_of_four
 from l1bn.rtl.silicon.netlist import Netlist, from_yosys
 from l1bn.rtl.unit import emit
 from l1bn.rtl.unit.ports import Phase, context_layout
@@ -74,6 +73,7 @@ def measure(
         "config": asdict(config),
         "library": library.name,
         "voltage": library.voltage,
+        "conditions": asdict(library.conditions),
         "gating": effort.gating,
         "recipe": recipe,
         "period": result.period,
@@ -144,16 +144,7 @@ def first_guess(library: Library, width: int) -> float:
 
     Out of reach on purpose: abc then works for speed alone.
     """
-    inverter = min(
-        (c for c in library.cells.values()
-         if len(c.inputs) == 1 and len(c.outputs) == 1 and c.sequential is None
-         and re.sub(r"[() ]", "", c.outputs[0].function) in ("!A", "A'")),
-        key=lambda c: c.area,
-    )  # fmt: skip
-    arc = inverter.outputs[0].arcs[0]
-    load = 4 * inverter.inputs[0].capacitance
-    delays = [t(0.1, load) for t in arc.delay if t is not None]
-    return sum(delays) / len(delays) * (14 if width <= 8 else 19)
+    return fanout_of_four(library.inverters()[0]) * (14 if width <= 8 else 19)
 
 
 def _weigh(
@@ -222,7 +213,7 @@ def _is_register(library: Library, kind: str) -> bool:
 
 def _clock_gates(netlist: Netlist, library: Library) -> int:
     latches = [library.cells[i.kind] for i in netlist.instances]
-    return sum(c.clock_gate or (c.sequential is not None and c.sequential.kind == "latch")
+    return sum(bool(c.clock_gate) or (c.sequential is not None and c.sequential.kind == "latch")
                for c in latches)  # fmt: skip
 
 

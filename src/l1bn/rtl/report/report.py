@@ -13,7 +13,6 @@ import jinja2
 
 from l1bn.rtl import tools
 from l1bn.rtl.report import plots
-from l1bn.rtl.silicon.timing import CLOCK_SLEW, INPUT_SLEW, OUTPUT_LOAD
 from l1bn.rtl.variants import COMPARISONS, VARIANTS
 
 Record = dict[str, Any]
@@ -120,9 +119,7 @@ def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ())
     content = {
         "environment": environment(),
         "conditions": {
-            "clock_slew_ns": CLOCK_SLEW,
-            "input_slew_ns": INPUT_SLEW,
-            "output_load_pF": OUTPUT_LOAD,
+            "libraries": {r["library"]: r["conditions"] for r in records},
             "left_out": LEFT_OUT,
         },
         "records": list(records),
@@ -204,7 +201,7 @@ def _render(
         phases=PHASES,
         left_out=LEFT_OUT,
         environment=environment(),
-        conditions={"clock": CLOCK_SLEW, "input": INPUT_SLEW, "load": OUTPUT_LOAD},
+        conditions={r["library"]: r["conditions"] for r in records},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from l1bn.rtl.silicon.liberty import Cell, Library
+from l1bn.rtl.silicon.liberty import Cell, Library, Pin
 from l1bn.rtl.silicon.netlist import Netlist
 from l1bn.rtl.silicon.timing import Timing, clock_nets
 
@@ -125,22 +125,29 @@ def _state(cell: Cell) -> list[str]:
         events += " or posedge clear" if s.clear else ""
         events += " or posedge preset" if s.preset else ""
         lines.append(f"  always @({events}) {update} state <= data;")
-    for pin in cell.outputs:
-        inverted = pin.function != s.state and pin.function.endswith("N")
-        lines.append(f"  assign {pin.name} = {'~' if inverted else ''}state;")
-    return lines
+    for name, value in ((s.state, "state"), (s.complement, "~state")):
+        if name and name not in cell.pins:
+            lines.append(f"  wire {name} = {value};")
+    return lines + [f"  assign {pin.name} = {_shown(cell, pin)};" for pin in cell.outputs]
+
+
+def _shown(cell: Cell, pin: Pin) -> str:
+    """What an output of a register shows; a pin may bear the name of a state variable."""
+    s = cell.sequential
+    assert s is not None
+    if pin.function in (s.state, s.complement):
+        return "state" if pin.function == s.state else "~state"
+    return verilog_function(pin.function)
 
 
 def _clock_gate(cell: Cell) -> list[str]:
     """Latch while the clock is low, and with the clock."""
-    names = [p.name for p in cell.inputs]
-    clock = next(n for n in names if n.startswith("CLK") or n == "CP")
-    enables = " | ".join(n for n in names if n != clock)
-    out = cell.outputs[0].name
+    clock, enable = cell.pin_for("clock").name, cell.pin_for("enable").name
+    tests = [p.name for p in cell.inputs if p.role == "test"]
     return [
         "  reg enable = 0;",
-        f"  always @* if (~{clock}) enable = {enables};",
-        f"  assign {out} = {clock} & enable;",
+        f"  always @* if (~{clock}) enable = {' | '.join([enable, *tests])};",
+        f"  assign {cell.pin_for('out').name} = {clock} & enable;",
     ]
 
 

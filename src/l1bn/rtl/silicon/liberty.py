@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import bisect
 import gzip
+import itertools
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from l1bn.errors import UserError
 
 _TOKEN = re.compile(r'"[^"]*"|[A-Za-z0-9_.+\-*!&|^\'\[\]]+|[{}();:,=]', re.S)
+_ROLES = ("clock", "enable", "test", "out")
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 
@@ -57,9 +59,7 @@ def parse(text: str) -> Group:
         elif token == ";":
             i += 1
         elif i + 1 < count and tokens[i + 1] == ":":
-            end = i + 2
-            while end < count and tokens[end] not in ";}":
-                end += 1
+            end = _end_of_value(tokens, i + 2)
             stack[-1].attributes[token] = " ".join(tokens[i + 2 : end]).strip('"')
             i = end
         elif i + 1 < count and tokens[i + 1] == "(":
@@ -71,6 +71,16 @@ def parse(text: str) -> Group:
     if not top.groups or top.groups[0].kind != "library":
         raise LibertyError("expected a library group; is this a Liberty (.lib) file?")
     return top.groups[0]
+
+
+def _end_of_value(tokens: list[str], start: int) -> int:
+    """Index after a value: its semicolon or, where that is missing, the next statement."""
+    end, count = start, len(tokens)
+    while end < count and tokens[end] not in ";}":
+        if end > start and end + 1 < count and tokens[end + 1] in (":", "("):
+            break
+        end += 1
+    return end
 
 
 def _group_or_call(tokens: list[str], i: int, stack: list[Group]) -> int:
@@ -149,7 +159,10 @@ class Energy:
 
 @dataclass(frozen=True)
 class Pin:
-    """A pin: direction, input capacitance [pF], function, arcs and energies."""
+    """A pin: direction, input capacitance [pF], function, arcs and energies.
+
+    ``role`` is what a clock gate uses it for: "clock", "enable", "test", "out", or "".
+    """
 
     name: str
     direction: str
@@ -157,14 +170,16 @@ class Pin:
     function: str
     arcs: tuple[Arc, ...]
     energies: tuple[Energy, ...]
+    role: str = ""
 
 
 @dataclass(frozen=True)
 class Sequential:
-    """State of a cell: kind "ff" or "latch", and its expressions."""
+    """State of a cell: kind "ff" or "latch", its variables, and its expressions."""
 
     kind: str
     state: str
+    complement: str
     clock: str
     data: str
     clear: str
@@ -173,14 +188,39 @@ class Sequential:
 
 @dataclass(frozen=True)
 class Cell:
-    """A library cell."""
+    """A library cell.
+
+    Attributes:
+        clock_gate: Kind of clock gate, such as ``latch_posedge``, or "".
+        dont_use: The library asks synthesis not to use it.
+    """
 
     name: str
     area: float
     leakage: float
     pins: dict[str, Pin]
     sequential: Sequential | None
-    clock_gate: bool
+    clock_gate: str
+    dont_use: bool = False
+
+    def pin_for(self, role: str) -> Pin:
+        """The pin that a clock gate uses for something.
+
+        Raises:
+            LibertyError: If no pin says so.
+        """
+        found = next((p for p in self.pins.values() if p.role == role), None)
+        if found is None:
+            raise LibertyError(f"{self.name}: expected a pin with clock_gate_{role}_pin, got none")
+        return found
+
+    @property
+    def inverts(self) -> bool:
+        """Whether it is an inverter."""
+        if len(self.inputs) != 1 or len(self.outputs) != 1 or self.sequential is not None:
+            return False
+        name = self.inputs[0].name
+        return re.sub(r"[() ]", "", self.outputs[0].function) in (f"!{name}", f"{name}'")
 
     @property
     def inputs(self) -> list[Pin]:
@@ -194,12 +234,56 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What timing and power assume at the boundary: slews [ns] and load [pF].
+
+    Attributes:
+        clock_slew: Slew of the clock.
+        input_slew: Slew of primary inputs.
+        output_load: Load of each primary output.
+    """
+
+    clock_slew: float = 0.06
+    input_slew: float = 0.1
+    output_load: float = 0.02
+
+
+@dataclass(frozen=True)
 class Library:
-    """A cell library; units in the module's head."""
+    """A cell library; units in the module's head.
+
+    Attributes:
+        name: Its name; of several files, what their names have in common.
+        voltage: Supply [V].
+        cells: The cells that can be used.
+        left_out: The others, and why.
+        conditions: What is assumed at the boundary of a netlist.
+    """
 
     name: str
     voltage: float
     cells: dict[str, Cell]
+    left_out: dict[str, str] = field(default_factory=dict)
+    conditions: Conditions = Conditions()
+
+    def inverters(self) -> list[Cell]:
+        """The inverters, the smallest first.
+
+        Raises:
+            LibertyError: If there is none.
+        """
+        found = [c for c in self.cells.values() if c.inverts]
+        if not found:
+            raise LibertyError(
+                f"{self.name}: expected a cell with the function of an inverter, found none"
+                + self.excuse()
+            )
+        return sorted(found, key=lambda c: (c.area, c.name))
+
+    def excuse(self) -> str:
+        """What was left out, for a message."""
+        some = [f"{name} ({why})" for name, why in list(self.left_out.items())[:3]]
+        return f"; left out {len(self.left_out)}: {', '.join(some)}" if some else ""
 
 
 def read_text(path: Path) -> str:
@@ -219,6 +303,8 @@ def read_text(path: Path) -> str:
 def load(text: str) -> Library:
     """Build the library from Liberty text.
 
+    Cells that cannot be read are left out, and listed with the reason.
+
     Raises:
         LibertyError: If the text is no library, or is not a table-lookup model.
     """
@@ -229,11 +315,110 @@ def load(text: str) -> Library:
         for kind in ("lu_table_template", "power_lut_template")
         for g in top.all(kind)
     }
-    cells = {}
+    cells: dict[str, Cell] = {}
+    left_out: dict[str, str] = {}
     for group in top.all("cell"):
-        cell = _cell(group, units, templates)
-        cells[cell.name] = cell
-    return Library(top.arguments[0], units.voltage, cells)
+        name = group.arguments[0]
+        try:
+            cells[name] = _usable(_cell(group, units, templates))
+        except (LibertyError, ValueError, KeyError, IndexError) as error:
+            left_out[name] = str(error) if isinstance(error, LibertyError) else f"reads {error!r}"
+    return _with_conditions(Library(top.arguments[0], units.voltage, cells, left_out))
+
+
+def merge(libraries: Sequence[Library]) -> Library:
+    """One library of several files.
+
+    Raises:
+        LibertyError: If they are of different supplies, or define a cell twice.
+    """
+    first = libraries[0]
+    if len(libraries) == 1:
+        return first
+    cells: dict[str, Cell] = {}
+    left_out: dict[str, str] = {}
+    for library in libraries:
+        if library.voltage != first.voltage:
+            raise LibertyError(
+                f"{library.name}: expected {first.voltage} V as {first.name} has, got "
+                f"{library.voltage} V; files of one library must be of one corner"
+            )
+        twice = sorted(set(cells) & set(library.cells))
+        if twice:
+            raise LibertyError(f"{library.name}: {twice[0]} is in another file, too")
+        cells |= library.cells
+        left_out |= library.left_out
+    names = (library.name for library in libraries)
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    name = "".join(letters[0] for letters in same).strip("_-. ")
+    return _with_conditions(Library(name or first.name, first.voltage, cells, left_out))
+
+
+def is_whole(library: Library) -> bool:
+    """Whether a file is a library by itself: an inverter, a gate, a flip-flop."""
+    cells = library.cells.values()
+    return (
+        any(c.inverts for c in cells)
+        and any(c.sequential is None and len(c.inputs) > 1 for c in cells)
+        and any(c.sequential is not None and c.sequential.kind == "ff" for c in cells)
+    )
+
+
+def _usable(cell: Cell) -> Cell:
+    """The cell, if timing, power and simulation can use it."""
+    if not cell.outputs:
+        raise LibertyError("no output pin")
+    for pin in cell.outputs:
+        if not pin.function:
+            raise LibertyError(f"pin {pin.name}: no function")
+    if cell.clock_gate:
+        for role in ("clock", "enable", "out"):
+            cell.pin_for(role)
+    elif cell.sequential is not None:
+        for name, value in (("clock", cell.sequential.clock), ("data", cell.sequential.data)):
+            if not value:
+                raise LibertyError(f"{cell.sequential.kind}: no {name}")
+    else:
+        _check_functions(cell)
+    return cell
+
+
+def _check_functions(cell: Cell) -> None:
+    known = {p.name for p in cell.inputs}
+    for pin in cell.outputs:
+        strange = sorted(set(re.findall(r"[A-Za-z_]\w*", pin.function)) - known)
+        if strange:
+            raise LibertyError(f"pin {pin.name}: its function has {strange[0]}, no input")
+
+
+def _with_conditions(library: Library) -> Library:
+    """Slews and load in keeping with a fast library: not above what its inverters are about.
+
+    The upper ends are what an older library sees: a slew of 0.06 ns, a load of 0.02 pF.
+    """
+    if not any(c.inverts for c in library.cells.values()):
+        return library
+    inverter, most = library.inverters()[0], Conditions()
+    capacitance = inverter.inputs[0].capacitance
+    slew = most.input_slew
+    for _ in range(4):  # inverters in a row, each with four to drive
+        tables = [t for t in inverter.outputs[0].arcs[0].transition if t is not None]
+        slew = sum(t(slew, 4 * capacitance) for t in tables) / len(tables)
+    return replace(
+        library,
+        conditions=Conditions(
+            min(most.clock_slew, 2 * slew),
+            min(most.input_slew, 4 * slew),
+            min(most.output_load, 12 * capacitance),
+        ),
+    )
+
+
+def fanout_of_four(inverter: Cell) -> float:
+    """Mean delay of an inverter that drives four of its kind, at a slew of 0.1 ns [ns]."""
+    load = 4 * inverter.inputs[0].capacitance
+    delays = [t(0.1, load) for t in inverter.outputs[0].arcs[0].delay if t is not None]
+    return sum(delays) / len(delays)
 
 
 class _Units:
@@ -279,6 +464,8 @@ def _table(
         name = "" if template is None else template.attributes.get(f"variable_{number}", "")
         if text is not None:
             axes.append((name, _numbers(text)))
+    if "values" not in group.attributes:
+        raise LibertyError(f"{group.kind}: expected values, got none")
     numbers = [v * value for v in _numbers(group.attributes["values"])]
     if not axes or len(numbers) == 1:
         return Table((0.0,), (0.0,), ((numbers[0],),))
@@ -316,21 +503,44 @@ def _constraint(group: Group | None, templates: dict[str, Group], units: _Units)
 
 
 def _cell(group: Group, units: _Units, templates: dict[str, Group]) -> Cell:
+    gate = group.attributes.get("clock_gating_integrated_cell", "")
+    if group.first("statetable") is not None and not gate:
+        raise LibertyError("a state table, which only clock gates may have")
+    if any("three_state" in pin.attributes for pin in group.all("pin")):
+        raise LibertyError("a three-state output")
     pins = {}
     for pin in group.all("pin"):
         for name in pin.arguments:
             pins[name] = _pin(name, pin, units, templates)
-    states = [float(g.attributes["value"]) for g in group.all("leakage_power")]
-    listed = group.attributes.get("cell_leakage_power")
-    leakage = float(listed) if listed else (sum(states) / len(states) if states else 0.0)
+    # A state without a value says nothing; the others count.
+    states = [_float(g, "value") for g in group.all("leakage_power") if "value" in g.attributes]
+    listed = "cell_leakage_power" in group.attributes
+    mean = sum(states) / len(states) if states else 0.0
     return Cell(
         name=group.arguments[0],
-        area=float(group.attributes.get("area", "0")),
-        leakage=leakage * units.leakage,
+        area=_float(group, "area", 0.0),
+        leakage=(_float(group, "cell_leakage_power") if listed else mean) * units.leakage,
         pins=pins,
         sequential=_sequential(group),
-        clock_gate="clock_gating_integrated_cell" in group.attributes,
+        clock_gate=gate,
+        dont_use=group.attributes.get("dont_use") == "true",
     )
+
+
+def _float(group: Group, attribute: str, default: float | None = None) -> float:
+    """A number of a group.
+
+    Raises:
+        LibertyError: Naming the group and the attribute, if it is none.
+    """
+    text = group.attributes.get(attribute)
+    if text is None and default is not None:
+        return default
+    try:
+        return float(text or "")
+    except ValueError:
+        name = f"{group.kind} {' '.join(group.arguments)}".strip()
+        raise LibertyError(f"{name}: {attribute}: expected a number, got {text!r}") from None
 
 
 def _sequential(group: Group) -> Sequential | None:
@@ -339,7 +549,8 @@ def _sequential(group: Group) -> Sequential | None:
         if state is not None:
             a = state.attributes
             return Sequential(
-                kind, state.arguments[0], a.get(clock, ""), a.get(data, ""),
+                kind, state.arguments[0], (*state.arguments, "")[1], a.get(clock, ""),
+                a.get(data, ""),
                 a.get("clear", ""), a.get("preset", ""),
             )  # fmt: skip
     return None
@@ -363,10 +574,11 @@ def _pin(name: str, group: Group, units: _Units, templates: dict[str, Group]) ->
     return Pin(
         name=name,
         direction=a.get("direction", "input"),
-        capacitance=float(a.get("capacitance", "0")) * units.capacitance,
+        capacitance=_float(group, "capacitance", 0.0) * units.capacitance,
         function=a.get("function", a.get("state_function", "")),
         arcs=arcs,
         energies=tuple(energies),
+        role=next((r for r in _ROLES if a.get(f"clock_gate_{r}_pin") == "true"), ""),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from l1bn.rtl.silicon import liberty
 #: whatever the library marks itself.
 _AVOID = re.compile(
     r"lpflow|probe|macro|dlygate|dlymetal|clkdly|clkinvlp|clkbuf|clkinv|CLKBUF|bufbuf|bufinv|"
-    r"einv|ebuf|TBUF|sighold|antenna|edf|sdf|sedf|_dlxbn|_dlxbp|decap|fill",
+    r"einv|ebuf|TBUF|sighold|antenna|edf|sdf|sedf|_dlxbn|_dlxbp|decap|fill|__dly[a-d]_|__hold|"
+    r"^HB\dxp",
 )
 
 _START = ["strash", "ifraig", "scorr"]
@@ -57,13 +59,20 @@ dfflegalize -cell $_DFF_P_ 01 -cell $_DLATCH_P_ x
 opt -fast -nodffe -nosdff
 dfflibmap -liberty {library}
 opt_clean
-abc -liberty {library} -script {abc} -constr {constraints}
-{ties}
+{map}
 opt_clean -purge
 setundef -zero
 stat -liberty {library}
 write_json {netlist}
 """
+
+#: How abc is called: the script with a driving cell and a load, the script alone, yosys' own.
+#: Where it dies of one (a library may bring it down), the next is tried.
+_MAPS = (
+    "abc -liberty cells.lib -script abc.script -constr constraints",
+    "abc -liberty cells.lib -script abc.script",
+    "abc -liberty cells.lib",
+)
 
 #: Registers of at least this many bits with an enable get a clock gate.
 GATING_WIDTH = 4
@@ -125,28 +134,79 @@ class Technology:
     gate: str
 
 
-def prepare(path: Path) -> Technology:
-    """Read a library and choose its clock gate.
+def prepare(*paths: Path) -> Technology:
+    """Read a library, of one file or several, and choose its clock gate.
 
     Raises:
-        LibertyError: If the file is missing or no usable library.
+        LibertyError: If a file is missing or no usable library.
     """
-    text = liberty.read_text(path)
-    library = liberty.load(text)
+    return _prepare([liberty.read_text(path) for path in paths])
+
+
+def prepare_all(paths: Sequence[Path]) -> list[Technology]:
+    """A technology for each library among some files.
+
+    A file without an inverter, a gate or a flip-flop is a part of a library: all such parts belong
+    together.
+
+    Raises:
+        LibertyError: If a file is missing, or parts make no usable library.
+    """
+    texts = [liberty.read_text(path) for path in paths]
+    loaded = [liberty.load(text) for text in texts]
+    groups: list[list[int]] = []
+    parts: list[int] = []
+    for number, library in enumerate(loaded):
+        if liberty.is_whole(library):
+            groups.append([number])
+            continue
+        if not parts:
+            groups.append(parts)
+        parts.append(number)
+    return [_technology([texts[i] for i in group], [loaded[i] for i in group]) for group in groups]
+
+
+def _prepare(texts: list[str]) -> Technology:
+    return _technology(texts, [liberty.load(text) for text in texts])
+
+
+def _technology(texts: list[str], loaded: list[liberty.Library]) -> Technology:
+    library = liberty.merge(loaded)
+    if not liberty.is_whole(library):
+        raise liberty.LibertyError(
+            f"{library.name}: expected an inverter, a gate of two inputs and a flip-flop (ff with "
+            f"clocked_on and next_state) among {len(library.cells)} usable cells" + library.excuse()
+        )
+    unused = {c.name for c in library.cells.values() if c.dont_use} | set(library.left_out)
+    dropped = [_drop_cells(text, unused) for text in texts]
+    # Cells of the further files go to the end of the first: their templates are its own.
+    bodies = [_cells_text(text) for text in dropped[1:]]
+    text = dropped[0]
+    if bodies:
+        end = text.rindex("}")
+        text = "\n".join([text[:end], *bodies, text[end:]])
     # A wire load would add guessed wires to some libraries and none to others.
     text = re.sub(r"^\s*default_wire_load\w*\s*:[^;]*;\s*$", "", text, flags=re.M)
-    return Technology(library.name, _drop_cells(text), library, _gate(library))
+    return Technology(library.name, text, library, _gate(library))
 
 
-def _drop_cells(text: str) -> str:
+_CELL = re.compile(r'^[ \t]*cell\s*\(\s*"?([^")\s]+)"?\s*\)\s*\{', re.M)
+
+
+def _drop_cells(text: str, unused: Collection[str]) -> str:
     kept, position = [], 0
-    for match in re.finditer(r'^[ \t]*cell\s*\(\s*"?([^")\s]+)"?\s*\)\s*\{', text, flags=re.M):
-        if match.start() < position or not _AVOID.search(match[1]):
+    for match in _CELL.finditer(text):
+        if match.start() < position or not (_AVOID.search(match[1]) or match[1] in unused):
             continue
         kept.append(text[position : match.start()])
         position = _closing_brace(text, match.end())
     kept.append(text[position:])
     return "".join(kept)
+
+
+def _cells_text(text: str) -> str:
+    """The cells of a library, without its head."""
+    return "\n".join(text[m.start() : _closing_brace(text, m.end())] for m in _CELL.finditer(text))
 
 
 def _closing_brace(text: str, start: int) -> int:
@@ -161,31 +221,48 @@ def _closing_brace(text: str, start: int) -> int:
 
 def _gate(library: liberty.Library) -> str:
     """The smallest clock gate of the library; else one of a latch, an inverter and an AND gate."""
+    # Often marked dont_use, to keep mappers off them: here they are asked for by name.
     gates = [
         c for c in library.cells.values()
-        if c.clock_gate and len(c.inputs) == 2 and len(c.outputs) == 1
+        if c.clock_gate.startswith("latch_posedge") and len(c.outputs) == 1
     ]  # fmt: skip
     if gates:
-        cell = min(gates, key=lambda c: c.area)
-        clock = next(p.name for p in cell.inputs if p.name.startswith("CLK") or p.name == "CP")
-        enable = next(p.name for p in cell.inputs if p.name != clock)
-        out = cell.outputs[0].name
-        return f"  {cell.name} gate (.{clock}(CLK), .{enable}(enable), .{out}(gated));"
-    latch = next(
-        (c for c in library.cells.values()
-         if c.sequential and c.sequential.kind == "latch" and len(c.inputs) == 2), None,
-    )  # fmt: skip
-    if latch is None or latch.sequential is None:
+        # One without a test pin, where there is one: the pin would be tied.
+        cell = min(gates, key=lambda c: (len(c.inputs), c.area))
+        pins = {"clock": "CLK", "enable": "enable", "out": "gated"}
+        wires = [f".{cell.pin_for(role).name}({net})" for role, net in pins.items()]
+        wires += [f".{p.name}(1'b0)" for p in cell.inputs if p.role == "test"]
+        return f"  {cell.name} gate ({', '.join(wires)});"
+    latches = [
+        c for c in library.cells.values()
+        if c.sequential and c.sequential.kind == "latch" and len(c.inputs) == 2
+        and {c.sequential.data, c.sequential.clock} == {p.name for p in c.inputs}
+    ]  # fmt: skip
+    if not latches or latches[0].sequential is None:
         raise liberty.LibertyError(
-            f"{library.name}: expected a clock gate or a latch, found neither; run with gating off"
+            f"{library.name}: expected a cell with clock_gating_integrated_cell latch_posedge, or "
+            "a latch whose data_in and enable are its two pins; found neither; run with gating off"
         )
-    data, opens = latch.sequential.data, latch.sequential.clock
+    latch, state = latches[0], latches[0].sequential
     return (
         "  wire low = ~CLK, held;\n"
-        f"  {latch.name} latch (.{opens}(low), .{data}(enable), "
-        f".{latch.outputs[0].name}(held));\n"
+        f"  {latch.name} latch (.{state.clock}(low), .{state.data}(enable), "
+        f".{_true_output(latch)}(held));\n"
         "  assign gated = CLK & held;"
     )
+
+
+def _true_output(cell: liberty.Cell) -> str:
+    """The output that shows the state, not its complement.
+
+    Raises:
+        LibertyError: If there is none.
+    """
+    state = cell.sequential.state if cell.sequential else ""
+    for pin in cell.outputs:
+        if pin.function == state:
+            return pin.name
+    raise liberty.LibertyError(f"{cell.name}: expected an output with the function {state!r}")
 
 
 def synthesize(
@@ -232,13 +309,21 @@ def _run(source: str, top: str, technology: Technology, abc: str, gating: bool) 
         (folder / "gating.v").write_text(
             _GATING_MAP.format(width=GATING_WIDTH, gate=technology.gate)
         )
-        script = _SCRIPT.format(
-            source="source.v", top=top, library="cells.lib", abc="abc.script",
-            constraints="constraints", netlist="netlist.json",
-            gating="techmap -map gating.v" if gating else "", ties="",
-        )  # fmt: skip
-        (folder / "script.ys").write_text(script)
-        tools.run(["yosys", "-q", "-s", "script.ys"], folder)
+        last: tools.ToolError | None = None
+        for call in _MAPS:
+            script = _SCRIPT.format(
+                source="source.v", top=top, library="cells.lib", map=call, netlist="netlist.json",
+                gating="techmap -map gating.v" if gating else "",
+            )  # fmt: skip
+            (folder / "script.ys").write_text(script)
+            try:
+                tools.run(["yosys", "-q", "-s", "script.ys"], folder)
+                break
+            except tools.ToolError as error:
+                last = last or error
+        else:
+            assert last is not None
+            raise last
         text = (folder / "netlist.json").read_text()
     design = json.loads(text)
     module = design["modules"][top]
@@ -255,11 +340,7 @@ def _run(source: str, top: str, technology: Technology, abc: str, gating: bool) 
 
 
 def _constraints(library: liberty.Library) -> str:
-    """Driving cell and output load for abc."""
-    inverters = [
-        c.name for c in library.cells.values()
-        if len(c.pins) >= 2 and len(c.inputs) == 1 and len(c.outputs) == 1
-        and c.sequential is None and re.search(r"INVX2$|inv_2$", c.name)
-    ]  # fmt: skip
-    cell = inverters[0] if inverters else next(iter(library.cells))
-    return f"set_driving_cell {cell}\nset_load 0.02\n"
+    """Driving cell and output load [pF] for abc: the second smallest inverter."""
+    inverters = [c.name for c in library.inverters() if not _AVOID.search(c.name)]
+    cell = (inverters or [library.inverters()[0].name])[:2][-1]
+    return f"set_driving_cell {cell}\nset_load {library.conditions.output_load:g}\n"

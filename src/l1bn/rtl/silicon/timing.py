@@ -13,11 +13,6 @@ from l1bn.rtl.silicon.liberty import Arc, Cell, Library, Pin
 from l1bn.rtl.silicon.netlist import Instance, Netlist, NetlistError
 
 RISE, FALL = 0, 1
-#: Slew of the clock and of primary inputs [ns], and load of each primary output [pF].
-CLOCK_SLEW = 0.06
-INPUT_SLEW = 0.1
-OUTPUT_LOAD = 0.02
-
 _EDGE_KINDS = ("rising_edge", "falling_edge")
 _SETUP_KINDS = ("setup_rising", "setup_falling")
 
@@ -67,12 +62,12 @@ def analyse(netlist: Netlist, library: Library, clock: str = "clk") -> Timing:
     netlist.check(library)
     load = loads(netlist, library)
     clocks = clock_nets(netlist, library, clock)
-    state = _State()
+    state, at = _State(), library.conditions
     for bits in netlist.inputs.values():
         for net in bits:
-            state.arrival[net], state.slew[net] = [0.0, 0.0], [INPUT_SLEW, INPUT_SLEW]
+            state.arrival[net], state.slew[net] = [0.0, 0.0], [at.input_slew, at.input_slew]
     for net in clocks:
-        state.arrival[net], state.slew[net] = [0.0, 0.0], [CLOCK_SLEW, CLOCK_SLEW]
+        state.arrival[net], state.slew[net] = [0.0, 0.0], [at.clock_slew, at.clock_slew]
     for constant in ("1'b0", "1'b1"):
         # Never a transition: arrives long before anything else, so it never decides a path.
         state.arrival[constant], state.slew[constant] = [-1e9, -1e9], [0.0, 0.0]
@@ -98,7 +93,7 @@ def loads(netlist: Netlist, library: Library) -> dict[str, float]:
                 load[net] += 0.0
     for bits in netlist.outputs.values():
         for net in bits:
-            load[net] += OUTPUT_LOAD
+            load[net] += library.conditions.output_load
     return dict(load)
 
 
@@ -126,7 +121,7 @@ def clock_nets(netlist: Netlist, library: Library, clock: str) -> set[str]:
 
 
 def _is_edge_triggered(cell: Cell) -> bool:
-    return cell.sequential is not None or cell.clock_gate
+    return cell.sequential is not None or bool(cell.clock_gate)
 
 
 def order(netlist: Netlist, library: Library) -> list[Instance]:
@@ -206,10 +201,10 @@ def _propagate(
     return {pins: (d[0], d[1]) for pins, d in delays.items()}
 
 
-def _setup(pin: Pin, edge: int, slew: float) -> float | None:
+def _setup(pin: Pin, edge: int, slew: float, clock_slew: float) -> float | None:
     """Worst setup time of a data pin [ns], or None where it has none."""
     times = [
-        table(slew, CLOCK_SLEW)
+        table(slew, clock_slew)
         for arc in pin.arcs
         if arc.kind in _SETUP_KINDS and (table := arc.constraint[edge]) is not None
     ]
@@ -227,7 +222,8 @@ def _worst(
             for pin in cell.inputs:
                 net = instance.pins.get(pin.name, "")
                 if net not in clocks and net in state.arrival:
-                    ends += _register_ends(f"{instance.name}.{pin.name}", pin, net, state)
+                    name = f"{instance.name}.{pin.name}"
+                    ends += _register_ends(name, pin, net, state, library.conditions.clock_slew)
     for name, bits in netlist.outputs.items():
         for net in bits:
             if net in state.arrival:
@@ -236,11 +232,11 @@ def _worst(
 
 
 def _register_ends(
-    name: str, pin: Pin, net: str, state: _State
+    name: str, pin: Pin, net: str, state: _State, clock_slew: float
 ) -> list[tuple[float, str, int, str]]:
     ends = []
     for edge in (RISE, FALL):
-        setup = _setup(pin, edge, state.slew[net][edge])
+        setup = _setup(pin, edge, state.slew[net][edge], clock_slew)
         if setup is not None:
             ends.append((state.arrival[net][edge] + setup, net, edge, name))
     return ends

@@ -74,6 +74,44 @@ def command_layout(config: UnitConfig) -> data.StructLayout:
     return data.StructLayout(fields)
 
 
+def axi_lane(bits: int) -> int:
+    """Width of a byte-aligned AXI lane that holds so many bits [bit]."""
+    return -(-bits // 8) * 8
+
+
+def axi_element_layout(config: UnitConfig) -> data.Layout:
+    """`element_layout`, each field in whole bytes."""
+    return _byte_lanes(element_layout(config))
+
+
+def axi_result_layout(config: UnitConfig) -> data.Layout:
+    """`output_layout`, each field in whole bytes; TLAST is a wire of its own."""
+    return _byte_lanes(output_layout(config), leave=("last",))
+
+
+def axi_command_layout(config: UnitConfig) -> data.Layout:
+    """`command_layout`: γ, β and the guess in whole bytes, then a byte with the rest."""
+    return _byte_lanes(command_layout(config), together=("operation", "fill"))
+
+
+def _byte_lanes(
+    layout: data.StructLayout, *, leave: tuple[str, ...] = (), together: tuple[str, ...] = ()
+) -> data.Layout:
+    """Each field in bytes of its own; those ``together`` share the last bytes."""
+    fields: dict[str, data.Field] = {}
+    offset = 0
+    for name, _ in layout:
+        if name not in leave and name not in together:
+            fields[name] = data.Field(layout[name].shape, offset)
+            offset += axi_lane(layout[name].width)
+    shared = [name for name in together if name in dict(layout)]
+    low = offset
+    for name in shared:
+        fields[name] = data.Field(layout[name].shape, low)
+        low += layout[name].width
+    return data.FlexibleLayout(offset + axi_lane(low - offset), fields)
+
+
 def context_layout(config: UnitConfig) -> data.StructLayout:
     """What the backward pass needs of the forward pass: stored outside between the two."""
     fields: dict[str, Any] = {

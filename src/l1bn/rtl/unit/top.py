@@ -47,6 +47,8 @@ class NormUnit(wiring.Component):
             where gradients overlap it is loaded by BACKWARD itself.
         dgamma: Σg·x̂ in steps of g, valid when BACKWARD is taken.
         dbeta: Σg in steps of g, valid when BACKWARD is taken.
+        command_error: A command had no known operation: it was taken and did nothing. Cleared by
+            reset.
     """
 
     def __init__(self, config: UnitConfig) -> None:
@@ -61,6 +63,7 @@ class NormUnit(wiring.Component):
                 "restore": In(context_layout(config)),
                 "dgamma": Out(signed(config.quotient + 1)),
                 "dbeta": Out(signed(config.need.sum)),
+                "command_error": Out(1),
             }
         )
 
@@ -222,6 +225,8 @@ class NormUnit(wiring.Component):
 
     def _idle(self, m: Module, parts: Parts) -> None:
         config, r = self.config, parts.registers
+        unknown = Signal()
+        m.d.comb += self.command_error.eq(unknown)
         with m.State("IDLE"), m.If(self.command.valid):  # noqa: SIM117
             with m.Switch(self.command.payload.operation):
                 with m.Case(Operation.FORWARD):
@@ -242,6 +247,9 @@ class NormUnit(wiring.Component):
                 with m.Case(Operation.RESTORE):
                     m.d.comb += self.command.ready.eq(1)
                     self.load_context(m, parts)
+                with m.Default():
+                    m.d.comb += self.command.ready.eq(1)
+                    m.d.sync += unknown.eq(1)
 
     def load_context(self, m: Module, parts: Parts) -> None:
         """Take the context of an earlier channel from ``restore``."""

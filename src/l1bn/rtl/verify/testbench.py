@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,13 +15,9 @@ from l1bn.errors import UserError
 from l1bn.fixed_point.formats import IntArray
 from l1bn.rtl import tools
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.unit.ports import (
-    Phase,
-    command_layout,
-    context_layout,
-    element_layout,
-    output_layout,
-)
+from l1bn.rtl.unit import emit
+from l1bn.rtl.unit.interface import Interface, Stream
+from l1bn.rtl.unit.ports import Phase
 from l1bn.rtl.verify.schedule import Step
 from l1bn.rtl.verify.simulate import Order, steps
 from l1bn.rtl.verify.stimulus import Channels, expected
@@ -36,7 +31,7 @@ module bench;
   localparam real PERIOD = {period};
   localparam integer ELEMENTS = {elements}, COMMANDS = {commands}, RESULTS = {results};
   localparam integer STALL = {stall};  // of 256
-  reg clk = 0, rst = 1;
+  reg clk = 0, rst = {reset_on};
   // The first edge waits until the power-up state has settled through the gates.
   initial begin
     #(8 * PERIOD);
@@ -53,6 +48,7 @@ module bench;
   reg [{context_bits}-1:0] restore = 0;
   reg [18:0] control = 0;
   reg counting = 0;
+  // Bit {element_bits} - 1 is TLAST where the stream has one.
   reg [{element_bits}-1:0] element_payload;
   reg [{command_bits}-1:0] command_payload;
   reg element_valid = 0, command_valid = 0, result_ready = 0;
@@ -64,15 +60,7 @@ module bench;
   wire element_ready, command_ready, result_valid;
 
   {top} dut (
-    .clk(clk), .rst(rst),
-    .element__payload(element_payload), .element__valid(element_valid),
-    .element__ready(element_ready),
-    .command__payload(command_payload), .command__valid(command_valid),
-    .command__ready(command_ready),
-    .result__payload(result_payload), .result__valid(result_valid),
-    .result__ready(result_ready),
-    .phase(phase), .snapshot(snapshot), .restore(restore),
-    .dgamma(dgamma), .dbeta(dbeta)
+{connections}
   );
 
   integer element_index = 0, command_index = 0, result_index = 0, errors = 0;
@@ -91,7 +79,7 @@ module bench;
     control = control_memory[0];
 {annotate}
     repeat (4) @(posedge clk);
-    #(PERIOD * {skew}) rst = 0;
+    #(PERIOD * {skew}) rst = {reset_off};
     element_valid = 1; command_valid = 1; result_ready = 1;
     started = 1;
 {dump}
@@ -123,12 +111,14 @@ module bench;
     if (took_command && control[1]) context_memory[control[10:3]] = snapshot;
     if (took_command) command_index = command_index + 1;
     if (took_element) element_index = element_index + 1;
-    if (command_index == COMMANDS || all_clocks > {limit} || errors > 20) begin
+    if ((command_index == COMMANDS && result_index >= RESULTS)
+        || all_clocks > {limit} || errors > 20) begin
       $display("RESULT clocks %0d elements %0d results %0d commands %0d errors %0d",
                clocks, element_index, result_index, command_index, errors);
       $finish;
     end
     #(PERIOD * {skew});
+    if (command_index == COMMANDS) command_valid = 0;
     if (took_command && command_index < COMMANDS) begin
       command_payload = command_memory[command_index];
       control = control_memory[command_index];
@@ -170,36 +160,33 @@ class Activity:
     phases: dict[str, Transitions]
 
 
-def pack(layout: Any, values: dict[str, int]) -> int:
-    """Pack field values into the bits of a layout."""
-    word = 0
-    for name, _ in layout:
-        field = layout[name]
-        word |= (int(values[name]) & ((1 << field.width) - 1)) << field.offset
-    return word
-
-
-def memories(config: UnitConfig, steps: Sequence[Step]) -> Memories:
+def memories(
+    config: UnitConfig, steps: Sequence[Step], boundary: Interface | None = None
+) -> Memories:
     """Width and words of each memory of the bench."""
-    element, command, result = (
-        element_layout(config), command_layout(config), output_layout(config),
-    )  # fmt: skip
-    dgamma, dbeta = config.quotient + 1, config.need.sum
+    boundary = boundary or emit.describe_interface(config)
+    streams, words = boundary.streams, boundary.words
+    command = streams["command"].word
+    dgamma, dbeta = words["dgamma"].width, words["dbeta"].width
     elements: list[int] = []
     commands: list[int] = []
     results: list[int] = []
     scalars: list[int] = []
     controls: list[int] = []
     # What a pass does not use stays as it was: a feeder has no reason to move it.
-    held = {name: 0 for name, _ in element}
-    orders = {name: 0 for name, _ in command}
+    held: dict[str, int] = {}
+    orders: dict[str, int] = {}
     for step in steps:
-        for _, fields in step.elements:
+        for number, (_, fields) in enumerate(step.elements, 1):
             held |= fields
-            elements.append(pack(element, held))
-        orders |= {**step.command, "operation": step.operation.value}
-        commands.append(pack(command, orders))
-        results += [pack(result, fields) for fields in step.results]
+            last = number % config.elements == 0
+            elements.append(_beat(streams["element"], held, last=last))
+        code = boundary.operations[step.operation.name]
+        orders |= {**step.command, "operation": code}
+        commands.append(command.pack(orders))
+        results += [
+            _beat(streams["result"], fields, last=bool(fields["last"])) for fields in step.results
+        ]
         scalars.append(0)
         if step.scalars is not None:
             values = [
@@ -208,12 +195,22 @@ def memories(config: UnitConfig, steps: Sequence[Step]) -> Memories:
             scalars[-1] = (values[1] << dgamma | values[0]) << 1 | 1
         controls.append(_control(step))
     return {
-        "elements": (element.size, elements),
-        "commands": (command.size, commands),
-        "results": (result.size, results),
+        "elements": (_beat_width(streams["element"]), elements),
+        "commands": (command.width, commands),
+        "results": (_beat_width(streams["result"]), results),
         "scalars": (dgamma + dbeta + 1, scalars),
         "controls": (19, controls),
     }
+
+
+def _beat(stream: Stream, fields: dict[str, int], *, last: bool) -> int:
+    """The word of a stream, with its mark of the last element on top where that is a port."""
+    mark = int(last and bool(stream.last)) << stream.word.width
+    return stream.word.pack(fields) | mark
+
+
+def _beat_width(stream: Stream) -> int:
+    return stream.word.width + bool(stream.last)
 
 
 def _control(step: Step) -> int:
@@ -238,6 +235,7 @@ def run(
     stall: float = 0.0,
     seed: int = 1,
     order: Order = "natural",
+    boundary: Interface | None = None,
 ) -> Activity:
     """Compile, simulate, judge, and count transitions.
 
@@ -253,13 +251,16 @@ def run(
         stall: Probability that the bench holds an element or a result back.
         seed: Of the stalls.
         order: As in `l1bn.rtl.verify.simulate`.
+        boundary: Ports and fields of the top module; None takes the bare unit's.
 
     Raises:
         SimulationError: If a bit differs from the integer model, or the unit hangs.
         ToolError: If Icarus Verilog is missing or fails.
     """
     tools.find("iverilog")
-    words = memories(config, steps(config, channels, list(expected(config, channels)), order))
+    boundary = boundary or emit.describe_interface(config)
+    ordered = steps(config, channels, list(expected(config, channels)), order)
+    words = memories(config, ordered, boundary)
     counts = {name: len(w) for name, (_, w) in words.items()}
     with tempfile.TemporaryDirectory(prefix="l1bn-") as name:
         folder = Path(name)
@@ -268,7 +269,7 @@ def run(
             text = "".join(f"{w:0{digits}x}\n" for w in content)
             (folder / f"{memory}.hex").write_text(text)
         (folder / "bench.v").write_text(
-            _bench(config, words, counts, top, period, delays, activity, stall, seed)
+            _bench(boundary, words, counts, top, period, delays, activity, stall, seed)
         )
         for number, source in enumerate(sources):
             (folder / f"source{number}.v").write_text(source)
@@ -293,7 +294,7 @@ def key(config: UnitConfig, channels: Channels, order: Order) -> str:
 
 
 def _bench(
-    config: UnitConfig,
+    boundary: Interface,
     words: Memories,
     counts: dict[str, int],
     top: str | None,
@@ -314,10 +315,13 @@ def _bench(
         command_bits=words["commands"][0],
         result_bits=words["results"][0],
         scalar_bits=words["scalars"][0],
-        dgamma_bits=config.quotient + 1,
-        dbeta_bits=config.need.sum,
-        context_bits=context_layout(config).size,
-        top=top or config.name,
+        dgamma_bits=boundary.words["dgamma"].width,
+        dbeta_bits=boundary.words["dbeta"].width,
+        context_bits=boundary.words["snapshot"].width,
+        reset_on=boundary.reset_level,
+        reset_off=1 - boundary.reset_level,
+        connections=_connections(boundary),
+        top=top or boundary.module,
         stall=round(stall * 256),
         seed=seed,
         skew=0.02,
@@ -325,6 +329,21 @@ def _bench(
         annotate=annotate,
         dump=dump,
     )
+
+
+def _connections(boundary: Interface) -> str:
+    """The ports of the unit, by name, to the wires of the bench."""
+    wires = {boundary.clock: "clk", boundary.reset: "rst"}
+    for name, stream in boundary.streams.items():
+        size = stream.word.width
+        payload = f"{name}_payload"
+        wires[stream.word.port] = f"{payload}[{size - 1}:0]" if stream.last else payload
+        wires |= {stream.valid: f"{name}_valid", stream.ready: f"{name}_ready"}
+        if stream.last:
+            wires[stream.last] = f"{payload}[{size}]"
+    for name in ("phase", "snapshot", "restore", "dgamma", "dbeta"):
+        wires[boundary.words[name].port] = name
+    return ",\n".join(f"    .{port}({wire})" for port, wire in wires.items())
 
 
 def _judge(output: str, counts: dict[str, int]) -> int:
