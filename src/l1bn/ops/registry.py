@@ -213,6 +213,12 @@ class Registry:
         return self.get("eager")
 
 
-registry = Registry({"cpu": "l1bn.ops.cpu.backend", "eager": "l1bn.ops.eager"})
+registry = Registry(
+    {
+        "cpu": "l1bn.ops.cpu.backend",
+        "triton": "l1bn.ops.triton.backend",
+        "eager": "l1bn.ops.eager",
+    }
+)
 # It serves compilers, and they cannot import a module while they trace.
 registry.get("eager")

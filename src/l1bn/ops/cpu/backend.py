@@ -20,8 +20,8 @@ from l1bn.ops.cpu import operators as cpu_library
 from l1bn.ops.cpu.layout import sign_bits
 from l1bn.ops.cpu.pair import train_pair
 from l1bn.ops.cpu.reuse import take_first
-from l1bn.ops.cpu.second_derivative import Gradients, double_backward, frozen_backward
 from l1bn.ops.running import update_running_statistics
+from l1bn.ops.second_derivative import Gradients, double_backward, frozen_backward
 from l1bn.ops.tracing import is_transformed
 
 __all__ = ["BACKEND", "Cpu"]

@@ -17,7 +17,7 @@ from l1bn.ops import formula
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import Layout, as_layout, sign_bits, spread
 from l1bn.ops.cpu.reuse import take_first
-from l1bn.ops.cpu.second_derivative import Gradients, double_backward
+from l1bn.ops.second_derivative import Gradients, double_backward
 
 __all__ = ["train_pair"]
 

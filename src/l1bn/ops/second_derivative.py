@@ -1,4 +1,4 @@
-"""Backward of the ``cpu`` backend as differentiable operations, for a second derivative.
+"""Backward from the output as differentiable operations, for a second derivative.
 
 Where x is not kept: x̂ enters the first derivative only where the activation passes a gradient,
 where it is a function of y, and in σ. So ``y`` and ``scale``, both outputs of the same node, carry

@@ -1,0 +1,1 @@
+"""The GPU kernels as a backend: Triton, one source for NVIDIA and AMD."""

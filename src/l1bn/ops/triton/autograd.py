@@ -1,0 +1,146 @@
+"""Training in one autograd node that keeps y and sign bits, or x."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from l1bn.ops import formula
+from l1bn.ops.second_derivative import double_backward
+from l1bn.ops.triton import launch
+from l1bn.ops.triton.plan import format_of, in_order
+from l1bn.ops.triton.recovery import LIMIT, recovery
+
+__all__ = ["Options", "train"]
+
+
+class Options(NamedTuple):
+    """What a call does beside its tensors.
+
+    Attributes:
+        activation: None or a name of `launch.ACTIVATIONS`.
+        eps: floor of the variance.
+        running: statistics to move, or None.
+        out: receives the batch's statistics, or None.
+    """
+
+    activation: str | None
+    eps: float
+    running: launch.Running | None
+    out: list[Tensor] | None
+
+
+class _Train(torch.autograd.Function):
+    """Returns y and, where x is not kept, σ: a second derivative reaches x through both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        options: Options,
+    ) -> Any:
+        dense = in_order(x.resolve_neg())
+        code = launch.ACTIVATIONS[options.activation]
+        call = launch.Call(_plain(weight), _plain(bias), code, options.eps)
+        added = None if residual is None else in_order(residual.resolve_neg(), dense)
+        wanted = True in ctx.needs_input_grad
+        bits, worst = _ask(dense, weight) if wanted and code else (False, None)
+        y, kept = launch.forward(dense, added, call, options.running, bits, worst)
+        if worst is not None and weight is not None and not dense.is_cpu:
+            recovery.note(weight, worst)
+        if options.out is not None:
+            options.out.append(kept.statistics)
+        if not wanted:
+            return y
+        ctx.code, ctx.options = code, options._replace(running=None, out=None)
+        ctx.format = format_of(dense)
+        ctx.set_materialize_grads(False)
+        shared = kept.statistics, kept.above, weight, bias
+        if bits and _recoverable(dense, worst):
+            scale = kept.statistics[2]
+            ctx.save_for_backward(None, y, added, kept.bits, *shared, scale)
+            return y, scale
+        ctx.save_for_backward(dense, y if code else None, None, None, *shared)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> Any:
+        grad_scale = others[0] if others else None
+        if grad is None and grad_scale is None:
+            return (None,) * 5
+        if grad is None or grad_scale is not None or torch.is_grad_enabled():
+            return _differentiable(ctx, grad, grad_scale)
+        kept, weight, bias = _restored(ctx)
+        call = launch.Call(_plain(weight), _plain(bias), ctx.code, ctx.options.eps)
+        grad = grad.resolve_neg()
+        return *launch.backward(grad, kept, call, ctx.needs_input_grad[:4]), None
+
+
+def _plain(vector: Tensor | None) -> Tensor | None:
+    """A vector as the kernels read it: without gaps, its sign in its memory."""
+    return None if vector is None else vector.resolve_neg().contiguous()
+
+
+def _restored(ctx: Any) -> tuple[launch.Kept, Tensor | None, Tensor | None]:
+    """Saved tensors in the order that forward gave them; hooks promise their values only."""
+    saved = ctx.saved_tensors[:8]
+    x, y, residual = (v if v is None else v.contiguous(memory_format=ctx.format) for v in saved[:3])
+    bits, statistics, above, weight, bias = (v if v is None else v.contiguous() for v in saved[3:])
+    assert statistics is not None  # always saved
+    assert above is not None
+    return launch.Kept(x, y, residual, bits, statistics, above), weight, bias
+
+
+def _ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
+    """Whether forward writes sign bits, and where it leaves its largest r."""
+    worst = torch.empty(1, dtype=torch.int32, device=x.device)
+    if x.is_cpu:
+        return True, worst
+    if weight is None:
+        return False, None
+    return recovery.may_keep_output(weight, x.dtype), worst
+
+
+def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
+    """Look at r where there is nothing to wait for; elsewhere `_ask` has decided."""
+    if x.is_cpu and worst is not None:
+        return float(worst.view(torch.float32)) <= LIMIT[x.dtype]
+    return True
+
+
+def _differentiable(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> Any:
+    """Backward as operations that autograd differentiates again."""
+    x, y, residual, bits, _, _, weight, bias, *scale = ctx.saved_tensors
+    activation, eps = ctx.options.activation, ctx.options.eps
+    if x is None:
+        y = y.contiguous(memory_format=ctx.format)
+        positive = launch.signs(bits, y)
+        found = double_backward(
+            grad, grad_scale, y, residual, positive, weight, bias, scale[0], activation, eps
+        )
+    else:
+        assert grad is not None
+        found = formula.closed_form_backward(grad, x, y, weight, activation, eps)
+    targets = (y if x is None else x, weight, bias, y if x is None else x)
+    cast = [
+        v.to(t.dtype) if v is not None and t is not None and wanted else None
+        for v, t, wanted in zip(found, targets, ctx.needs_input_grad[:4], strict=True)
+    ]
+    return *cast, None
+
+
+def train(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """Normalize with batch statistics; see `l1bn.ops.registry.Backend.train`."""
+    y = _Train.apply(x, weight, bias, residual, options)
+    return y if isinstance(y, Tensor) else y[0]

@@ -1,0 +1,114 @@
+"""The ``triton`` backend: GPU kernels that keep y and one bit per element, as ``cpu`` does.
+
+With an activation, backward needs the output y (which the next layer keeps anyway) and one sign
+bit per element; where x̂ cannot be recovered from y (`l1bn.ops.triton.recovery`), and without an
+activation, x is kept. Compilers, transforms and second derivatives take the eager formula.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from l1bn.ops import formula
+from l1bn.ops.running import update_running_statistics
+from l1bn.ops.tracing import is_transformed
+
+__all__ = ["BACKEND", "Triton"]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class Triton:
+    """Serves dense and strided GPU tensors; CPU tensors in Triton's interpreter."""
+
+    name = "triton"
+
+    def __init__(self) -> None:
+        self._interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+    def unavailable(self) -> str | None:
+        """Why the kernels cannot run on this machine, or None."""
+        if find_spec("triton") is None:
+            return "triton is not installed: pip install triton, or a torch built for GPUs"
+        if not self._interpreted and not torch.cuda.is_available():
+            return "torch sees no GPU here"
+        return None
+
+    def unsupported(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    ) -> str | None:
+        """Why these tensors cannot be served, or None."""
+        if not (x.is_cuda or (self._interpreted and x.is_cpu)):
+            return f"it takes GPU tensors, got {x.device}"
+        if x.layout is not torch.strided:
+            return f"it takes strided tensors, got {x.layout}"
+        for value in (x, weight, bias):
+            if value is not None and value.dtype not in _DTYPES:
+                return f"it takes {', '.join(str(d)[6:] for d in _DTYPES)}, got {value.dtype}"
+        return None
+
+    def train(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalize with batch statistics, see `l1bn.ops.registry.Backend`."""
+        if is_transformed(x):
+            return formula.train(x, weight, bias, residual, activation, eps)
+        from l1bn.ops.triton.autograd import Options, train
+
+        out: list[Tensor] = []
+        y = train(x, weight, bias, residual, Options(activation, eps, None, out))
+        return y, out[0][0] + out[0][1], out[0][2]
+
+    def train_and_update(
+        self,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        momentum: float | Tensor,
+        eps: float,
+    ) -> Tensor:
+        """Normalize and move the running statistics, see `l1bn.ops.registry.Backend`."""
+        dense = running_mean.is_contiguous() and running_var.is_contiguous()
+        if is_transformed(x) or not dense:
+            y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
+            count = x.numel() // x.shape[1]
+            update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+            return y
+        from l1bn.ops.triton.autograd import Options, train
+
+        running = running_mean, running_var, momentum
+        y = train(x, weight, bias, residual, Options(activation, eps, running, None))
+        return y
+
+    def evaluate(
+        self,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
+        eps: float,
+    ) -> Tensor:
+        """Normalize with running statistics: torch's own kernels, exactly ``F.batch_norm``."""
+        return formula.evaluate(
+            x, running_mean, running_var, weight, bias, residual, activation, eps
+        )
+
+
+BACKEND = Triton()

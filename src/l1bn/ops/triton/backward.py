@@ -1,0 +1,194 @@
+"""Training backward in Triton: two sums per channel, then the input's gradient from sign bits.
+
+x̂ appears only in dγ. It is taken from x where x was kept, and from the output where not:
+x̂ = (y − residual − β)/γ wherever the activation passes a gradient. Sums are partial, as forward's.
+
+Equation numbers are those of reference.py. Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+"""
+
+import triton
+import triton.language as tl
+
+from l1bn.ops.triton.forward import K, add_partials
+from l1bn.ops.triton.tiles import channel_index, narrow, over_channel, tile, tile_count, unpack_bits
+
+
+@triton.jit
+def passed_gradient(grad, y, offsets, mask, ACC: tl.constexpr, ACTIVATION: tl.constexpr):
+    """dL/dz and the output, zero where the activation passes nothing."""
+    g = tl.load(grad + offsets, mask, 0.0).to(ACC)
+    value = g
+    if ACTIVATION != 0:
+        value = tl.load(y + offsets, mask, 0.0).to(ACC)
+        dead = value <= 0
+        if ACTIVATION == 2:
+            dead = dead | (value >= 6)
+        g = tl.where(dead, 0.0, g)
+    return g, value
+
+
+@triton.jit
+def reduce_pass(
+    grad, y, x, residual, bias, statistics, channel, split, images, channels, positions,
+    SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
+    INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Equations (5) and (6): Σg, and Σg·d with x or Σg·(y − residual − β) without."""
+    inside = channel < channels
+    first = tl.load(statistics + channel, inside, 0.0)
+    rest = tl.load(statistics + channels + channel, inside, 0.0)
+    if x is None:
+        first = tl.zeros_like(first)
+        rest = first
+        if bias is not None:
+            first = tl.load(bias + channel, inside, 0.0).to(ACC)
+    sums = tl.zeros((HIGH, WIDE), ACC)
+    products = tl.zeros((HIGH, WIDE), ACC)
+    for index in range(split, tile_count(images, positions, HIGH, WIDE, ROWS), SPLITS):
+        offsets, mask, _, _ = tile(index, images, channels, positions, HIGH, WIDE, ROWS, INDEX)
+        g, value = passed_gradient(grad, y, offsets, mask, ACC, ACTIVATION)
+        if x is not None:
+            value = tl.load(x + offsets, mask, 0.0).to(ACC)
+        elif residual is not None:
+            value -= tl.load(residual + offsets, mask, 0.0).to(ACC)
+        value = (value - first[None, :]) - rest[None, :]
+        sums += g
+        # Not g·value: where y is infinite, zero times it would be no number.
+        products += tl.where(g == 0, 0.0, g * value)
+    return over_channel(sums, ROWS), over_channel(products, ROWS)
+
+
+@triton.jit
+def gradient_pass(
+    grad, y, x, bits, dx, dresidual, statistics, dbias, through, mean_sign, factor,
+    channel, split, images, channels, positions,
+    SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
+    INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr,
+):  # fmt: skip
+    """Equation (8), from the last tile to the first: reduction has just read those."""
+    inside = channel < channels
+    high = tl.load(statistics + channel, inside, 0.0)
+    low = tl.load(statistics + channels + channel, inside, 0.0)
+    total = tile_count(images, positions, HIGH, WIDE, ROWS)
+    for step in range(split, total, SPLITS):
+        offsets, mask, bytes_at, bytes_in = tile(
+            total - 1 - step, images, channels, positions, HIGH, WIDE, ROWS, INDEX
+        )
+        g, _ = passed_gradient(grad, y, offsets, mask, ACC, ACTIVATION)
+        if dresidual is not None:
+            tl.store(dresidual + offsets, narrow(g, dresidual), mask)
+        if dx is not None:
+            if x is not None:
+                centred = (tl.load(x + offsets, mask, 0.0).to(ACC) - high[None, :]) - low[None, :]
+                positive = centred >= 0
+            else:
+                packed = tl.load(bits + bytes_at, bytes_in, 0)
+                positive = unpack_bits(packed, HIGH, WIDE)
+            sign = tl.where(positive, 1.0, -1.0).to(ACC)
+            moved = g - dbias[None, :] - through[None, :] * (sign - mean_sign[None, :])
+            moved *= factor[None, :]
+            tl.store(dx + offsets, narrow(moved, dx), mask)
+
+
+@triton.jit
+def coefficients(
+    sums, products, positive, weight, statistics, channel, channels, count,
+    EPS_ROOT: tl.constexpr, RECOVERED: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dγ, and equation (8)'s factors: dβ/M, k·dγ/M where σ is above its floor, b̄ and γ/σ."""
+    inside = channel < channels
+    scale = tl.load(statistics + 2 * channels + channel, inside, 1.0)
+    gain = tl.zeros_like(scale) + 1.0
+    if weight is not None:
+        gain = tl.load(weight + channel, inside, 1.0).to(ACC)
+    divisor = gain if RECOVERED else scale
+    dweight = products / divisor
+    if RECOVERED:
+        # Unreachable while x is kept for such a channel in time; never a NaN all the same.
+        dweight = tl.where(gain == 0, 0.0, dweight)
+    live = tl.where(scale > EPS_ROOT, 1.0, 0.0).to(ACC)
+    through = K * dweight / count * live
+    mean_sign = (2 * positive.to(ACC) - count) / count
+    return dweight, sums / count, through, mean_sign, gain / scale
+
+
+@triton.jit
+def store_parameters(dweight, dbias, product, sums, channel, channels):
+    """Write the gradients of γ and β, where wanted."""
+    inside = channel < channels
+    if dweight is not None:
+        tl.store(dweight + channel, narrow(product, dweight), inside)
+    if dbias is not None:
+        tl.store(dbias + channel, narrow(sums, dbias), inside)
+
+
+@triton.jit
+def reduce_kernel(
+    grad, y, x, residual, bias, statistics, partials, images, channels, positions,
+    ACTIVATION: tl.constexpr,
+    SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
+    INDEX: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """First launch: partial sums of a channel."""
+    channel = channel_index(WIDE, ROWS)
+    split = tl.program_id(1)
+    sums, products = reduce_pass(
+        grad, y, x, residual, bias, statistics, channel, split,
+        images, channels, positions, SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+    )  # fmt: skip
+    at = split * channels + channel
+    tl.store(partials + at, sums, channel < channels)
+    tl.store(partials + SPLITS * channels + at, products, channel < channels)
+
+
+@triton.jit
+def gradient_kernel(
+    grad, y, x, bits, dx, dresidual, weight, statistics, above, partials, dweight, dbias,
+    images, channels, positions, count,
+    EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, RECOVERED: tl.constexpr,
+    SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Second launch: every gradient."""
+    channel = channel_index(WIDE, ROWS)
+    split = tl.program_id(1)
+    sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
+    products = add_partials(partials + SPLITS * channels, channel, channels, SPLITS, PADDED, ACC)
+    positive = add_partials(above, channel, channels, SPLITS, PADDED, ACC)
+    product, mean_g, through, mean_sign, factor = coefficients(
+        sums, products, positive, weight, statistics, channel, channels, count.to(ACC),
+        EPS_ROOT, RECOVERED, ACC,
+    )  # fmt: skip
+    gradient_pass(
+        grad, y, x, bits, dx, dresidual, statistics, mean_g, through, mean_sign, factor,
+        channel, split, images, channels, positions,
+        SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+    )  # fmt: skip
+    if split == 0:
+        store_parameters(dweight, dbias, product, sums, channel, channels)
+
+
+@triton.jit
+def backward_kernel(
+    grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, above, dweight, dbias,
+    images, channels, positions, count,
+    EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, RECOVERED: tl.constexpr,
+    HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+    ACC: tl.constexpr,
+):  # fmt: skip
+    """Both passes in one launch, where a program has its channels to itself."""
+    channel = channel_index(WIDE, ROWS)
+    sums, products = reduce_pass(
+        grad, y, x, residual, bias, statistics, channel, 0,
+        images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+    )  # fmt: skip
+    positive = tl.load(above + channel, channel < channels, 0)
+    product, mean_g, through, mean_sign, factor = coefficients(
+        sums, products, positive, weight, statistics, channel, channels, count.to(ACC),
+        EPS_ROOT, RECOVERED, ACC,
+    )  # fmt: skip
+    gradient_pass(
+        grad, y, x, bits, dx, dresidual, statistics, mean_g, through, mean_sign, factor,
+        channel, 0, images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+    )  # fmt: skip
+    store_parameters(dweight, dbias, product, sums, channel, channels)

@@ -1,0 +1,213 @@
+"""Calls of the kernels: memory for results and partial sums, and one or several launches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from l1bn.ops.triton.backward import backward_kernel, gradient_kernel, reduce_kernel
+from l1bn.ops.triton.forward import (
+    deviation_kernel,
+    forward_kernel,
+    normalize_kernel,
+    sum_kernel,
+)
+from l1bn.ops.triton.plan import Plan, bits_like, in_order, plan_of
+
+__all__ = ["ACTIVATIONS", "Call", "Kept", "Running", "backward", "forward", "signs"]
+
+ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+
+#: Running mean, running variance and momentum.
+Running = tuple[Tensor, Tensor, "float | Tensor"]
+
+
+class Call(NamedTuple):
+    """What one call normalizes with.
+
+    Attributes:
+        weight: γ or None.
+        bias: β or None.
+        activation: code of `ACTIVATIONS`.
+        eps: floor of the variance.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    activation: int
+    eps: float
+
+
+class Kept(NamedTuple):
+    """Saved activations of a call, and its statistics.
+
+    Attributes:
+        x: the input, or None where the output and the bits take its place.
+        y: the output, or None without an activation.
+        residual: the residual, or None where it is not needed.
+        bits: one sign bit per element, or None beside x.
+        statistics: mean, the mean's low part, and σ, each of C numbers.
+        above: positive sign bits, one number per program and channel.
+    """
+
+    x: Tensor | None
+    y: Tensor | None
+    residual: Tensor | None
+    bits: Tensor | None
+    statistics: Tensor
+    above: Tensor
+
+
+def accumulate(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of sums and statistics."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _sizes(plan: Plan) -> dict[str, Any]:
+    """Arguments that every kernel takes."""
+    return {"images": plan.images, "channels": plan.channels, "positions": plan.positions}
+
+
+def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
+    """Constants that every kernel takes."""
+    return {
+        "HIGH": plan.high,
+        "WIDE": plan.wide,
+        "ROWS": plan.rows,
+        "INDEX": tl.int64 if plan.long else tl.int32,
+        "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
+        "num_warps": 8 if plan.high * plan.wide >= 2048 else 4,
+    }
+
+
+def _split(plan: Plan) -> dict[str, Any]:
+    return {"SPLITS": plan.splits, "PADDED": plan.padded}
+
+
+def _momentum(running: Running | None) -> dict[str, Any]:
+    """The running statistics, and momentum as a tensor or in two float32 parts."""
+    mean, var, momentum = running or (None, None, 0.0)
+    if isinstance(momentum, Tensor):
+        tensor, high, low = momentum, 0.0, 0.0
+    else:
+        tensor, high = None, float(torch.tensor(momentum, dtype=torch.float32))
+        low = momentum - high
+    return {
+        "running_mean": mean,
+        "running_var": var,
+        "momentum_tensor": tensor,
+        "momentum_high": high,
+        "momentum_low": low,
+    }
+
+
+def forward(
+    x: Tensor,
+    residual: Tensor | None,
+    call: Call,
+    running: Running | None,
+    keep_bits: bool,
+    worst: Tensor | None,
+) -> tuple[Tensor, Kept]:
+    """Normalize with batch statistics, and move the running ones.
+
+    Args:
+        x: input, as `in_order` returns it.
+        residual: residual in the same order, or None.
+        call: parameters and options.
+        running: statistics to move in place.
+        keep_bits: write sign bits.
+        worst: an int32 number that receives the bits of the largest (|β| + max|residual|)/|γ|.
+
+    Returns:
+        The output, and everything that backward might want; the caller drops what it need not.
+    """
+    plan = plan_of(x)
+    acc = accumulate(x.dtype)
+    y = torch.empty_like(x)
+    bits = bits_like(x, plan) if keep_bits else None
+    statistics = torch.empty((3, plan.channels), dtype=acc, device=x.device)
+    above = torch.empty((plan.splits, plan.channels), dtype=torch.int32, device=x.device)
+    shared = _sizes(plan) | _tiling(plan, x.dtype)
+    last = shared | _momentum(running) | {
+        "x": x, "residual": residual, "y": y, "bits": bits, "weight": call.weight,
+        "bias": call.bias, "statistics": statistics, "above": above, "worst": worst,
+        "count": plan.count, "EPS": call.eps, "EPS_ROOT": math.sqrt(call.eps),
+        "TINY": torch.finfo(x.dtype).tiny, "ACTIVATION": call.activation,
+    }  # fmt: skip
+    if plan.splits == 1:
+        if worst is not None:
+            worst.zero_()
+        forward_kernel[plan.grid](**last)
+    else:
+        partials = torch.empty((4, plan.splits, plan.channels), dtype=acc, device=x.device)
+        sum_kernel[plan.grid](x=x, partials=partials, worst=worst, SPLITS=plan.splits, **shared)
+        deviation_kernel[plan.grid](
+            x=x, partials=partials, count=plan.count, **shared, **_split(plan)
+        )
+        normalize_kernel[plan.grid](partials=partials, **last, **_split(plan))
+    return y, Kept(x, y, residual, bits, statistics, above)
+
+
+class Gradients(NamedTuple):
+    """Gradients of a call; None where not wanted."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    residual: Tensor | None
+
+
+def backward(
+    grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, bool, bool, bool]
+) -> Gradients:
+    """Compute the gradients of x, γ, β and the residual, as far as they are wanted."""
+    like = kept.x if kept.x is not None else kept.y
+    assert like is not None
+    grad = in_order(grad, like)
+    plan = plan_of(like)
+    acc = accumulate(like.dtype)
+    recovered = kept.x is None
+    dx = torch.empty_like(like) if wanted[0] else None
+    dresidual = torch.empty_like(like) if wanted[3] and call.activation else None
+    dweight = None if call.weight is None or not wanted[1] else torch.empty_like(call.weight)
+    dbias = None if call.bias is None or not wanted[2] else torch.empty_like(call.bias)
+    shared = _sizes(plan) | _tiling(plan, like.dtype) | {"ACTIVATION": call.activation}
+    sources = {
+        "grad": grad, "y": kept.y, "x": kept.x, "residual": kept.residual if recovered else None,
+        "bias": call.bias, "statistics": kept.statistics,
+    }  # fmt: skip
+    targets = {
+        "grad": grad, "y": kept.y, "x": kept.x, "bits": kept.bits, "dx": dx,
+        "dresidual": dresidual, "weight": call.weight, "statistics": kept.statistics,
+        "above": kept.above, "dweight": dweight, "dbias": dbias, "count": plan.count,
+        "EPS_ROOT": math.sqrt(call.eps), "RECOVERED": recovered,
+    }  # fmt: skip
+    if plan.splits == 1:
+        backward_kernel[plan.grid](**(shared | sources | targets))
+    else:
+        partials = torch.empty((2, plan.splits, plan.channels), dtype=acc, device=like.device)
+        reduce_kernel[plan.grid](partials=partials, SPLITS=plan.splits, **shared, **sources)
+        gradient_kernel[plan.grid](partials=partials, **shared, **targets, **_split(plan))
+    if wanted[3] and not call.activation:
+        dresidual = grad
+    return Gradients(dx, dweight, dbias, dresidual)
+
+
+def signs(bits: Tensor, like: Tensor) -> Tensor:
+    """Unpack sign bits to a tensor of ±1 like ``like``, for a second derivative."""
+    plan = plan_of(like)
+    shape = (plan.count, -1) if plan.rows else (plan.images * plan.channels, -1)
+    places = torch.arange(8, device=bits.device)
+    each = (bits.view(*shape, 1).int() >> places) & 1
+    wide = plan.channels if plan.rows else plan.positions
+    flat = each.flatten(1)[:, :wide].to(accumulate(like.dtype)) * 2 - 1
+    if not plan.rows:
+        return flat.view(like.shape)
+    spatial = like.shape[2:]
+    last = flat.view(like.shape[0], *spatial, plan.channels)
+    return last.movedim(-1, 1)

@@ -1,0 +1,124 @@
+"""How a tensor is walked over: its order in memory, the tile, the programs per channel."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+__all__ = ["Plan", "bits_like", "format_of", "in_order", "plan_of"]
+
+#: Elements of a tile: sixteen for each thread of eight warps, which move 16 bytes at once.
+TILE = 4096
+#: Values per channel up to which one program does all passes in one launch.
+SINGLE = 16384
+#: Programs that a launch aims at: some eight on each multiprocessor of a large GPU.
+PROGRAMS = 1056
+#: Programs per channel at most; each of them adds what all the others left.
+MOST_SPLITS = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a launch.
+
+    Attributes:
+        images: N.
+        channels: C.
+        positions: S, values per image and channel.
+        rows: whether the channels of a position are neighbours in memory.
+        high: images (planes) or rows in a tile.
+        wide: positions (planes) or channels in a tile.
+        groups: programs side by side, each with its own channels.
+        splits: programs that share a channel.
+        long: whether offsets need 64 bits.
+    """
+
+    images: int
+    channels: int
+    positions: int
+    rows: bool
+    high: int
+    wide: int
+    groups: int
+    splits: int
+    long: bool
+
+    @property
+    def count(self) -> int:
+        """Values per channel, M."""
+        return self.images * self.positions
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Programs of a launch."""
+        return self.groups, self.splits
+
+    @property
+    def padded(self) -> int:
+        """The next power of two of ``splits``."""
+        return 1 << (self.splits - 1).bit_length()
+
+    @property
+    def bits_bytes(self) -> int:
+        """Bytes of one sign bit per element, each run of neighbours padded to whole bytes."""
+        if self.rows:
+            return self.count * -(-self.channels // 8)
+        return self.images * self.channels * -(-self.positions // 8)
+
+
+def plan_of(x: Tensor) -> Plan:
+    """Plan the launches for a tensor that `in_order` returned."""
+    rows = not x.is_contiguous() or x.dim() == 2
+    return _plan(x.shape[0], x.shape[1], math.prod(x.shape[2:]), rows)
+
+
+@lru_cache(maxsize=1024)
+def _plan(images: int, channels: int, positions: int, rows: bool) -> Plan:
+    # Where a dimension is 1 both orders are the same bytes; rows give the wider tiles.
+    rows = rows or positions == 1
+    across = channels if rows else positions
+    wide = min(max(8, 1 << (across - 1).bit_length()), 64 if rows else 1024)
+    down = images * positions if rows else images
+    high = max(1, min(TILE // wide, 1 << (down - 1).bit_length()))
+    groups = -(-channels // wide) if rows else channels
+    tiles = -(-down // high) * (1 if rows else -(-positions // wide))
+    splits = 1
+    if images * positions > SINGLE:
+        splits = min(-(-PROGRAMS // groups), MOST_SPLITS, tiles)
+    long = images * channels * positions >= 2**31
+    return Plan(images, channels, positions, rows, high, wide, groups, splits, long)
+
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def format_of(v: Tensor) -> torch.memory_format:
+    """The memory format of a dense tensor."""
+    return torch.contiguous_format if v.is_contiguous() else _CHANNELS_LAST[v.dim()]
+
+
+def in_order(v: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return ``v`` dense, in the order of ``like`` or in its own where it has one.
+
+    A tensor that lies so already is returned as it is.
+    """
+    if like is not None:
+        return v.contiguous(memory_format=format_of(like))
+    last = _CHANNELS_LAST.get(v.dim())
+    if last is not None and not v.is_contiguous() and _is_last(v):
+        return v.contiguous(memory_format=last)
+    return v.contiguous()
+
+
+def _is_last(v: Tensor) -> bool:
+    """Whether the channels are the innermost dimension."""
+    return v.shape[1] > 1 and all(v.stride(1) <= v.stride(d) for d in range(v.dim()) if d != 1)
+
+
+def bits_like(x: Tensor, plan: Plan) -> Tensor:
+    """Memory for one sign bit per element."""
+    return torch.empty(plan.bits_bytes, dtype=torch.uint8, device=x.device)

@@ -1,0 +1,224 @@
+"""The GPU kernels in Triton's interpreter; `test_interpreter.py` runs this in its own process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from triton.runtime import interpreter
+
+from judge import Case, assert_judged, error, judge, make_case, run
+from l1bn.functional import l1_batch_norm
+from l1bn.ops.registry import registry
+from l1bn.ops.triton import launch, plan
+from l1bn.ops.triton.recovery import LIMIT, Recovery
+
+TRITON = registry.get("triton")
+
+
+@pytest.fixture(params=["one launch", "several launches"])
+def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both schedules on shapes small enough for the interpreter."""
+    if request.param == "several launches":
+        monkeypatch.setattr(plan, "SINGLE", 8)
+        monkeypatch.setattr(plan, "TILE", 128)
+        monkeypatch.setattr(plan, "MOST_SPLITS", 2)
+    plan._plan.cache_clear()
+    yield
+    plan._plan.cache_clear()
+
+
+#: Shape, dtype, activation, residual, layout: every value of each meets every value of another.
+CASES = [
+    ((2, 1), torch.float32, "relu", False, "contiguous"),
+    ((33, 7), torch.bfloat16, "relu6", True, "contiguous"),
+    ((40, 70), torch.float64, None, True, "strided"),
+    ((5, 4, 9), torch.float16, "relu", True, "transposed"),
+    ((3, 5, 1, 1), torch.float32, None, False, "contiguous"),
+    ((1, 3, 5, 7), torch.bfloat16, "relu", True, "channels_last"),
+    ((2, 3, 8, 8), torch.float64, "relu6", False, "contiguous"),
+    ((3, 9, 13, 5), torch.float32, "relu", True, "channels_last"),
+    ((3, 9, 13, 5), torch.float16, None, True, "contiguous"),
+    ((2, 70, 4, 5), torch.float32, "relu6", True, "channels_last"),
+    ((2, 5, 3, 4, 5), torch.bfloat16, None, False, "channels_last"),
+    ((2, 5, 3, 4, 5), torch.float32, "relu", False, "transposed"),
+    ((4, 2, 30, 31), torch.float16, "relu6", False, "strided"),
+    ((4, 2, 30, 31), torch.float32, "relu", True, "contiguous"),
+]
+
+
+@pytest.mark.usefixtures("launches", "poisoned_allocations")
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_shapes_dtypes_and_layouts(case: tuple) -> None:
+    shape, dtype, activation, residual, layout = case
+    assert_judged(
+        make_case(shape, dtype, activation=activation, residual=residual, layout=layout), "triton"
+    )
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("kind", ["skewed", "far", "floored", "outlier", "no affine"])
+def test_hard_data(kind: str, layout: str) -> None:
+    case = make_case(
+        (4, 3, 6, 11), activation="relu", layout=layout, skewed=kind == "skewed",
+        mean=1000.0 if kind == "far" else 0.3, affine=kind != "no affine",
+    )  # fmt: skip
+    if kind == "floored":
+        case.x[:, 0] = 5.0
+        case.x[:, 1] *= 1e-5
+    if kind == "outlier":  # the first value, around which the sums are taken
+        case.x[0, :, 0, 0] = 1e4
+    assert_judged(case, "triton")
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("gamma", [0.0, -1e-6, 1e-3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_gamma_gives_no_wrong_gradient(dtype: torch.dtype, gamma: float) -> None:
+    case = make_case((6, 5, 4, 5), dtype, activation="relu", residual=True)
+    assert case.weight is not None
+    case.weight[::2] = gamma
+    assert_judged(case, "triton")
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("momentum", [0.1, torch.tensor(0.25)])
+def test_running_statistics_move_as_eager_moves_them(momentum: float | Tensor) -> None:
+    case = make_case((4, 3, 6, 7), activation="relu")
+    case.x[0, 1, 2, 3] = float("nan")
+    moved = {}
+    for backend in ("triton", "eager"):
+        mean, var = torch.full((3,), 0.5), torch.full((3,), 2.0)
+        l1_batch_norm(case.x, mean, var, case.weight, case.bias, True, momentum, backend=backend)
+        moved[backend] = torch.stack([mean, var])
+    assert moved["triton"][:, 1].tolist() == [0.5, 2.0]
+    torch.testing.assert_close(moved["triton"], moved["eager"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_second_derivatives(activation: str | None) -> None:
+    x, residual = torch.randn(2, 3, 2, 3, 2, dtype=torch.float64)
+    weight, bias = torch.randn(2, 2, dtype=torch.float64)
+    leaves = [v.clone().requires_grad_() for v in (x, weight, bias, residual)]
+
+    def call(*leaves: Tensor) -> Tensor:
+        return TRITON.train(*leaves, activation, 1e-5)[0]
+
+    assert gradcheck(call, leaves, fast_mode=True)
+    assert gradgradcheck(call, leaves, fast_mode=True)
+
+
+@pytest.mark.usefixtures("launches")
+def test_the_same_input_gives_the_same_bits() -> None:
+    case = make_case((3, 2, 9, 8), activation="relu", residual=True)
+    first = run(case, "triton")
+    for _ in range(2):
+        again = run(case, "triton")
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_saved_tensors_may_come_back_in_another_order_of_memory() -> None:
+    case = make_case((3, 5, 4, 6), activation="relu", residual=True, layout="channels_last")
+
+    def unpack(saved: Tensor) -> Tensor:
+        return saved.contiguous().clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, unpack):
+        got = run(case, "triton")
+    want = judge(case)
+    assert max(error(got[name], want[name]) for name in want) < 1e-5
+
+
+def test_with_an_activation_y_and_one_bit_per_element_are_kept() -> None:
+    case = make_case((4, 8, 16, 16), activation="relu")
+    sizes: dict[int, int] = {}
+
+    def pack(saved: Tensor) -> Tensor:
+        sizes[saved.data_ptr()] = saved.numel() * saved.element_size()
+        return saved
+
+    leaves = case.leaves()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        y, _, _ = TRITON.train(leaves["x"], leaves["weight"], leaves["bias"], None, "relu", 1e-5)
+    elements = case.x.numel()
+    assert leaves["x"].data_ptr() not in sizes
+    assert sizes[y.data_ptr()] == 4 * elements
+    assert sum(sizes.values()) < 4 * elements + elements / 8 + 600
+
+
+class _Traffic:
+    """Bytes that kernels load and store, counted where the interpreter does it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes = 0
+        builder = type(interpreter.interpreter_builder)
+        for name, values in (("create_masked_load", None), ("create_masked_store", 1)):
+            monkeypatch.setattr(builder, name, self._counting(getattr(builder, name), values))
+
+    def _counting(self, method, position):
+        def counted(builder, ptrs, *rest):
+            mask = rest[0] if position is None else rest[position]
+            size = ptrs.get_element_ty().primitive_bitwidth // 8
+            self.bytes += int(mask.data.sum()) * max(size, 1)
+            return method(builder, ptrs, *rest)
+
+        return counted
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_bytes_moved_are_those_of_the_schedule(
+    monkeypatch: pytest.MonkeyPatch, residual: bool, layout: str
+) -> None:
+    case = make_case((8, 8, 32, 64), torch.bfloat16, activation="relu", residual=residual,
+                     layout=layout)  # fmt: skip
+    traffic = _Traffic(monkeypatch)
+    x = plan.in_order(case.x)
+    call = launch.Call(case.weight, case.bias, 1, 1e-5)
+    worst = torch.zeros(1, dtype=torch.int32)
+    _, kept = launch.forward(x, case.residual, call, None, True, worst)
+    elements = x.numel()
+    # Forward: x three times, y once, the residual once, a bit.
+    expected = (3 + 1 + residual) * 2 + 1 / 8
+    assert traffic.bytes / elements == pytest.approx(expected, rel=0.03)
+    traffic.bytes = 0
+    launch.backward(case.grad, kept._replace(x=None), call, (True, True, True, residual))
+    # Backward: y and the gradient twice, dx, the residual and its gradient, a bit.
+    expected = (2 + 2 + 1 + 2 * residual) * 2 + 1 / 8
+    assert traffic.bytes / elements == pytest.approx(expected, rel=0.03)
+
+
+def test_what_is_known_of_the_step_before_decides_what_is_kept() -> None:
+    weight, other = torch.ones(3), torch.ones(3)
+    limit = LIMIT[torch.float32]
+    memory = Recovery()
+
+    def step(ratio: float) -> bool:
+        kept = memory.may_keep_output(weight, torch.float32)
+        memory.note(weight, torch.tensor([ratio]).view(torch.int32))
+        return kept
+
+    assert not step(1.0)  # nothing known yet
+    assert step(1.0)
+    assert step(limit / 2)  # within the limit, beyond the margin
+    assert not step(1.0)
+    assert not memory.may_keep_output(other, torch.float32)
+    assert step(2 * limit)
+    with pytest.warns(RuntimeWarning, match="inexact in that step"):
+        assert not step(1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert step(1.0)
+
+
+def test_a_dtype_or_device_it_cannot_serve_is_refused() -> None:
+    with pytest.raises(ValueError, match="it takes GPU tensors, got meta"):
+        l1_batch_norm(torch.empty(2, 3, device="meta"), None, None, training=True, backend="triton")
+    case = Case(torch.randn(4, 2), torch.randn(4, 2))
+    assert_judged(case, "triton")

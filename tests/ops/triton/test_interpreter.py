@@ -1,0 +1,40 @@
+"""Run the GPU kernels' tests on the CPU, and compile the kernels for GPUs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed"),
+]
+
+
+def _run(*arguments: str, **environment: str) -> None:
+    paths = os.pathsep.join(p for p in sys.path if p)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("half", ["shapes", "not shapes"])
+def test_the_kernels_in_the_interpreter(half: str) -> None:
+    _run(
+        "-m", "pytest", "-p", "triton_interpreter", "-p", "no:xdist", "-q", "-k", half,
+        "-W", "ignore", "tests/ops/triton/interpreted.py",
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
+def test_the_kernels_compile_for_gpus_without_spills_or_float_atomics() -> None:
+    _run("-W", "ignore", "benchmarks/gpu/ahead_of_time.py", "--quick", TRITON_INTERPRET="0")
