@@ -57,12 +57,16 @@ struct Pack {
     L1BN_UNROLL for (int i = 0; i < kParts; ++i) p.v[i] = value - V{};
     return p;
   }
+  // Vector by vector: gcc 12 copies the whole struct through the stack in pieces of 16 bytes, and
+  // the processor cannot forward those to the wide loads that follow.
   static L1BN_INLINE Pack load(const T* from) {
     Pack p;
-    memcpy(&p, from, sizeof p);
+    L1BN_UNROLL for (int i = 0; i < kParts; ++i) memcpy(&p.v[i], from + i * kWide, sizeof(V));
     return p;
   }
-  L1BN_INLINE void store(T* to) const { memcpy(to, v, sizeof v); }
+  L1BN_INLINE void store(T* to) const {
+    L1BN_UNROLL for (int i = 0; i < kParts; ++i) memcpy(to + i * kWide, &v[i], sizeof(V));
+  }
 };
 
 #define L1BN_LANEWISE(op)                                      \
@@ -256,12 +260,28 @@ struct Wide {
     const __m512 all = (__m512)a.v[0];
     lanes.v[0] += (V)_mm512_cvtps_pd(_mm512_castps512_ps256(all));
     lanes.v[1] += (V)_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1));
+#elif defined(__AVX2__)
+    using V = Pack<double>::V;
+    L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+      const __m256 part = (__m256)a.v[i];
+      lanes.v[2 * i] += (V)_mm256_cvtps_pd(_mm256_castps256_ps128(part));
+      lanes.v[2 * i + 1] += (V)_mm256_cvtps_pd(_mm256_extractf128_ps(part, 1));
+    }
+#elif defined(__x86_64__)
+    using V = Pack<double>::V;
+    L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+      const __m128 part = (__m128)a.v[i];
+      lanes.v[2 * i] += (V)_mm_cvtps_pd(part);
+      lanes.v[2 * i + 1] += (V)_mm_cvtps_pd(_mm_movehl_ps(part, part));
+    }
 #else
     typedef float Half __attribute__((vector_size(L1BN_NATIVE / 2)));
-    Half halves[2 * Pack<float>::kParts];
-    memcpy(halves, &a, sizeof a);
-    L1BN_UNROLL for (int i = 0; i < Pack<double>::kParts; ++i)
-      lanes.v[i] += __builtin_convertvector(halves[i], Pack<double>::V);
+    L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+      Half halves[2];
+      memcpy(halves, &a.v[i], sizeof halves);
+      for (int j = 0; j < 2; ++j)
+        lanes.v[2 * i + j] += __builtin_convertvector(halves[j], Pack<double>::V);
+    }
 #endif
   }
   L1BN_INLINE double sum() const { return horizontal_sum(lanes); }
