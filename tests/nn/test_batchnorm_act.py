@@ -82,3 +82,18 @@ def test_residual_of_another_dtype_is_promoted_as_without_fusion() -> None:
 def test_unknown_activation_name() -> None:
     with pytest.raises(ValueError, match=r"expected act_layer to be a module class.*'nope'"):
         L1BatchNormAct2d(4, act_layer="nope")
+
+
+@pytest.mark.parametrize("part", ["act", "drop"])
+def test_a_replaced_forward_is_called(part: str) -> None:
+    layer, x = L1BatchNormAct2d(3), torch.randn(4, 3, 5, 5)
+    seen: list[torch.Tensor] = []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x * 2
+
+    layer.get_submodule(part).forward = forward
+    plain = L1BatchNorm2d(3)(x) * 2
+    torch.testing.assert_close(layer(x), plain if part == "act" else plain.relu())
+    assert len(seen) == 1

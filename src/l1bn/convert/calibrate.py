@@ -189,18 +189,15 @@ def _as_bn(layers: list[_Layer]) -> Iterator[None]:
     """Let each layer compute BN, as when it was pretrained, and measure what goes into it."""
     try:
         for layer in layers:
-            state = layer.module.__dict__
-            state["_normalize"] = functools.partial(_measured_bn, layer)
-            state["_spans_processes"] = lambda: False
+            layer.module.override = functools.partial(_measured_bn, layer)
         yield
     finally:
         for layer in layers:
-            layer.module.__dict__.pop("_normalize", None)
-            layer.module.__dict__.pop("_spans_processes", None)
+            layer.module.__dict__.pop("override", None)
 
 
 def _measured_bn(
-    layer: _Layer, x: Tensor, activation: str | None = None, residual: Tensor | None = None
+    layer: _Layer, x: Tensor, activation: str | None, residual: Tensor | None
 ) -> Tensor:
     module = layer.module
     layer.measure(x)

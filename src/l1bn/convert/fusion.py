@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from l1bn.convert.call import CallPattern
-from l1bn.convert.norm_act import has_hooks
 from l1bn.convert.rewrite import rewrite_block
 from l1bn.convert.source import rewrite_source
 from l1bn.convert.watch import Watch
+from l1bn.nn.fusable import is_watched
 
 Forward = Callable[..., Any]
 
@@ -92,7 +92,7 @@ class TracedFusion(Fusion):
         for watch in self.watches:
             if not watch.holds(training):
                 return False
-        return not any(has_hooks(watch.module) for watch in self.watches[1:])
+        return not any(is_watched(watch.module) for watch in self.watches[1:])
 
     def forced(self, training: bool) -> Forward | None:
         """The rewritten forward for a mode, called like the original."""

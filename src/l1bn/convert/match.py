@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from l1bn.convert.norm_act import activation_of, has_hooks, is_fusable_norm
+from l1bn.convert.norm_act import is_fusable_norm
+from l1bn.nn.fusable import activation_of, is_watched
 
 #: Functions that are an activation, by the name that a layer knows it under.
 RELU_FUNCTIONS: dict[Callable[..., Any], str] = {
@@ -121,7 +122,7 @@ def _is_candidate(block: nn.Module, node: fx.Node, tails: frozenset[str]) -> boo
 def _match(block: nn.Module, norm: fx.Node, taken: set[fx.Node]) -> Match | None:
     """The match that starts at ``norm``; ``None`` where its output leaves the block."""
     module = _module(block, norm)
-    if module is not None and has_hooks(module):
+    if module is not None and is_watched(module):
         raise _MissError("a hook watches its output")
     last, skipped = _past_identities(block, norm)
     user = _only_user(last, "its output")
@@ -151,7 +152,7 @@ def _with_other(block: nn.Module, match: Match, tails: frozenset[str]) -> Match:
     if match.add is None or other is None or other.op != "call_module":
         return match
     module = _module(block, other)
-    alone = len(other.users) == 1 and module is not None and not has_hooks(module)
+    alone = len(other.users) == 1 and module is not None and not is_watched(module)
     if not alone or not _is_candidate(block, other, tails):
         return match
     if module is _module(block, match.norm):
@@ -172,7 +173,7 @@ def _past_identities(block: nn.Module, node: fx.Node) -> tuple[fx.Node, tuple[fx
     while len(node.users) == 1:
         user = next(iter(node.users))
         module = _module(block, user)
-        if type(module) is not nn.Identity or has_hooks(module):
+        if type(module) is not nn.Identity or is_watched(module):
             break
         skipped.append(user)
         node = user
@@ -261,6 +262,6 @@ def _between(first: fx.Node, last: fx.Node) -> Iterator[fx.Node]:
 def _name(block: nn.Module, node: fx.Node) -> str:
     module = _module(block, node)
     if module is not None:
-        hooked = " with a hook" if activation_of(module) is None and has_hooks(module) else ""
+        hooked = " with a hook" if activation_of(module) is None and is_watched(module) else ""
         return type(module).__name__ + hooked
     return str(getattr(node.target, "__name__", node.target))

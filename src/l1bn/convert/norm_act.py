@@ -10,18 +10,10 @@ from torch import Tensor, nn
 from l1bn.functional import Activation, l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
+from l1bn.nn.fusable import activation_of, is_watched
 
 _PLAIN = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d)
-_ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody watches calls of the module, so that it must really be called."""
-    state = module.__dict__
-    # Some libraries put their hooks into a forward of the instance.
-    return "forward" in state or any(state[name] for name in _HOOKS)
 
 
 def is_fusable_norm(module: nn.Module | None) -> bool:
@@ -29,16 +21,8 @@ def is_fusable_norm(module: nn.Module | None) -> bool:
     if type(module) in _PLAIN:
         return True
     return type(module) is L1BatchNormAct2d and all(
-        type(part) is nn.Identity and not has_hooks(part) for part in (module.drop, module.act)
+        type(part) is nn.Identity and not is_watched(part) for part in (module.drop, module.act)
     )
-
-
-def activation_of(act: nn.Module | str | None) -> Activation | None:
-    """Name of an activation that a layer can compute, ``None`` for any other."""
-    if isinstance(act, str):
-        return act  # type: ignore[return-value]
-    kind = _ACTIVATIONS.get(type(act))  # type: ignore[arg-type]
-    return None if kind is None or has_hooks(act) else kind  # type: ignore[arg-type]
 
 
 def norm_act(
@@ -56,11 +40,11 @@ def norm_act(
         - x, output: :math:`(N, C, *)`
         - residual: anything that broadcasts with x; fused only where it is like x
     """
-    activation = activation_of(act)
+    activation = _name(act)
     if (
         activation is not None
         and is_fusable_norm(norm)
-        and not has_hooks(norm)
+        and not is_watched(norm)
         and (residual is None or _alike(residual, x))
     ):
         return norm._normalize(x, activation, residual)
@@ -85,7 +69,7 @@ def norm_act_pair(
     Shape:
         - x, other_x, output: :math:`(N, C, *)`
     """
-    activation = activation_of(act)
+    activation = _name(act)
     one_call = (
         activation is not None
         and norm is not other
@@ -102,9 +86,13 @@ def norm_act_pair(
     return y
 
 
+def _name(act: nn.Module | str) -> Activation | None:
+    return act if isinstance(act, str) else activation_of(act)  # type: ignore[return-value]
+
+
 def _joins(norm: _L1BatchNorm) -> bool:
     """Whether its own call may be left out; `calibrate_` measures in it."""
-    return is_fusable_norm(norm) and not has_hooks(norm) and "_normalize" not in vars(norm)
+    return is_fusable_norm(norm) and not is_watched(norm) and norm.override is None
 
 
 def _alike(residual: Tensor, x: Tensor) -> bool:

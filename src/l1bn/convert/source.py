@@ -23,8 +23,9 @@ from typing import Any
 from torch import nn
 
 from l1bn.convert.match import RELU_FUNCTIONS
-from l1bn.convert.norm_act import activation_of, is_fusable_norm
+from l1bn.convert.norm_act import is_fusable_norm
 from l1bn.convert.watch import NORM_ACT, original_class
+from l1bn.nn.fusable import activation_of
 
 
 class NoSourceError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ class _L1BatchNorm(_BatchNorm):
 
     #: Name of the backend that computes training and evaluation, ``"auto"`` for the best.
     backend: str = "auto"
+    #: Computes in the layer's place, for a while: called with the input, the activation's name or
+    #: ``None``, and the residual or ``None``. :func:`l1bn.calibrate_` measures in it.
+    override: Callable[[Tensor, Activation | None, Tensor | None], Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize ``input`` over every dimension but the channel's."""
@@ -27,6 +31,8 @@ class _L1BatchNorm(_BatchNorm):
         activation: Activation | None = None,
         residual: Tensor | None = None,
     ) -> Tensor:
+        if self.override is not None:
+            return self.override(input, activation, residual)
         y = l1_batch_norm(
             *self._arguments(input),
             activation=activation,

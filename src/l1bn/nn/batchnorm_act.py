@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l1bn.functional import Activation
 from l1bn.nn.batchnorm import L1BatchNorm2d
+from l1bn.nn.fusable import activation_of, is_identity
 
-_FUSED: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 _BY_NAME: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
@@ -26,7 +25,6 @@ _BY_NAME: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "identity": nn.Identity,
 }
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class L1BatchNormAct2d(L1BatchNorm2d):
@@ -89,8 +87,8 @@ class L1BatchNormAct2d(L1BatchNorm2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Compute ``act(drop(norm(x)) + residual)``."""
-        activation = self._fused_activation()
-        plain_drop = type(self.drop) is nn.Identity and not _has_hooks(self.drop)
+        activation = activation_of(self.act)
+        plain_drop = is_identity(self.drop)
         same = residual is None or (residual.dtype == x.dtype and residual.device == x.device)
         if activation is not None and plain_drop and same:
             return self._normalize(x, activation, residual)
@@ -98,14 +96,6 @@ class L1BatchNormAct2d(L1BatchNorm2d):
             return self.act(self._normalize(x, None, residual))
         y = self.drop(self._normalize(x))
         return self.act(y if residual is None else y + residual)
-
-    def _fused_activation(self) -> Activation | None:
-        return None if _has_hooks(self.act) else _FUSED.get(type(self.act))
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether someone watches the module, so that it must really be called."""
-    return any(getattr(module, name) for name in _HOOKS)
 
 
 def _create_act(act_layer: Any, act_kwargs: dict[str, Any] | None, inplace: bool) -> nn.Module:

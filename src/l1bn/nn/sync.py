@@ -75,7 +75,7 @@ class L1SyncBatchNorm(_L1BatchNorm, nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize ``input`` with the statistics of the group."""
-        if not self._spans_processes():
+        if self.override is not None or not self._spans_processes():
             return self._normalize(input)
         self._check_input_dim(input)
         if input.shape[1] != self.num_features:
