@@ -141,6 +141,16 @@ def test_subclasses_of_another_forward_are_refused():
         quantized.prepare(model)
 
 
+def test_norms_with_an_activation_of_timm_are_taken(backend, train_step, images, labels):
+    layers = pytest.importorskip("timm.layers", reason="needs timm")
+    model = plain()
+    model[1] = layers.BatchNormAct2d(4)
+    model[3] = nn.BatchNorm2d(4)
+    net = quantized.prepare(model, quantized.Config(norm="l2"), backend=backend)
+    assert net.layers[0].relu
+    train_step(net, images, labels)
+
+
 def test_pruning_made_permanent_is_taken():
     model = plain()
     prune.l1_unstructured(model[5], "weight", amount=0.5)

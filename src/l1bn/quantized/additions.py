@@ -102,11 +102,17 @@ def _refuse_overrides(title: str, module: nn.Module) -> None:
         )
     if not isinstance(module, _KINDS):
         return
-    if not any(_same(type(module), plain) for plain in _PLAIN):
+    if not _is_norm_act(type(module)) and not any(_same(type(module), p) for p in _PLAIN):
         raise UnsupportedError(
             f"{title}: expected a layer of torch.nn or l1bn, got a subclass whose forward is "
             "another; replace it by the layer that it comes from"
         )
+
+
+def _is_norm_act(kind: type[nn.Module]) -> bool:
+    """Whether its forward is that of timm's BatchNormAct2d, whose activation is read by name."""
+    owner = next(base for base in kind.__mro__ if "forward" in vars(base))
+    return owner.__name__ == "BatchNormAct2d" and issubclass(kind, nn.BatchNorm2d)
 
 
 def _same(kind: type[nn.Module], plain: type[nn.Module]) -> bool:
