@@ -27,7 +27,8 @@ from l1bn.quantized.layers import (
 from l1bn.quantized.network import IntegerNetwork, Node
 from l1bn.quantized.norms.baselines import L2Rule, RangeRule
 from l1bn.quantized.norms.buffers import NormBuffers
-from l1bn.quantized.norms.l1 import L1Rule, NormRule
+from l1bn.quantized.norms.l1 import L1Rule
+from l1bn.quantized.norms.rule import NormRule
 from l1bn.quantized.parameter import IntegerParameter, fitting_exponent
 from l1bn.quantized.trace import Step, UnsupportedError, trace
 

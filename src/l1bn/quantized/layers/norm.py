@@ -14,7 +14,7 @@ from l1bn.quantized.kernels.interface import channels_last
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.product import Product
 from l1bn.quantized.norms.buffers import NormBuffers
-from l1bn.quantized.norms.l1 import NormRule, Saved
+from l1bn.quantized.norms.rule import NormRule, Saved
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.tensor import QTensor
 

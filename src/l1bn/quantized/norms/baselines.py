@@ -30,7 +30,8 @@ from l1bn.quantized.kernels.eager_norm import (
 )
 from l1bn.quantized.kernels.interface import channels_last, per_channel
 from l1bn.quantized.norms.buffers import NormBuffers
-from l1bn.quantized.norms.l1 import L1Rule, Saved
+from l1bn.quantized.norms.l1 import L1Rule
+from l1bn.quantized.norms.rule import Saved
 from l1bn.quantized.tensor import Noise, QTensor
 
 __all__ = ["L2Rule", "RangeRule"]

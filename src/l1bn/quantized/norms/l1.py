@@ -1,9 +1,8 @@
-"""How a normalization computes in integers: the rule of L1BN."""
+"""How L1BN computes in integers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,30 +24,10 @@ from l1bn.quantized.kernels.eager_norm import (
 )
 from l1bn.quantized.kernels.interface import NormGradient, per_channel
 from l1bn.quantized.norms.buffers import NormBuffers
+from l1bn.quantized.norms.rule import Saved
 from l1bn.quantized.tensor import Noise, QTensor
 
-__all__ = ["L1Rule", "NormRule", "Saved"]
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What a normalization keeps for its backward pass.
-
-    Attributes:
-        x: Its input, int8.
-        y: Its output where a ReLU masks the gradient: the next layer keeps it anyway.
-        exponent: Exponent of each channel of x.
-        state: Numbers of each channel; what they are is the rule's.
-    """
-
-    x: Tensor
-    y: Tensor | None
-    exponent: Tensor
-    state: Any
-
-    def tensors(self) -> list[Tensor]:
-        """Return what it holds."""
-        return [self.x] if self.y is None else [self.x, self.y]
+__all__ = ["L1Rule"]
 
 
 @dataclass(frozen=True)
@@ -64,64 +43,6 @@ class FrozenState:
     running: Running
     coefficient: Tensor
     shift: Tensor
-
-
-class NormRule(Protocol):
-    """A normalization of 8-bit channels."""
-
-    spec: NormSpec
-
-    def shift(self, peak: Tensor) -> Tensor:
-        """Return the right shift of each channel's sums, from their largest magnitudes."""
-
-    def train(
-        self,
-        kernels: Kernels,
-        wide: Tensor,
-        shift: Tensor,
-        exponent: int,
-        buffers: NormBuffers,
-        residual: Tensor | None,
-        relu: bool,
-    ) -> tuple[Tensor, Saved]:
-        """Normalize by the batch's statistics and note them in the running ones."""
-
-    def evaluate(
-        self,
-        kernels: Kernels,
-        wide: Tensor,
-        shift: Tensor,
-        exponent: int,
-        buffers: NormBuffers,
-        residual: Tensor | None,
-        relu: bool,
-    ) -> tuple[Tensor, Saved]:
-        """Normalize by the running statistics."""
-
-    def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
-        """Return coefficient, offset and shift of evaluation, for data of these exponents."""
-
-    def backward(
-        self,
-        kernels: Kernels,
-        g: QTensor,
-        saved: Saved,
-        bits: int,
-        noise: Noise | None,
-        residual: bool,
-    ) -> NormGradient:
-        """Return the gradients."""
-
-    def backward_frozen(
-        self,
-        kernels: Kernels,
-        g: QTensor,
-        saved: Saved,
-        bits: int,
-        noise: Noise | None,
-        residual: bool,
-    ) -> NormGradient:
-        """Return the gradients where the statistics were constants."""
 
 
 class L1Rule:

@@ -1,0 +1,95 @@
+"""What a normalization of integer training is: a rule, and what it keeps for its backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from l1bn.fixed_point.spec import NormSpec
+from l1bn.quantized.kernels import Kernels
+from l1bn.quantized.kernels.interface import NormGradient
+from l1bn.quantized.norms.buffers import NormBuffers
+from l1bn.quantized.tensor import Noise, QTensor
+
+__all__ = ["NormRule", "Saved"]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a normalization keeps for its backward pass.
+
+    Attributes:
+        x: Its input, int8.
+        y: Its output where a ReLU masks the gradient: the next layer keeps it anyway.
+        exponent: Exponent of each channel of x.
+        state: Numbers of each channel; what they are is the rule's.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    exponent: Tensor
+    state: Any
+
+    def tensors(self) -> list[Tensor]:
+        """Return what it holds."""
+        return [self.x] if self.y is None else [self.x, self.y]
+
+
+class NormRule(Protocol):
+    """A normalization of 8-bit channels."""
+
+    spec: NormSpec
+
+    def shift(self, peak: Tensor) -> Tensor:
+        """Return the right shift of each channel's sums, from their largest magnitudes."""
+
+    def train(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the batch's statistics and note them in the running ones."""
+
+    def evaluate(
+        self,
+        kernels: Kernels,
+        wide: Tensor,
+        shift: Tensor,
+        exponent: int,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the running statistics."""
+
+    def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
+        """Return coefficient, offset and shift of evaluation, for data of these exponents."""
+
+    def backward(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients."""
+
+    def backward_frozen(
+        self,
+        kernels: Kernels,
+        g: QTensor,
+        saved: Saved,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients where the statistics were constants."""
