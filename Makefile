@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants bench-cpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -81,6 +81,10 @@ bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks
 	$(BIN)/python benchmarks/cpu_ops.py
 	$(BIN)/python benchmarks/cpu_call.py
 	$(BIN)/python benchmarks/cpu_networks.py
+
+# On a machine with a GPU; PYTHON may be one that has torch for it, triton, pytest and transformers.
+bench-gpu:  ## test and time the GPU kernels on a GPU: 5 minutes
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu/bench.py --out $(DATED)-gpu
 
 bench-integer: env  ## time training in integers against float: 5 minutes, quiet
 	$(BIN)/python benchmarks/int8_conv.py

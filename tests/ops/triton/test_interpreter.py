@@ -38,3 +38,11 @@ def test_the_kernels_in_the_interpreter(half: str) -> None:
 @pytest.mark.timeout(600)
 def test_the_kernels_compile_for_gpus_without_spills_or_float_atomics() -> None:
     _run("-W", "ignore", "benchmarks/gpu/ahead_of_time.py", "--quick", TRITON_INTERPRET="0")
+
+
+@pytest.mark.timeout(600)
+def test_the_benchmark_runs_from_start_to_end(tmp_path: Path) -> None:
+    _run("-W", "ignore", "benchmarks/gpu/bench.py", "--tiny", "--out", str(tmp_path))
+    assert {path.name for path in tmp_path.glob("*.csv")} == {
+        "copy.csv", "operators.csv", "networks.csv",
+    }  # fmt: skip
