@@ -43,7 +43,8 @@ def load(folder: Path, data: str) -> IntegerTrainer:
 
 def gradients(trainer: IntegerTrainer, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Return the weight gradients of one batch, with fresh random bits."""
-    trainer.model.clock.step += 1
+    trainer.model.zero_grad()  # gradients of several batches would add up
+    trainer.model.clock.advance()
     found, _ = trainer._forward(images, labels)
     trainer.model.backward(found.error)
     return {
