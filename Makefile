@@ -24,6 +24,8 @@ $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 	touch $@ $(VENV)/.demo
 
 $(VENV)/.demo: $(SOURCES) | $(BIN)/python
+	@echo "Fetching PyTorch and what the recipes need into $(VENV) (several hundred MB to a few GB),"
+	@echo "and compiling the kernels in csrc/ (a minute or two). Nothing is printed until that is done."
 	$(INSTALL) -e '.[recipes]'
 	touch $@
 

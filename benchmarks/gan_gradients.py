@@ -25,8 +25,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from accuracy_tables import write_csv
-from l1bn.recipes.checkpoint import load_checkpoint
-from l1bn.recipes.classification import CHECKPOINT
+from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.losses import LOSSES
 from l1bn.recipes.gan.models import Generator, build_gan

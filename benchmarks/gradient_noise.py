@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from l1bn.recipes.checkpoint import load_checkpoint
-from l1bn.recipes.classification import CHECKPOINT, load_recipe_data
+from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.integer import IntegerTrainer
+from l1bn.recipes.run import load_recipe_data
 from l1bn.recipes.threads import thread_count
 
 BATCHES, ROUNDINGS = 8, 3

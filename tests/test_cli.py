@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,9 @@ import time
 import pytest
 
 from l1bn.cli import COMMANDS, main
+from l1bn.recipes.config import CompareConfig, TrainConfig
+from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
+from l1bn.recipes.options import GROUPS
 
 LAUNCH = [sys.executable, "-c", "import sys; from l1bn.cli import main; sys.exit(main())"]
 SMALL = ["--width", "0.25", "--no-progress", "--no-tensorboard"]
@@ -108,13 +113,57 @@ def test_the_doctor_reports_and_never_fails(capsys: pytest.CaptureFixture[str]) 
         assert word in out
 
 
+@pytest.mark.parametrize("command", ["train", "compare", "gan", "gan-compare"])
+def test_help_has_groups_and_the_common_options_first(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    out = capsys.readouterr().out
+    titles = ["common options", "data options", "network options", "schedule options"]
+    places = [out.index(title) for title in [*titles, "device options", "output options"]]
+    assert places == sorted(places)
+    assert "{None}" not in out
+    assert "None" not in out
+    assert "--image-column STR" in out
+    assert "--quiet" in out
+
+
+def test_every_option_is_in_one_group() -> None:
+    names = [name for group in GROUPS.values() for name in group]
+    assert len(names) == len(set(names))
+    kinds = (TrainConfig, CompareConfig, GanConfig, GanCompareConfig)
+    fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
+    assert set(names) == fields | {"quiet"}
+
+
+def test_nobody_reads_the_output() -> None:
+    """As in `l1bn train --help | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        run = subprocess.run([*LAUNCH, "train", "--help"], stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+    assert run.stderr == b""
+    assert run.returncode == 141
+
+
 def test_train_writes_into_its_folder(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     assert main(["train", "--epochs", "1", "--out", str(out), *SMALL]) == 0
     assert (out / "result.json").is_file()
-    assert "test accuracy" in capsys.readouterr().out
+    epoch, end = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"epoch 1/1  train loss \d\.\d+ accuracy \d+\.\d%  test loss \d\.\d+ accuracy \d+\.\d%  "
+        r"\d+ images/s  0:00:00 left",
+        epoch,
+    )
+    assert end.startswith("test accuracy")
+    assert main(["train", "--resume", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("test accuracy")
     assert main(["train", "--epochs", "1", "--out", str(out), *SMALL]) == 2
     assert f"continue it with --resume {out}" in capsys.readouterr().err
     assert main(["train", "--resume", str(out), "--epochs", "9"]) == 2
@@ -183,14 +232,17 @@ def _start(arguments: list[str], rows: pathlib.Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_named_command_continues(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_the_named_command_continues(
+    signum: signal.Signals, tmp_path: pathlib.Path
+) -> None:
     recipe = ["--epochs", "3", "--log-every", "1", "--batch-size", "64", *SMALL]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", *recipe, "--out", str(whole)]) == 0
     process = _start(["train", *recipe, "--out", str(parts)], parts / "steps.csv")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signum)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + signum, err
     assert "Traceback" not in err
     saved, command = err.strip().splitlines()[-2:]
     assert saved.startswith("stopped at epoch ")

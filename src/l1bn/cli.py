@@ -7,6 +7,7 @@ it is called, so that help is quick and a missing extra stops only the commands 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +60,10 @@ COMMANDS = {
 }
 """The commands by name."""
 
+_FAILED = 1
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
+_BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,23 +73,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments, those of the process by default.
 
     Returns:
-        The exit code: 0, 2 for a mistake in what was asked for, 130 after Ctrl-C.
+        The exit code: 0; 1 if a file could not be read or written; 2 for a mistake in what was
+        asked for; 130 after Ctrl-C and 143 after SIGTERM, with everything saved; 141 if whoever
+        read the output has gone.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except SystemExit:  # help and mistyped options, printed already
+        return _flushed()
+    except UserError as error:
+        print(f"l1bn: {error}", file=sys.stderr)
+        return _USAGE_ERROR
+    except BrokenPipeError:
+        return _silence()
+    except OSError as error:
+        print(f"l1bn: {error}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        print("l1bn: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _flushed() -> int:
+    """End as the exception that is being handled does, if the output still has a reader."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _silence()
+    raise
+
+
+def _silence() -> int:
+    """Send what is left of the output nowhere, so that the interpreter's end is quiet too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    return _BROKEN_PIPE
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
     name, *rest = arguments
     if name == "--version":
         return _version()
-    try:
-        return _run(name, rest)
-    except UserError as error:
-        print(f"l1bn: {error}", file=sys.stderr)
-        return _USAGE_ERROR
-    except KeyboardInterrupt:
-        print("l1bn: interrupted", file=sys.stderr)
-        return _INTERRUPTED
+    return _run(name, rest)
 
 
 def _run(name: str, rest: list[str]) -> int:
@@ -119,7 +152,10 @@ def _help() -> str:
             "commands:",
             *lines,
             "",
-            "l1bn COMMAND --help lists the options of a command.",
+            "l1bn COMMAND --help lists the options of a command, l1bn --version the version.",
+            "",
+            "exit codes: 0 done, 1 a file failed, 2 a mistake in what was asked for,",
+            "130 stopped by Ctrl-C and 143 by SIGTERM (all is saved), 141 nobody reads the output.",
         ]
     )
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint, write_text
+from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint
+from l1bn.recipes.files import write_text
 
 
 def test_content_comes_back_without_running_code(tmp_path: pathlib.Path) -> None:

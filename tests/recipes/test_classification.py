@@ -10,11 +10,12 @@ import torch
 
 from l1bn.errors import UserError
 from l1bn.recipes import classification
-from l1bn.recipes.classification import Trainer, pick_device, train
+from l1bn.recipes.classification import Trainer, pick_device
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.curves import EPOCH_COLUMNS, read_rows
 from l1bn.recipes.data import ImageSet, Split
 from l1bn.recipes.interrupt import Interrupted, StopRequest
+from l1bn.recipes.run import train
 
 Recipe = Callable[..., TrainConfig]
 

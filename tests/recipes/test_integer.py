@@ -16,11 +16,11 @@ from l1bn import quantized
 from l1bn.errors import UserError
 from l1bn.fixed_point import inference
 from l1bn.recipes.checkpoint import load_checkpoint
-from l1bn.recipes.classification import train
 from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.integer import IntegerPreprocess, IntegerTrainer
 from l1bn.recipes.interrupt import Interrupted
+from l1bn.recipes.run import train
 from quantized.test_integers_only import IntegersOnly
 from recipes.test_classification import curve, stop_after
 

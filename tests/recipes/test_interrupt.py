@@ -20,6 +20,15 @@ def test_the_first_signal_is_noted_and_the_second_stops(capsys: pytest.CaptureFi
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_sigterm_is_noted_as_ctrl_c_is() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with deferred_interrupt() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.made
+        assert stop.signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_another_thread_may_train() -> None:
     made: list[bool] = []
 

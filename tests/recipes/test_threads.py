@@ -8,10 +8,10 @@ import json
 import pytest
 import torch
 
-from l1bn.recipes.classification import train
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.images import fit_size
 from l1bn.recipes.gan.trainer import train_gan
+from l1bn.recipes.run import train
 from l1bn.recipes.threads import thread_count
 
 

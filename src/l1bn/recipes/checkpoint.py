@@ -1,19 +1,44 @@
-"""Checkpoints: written as one step, read without running code, refused when they do not fit."""
+"""Checkpoints: written as one step, read without running code, refused when they do not fit.
+
+A checkpoint is a zip archive whose every member carries a checksum. `torch.load` does not look at
+them, so that a flipped bit would be read as another number; here they are compared first.
+"""
 
 from __future__ import annotations
 
-import os
+import io
+import math
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from l1bn.errors import UserError
+from l1bn.recipes.files import write_bytes
+from l1bn.recipes.saved import check_entries, check_tensors
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "write_text"]
+__all__ = ["CHECKPOINT", "RESULT", "load_checkpoint", "load_weights", "save_checkpoint"]
 
+CHECKPOINT = "last.pt"
+"""Name of a run's checkpoint in its folder."""
+RESULT = "result.json"
+"""Name of a finished run's result in its folder."""
 _FORMATS = {"train": "l1bn-classification-1", "gan": "l1bn-gan-1"}
 """Formats by the command that writes them."""
+_ENTRIES: dict[str, dict[str, type]] = {
+    "train": {"config": dict, "shape": dict, "model": dict, "optimizer": dict, "state": dict},
+    "gan": {
+        "config": dict,
+        "shape": dict,
+        "generator": dict,
+        "critic": dict,
+        "optimizers": dict,
+        "state": dict,
+    },
+}
+"""What a checkpoint must hold."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], command: str = "train") -> None:
@@ -23,14 +48,13 @@ def save_checkpoint(path: Path, content: dict[str, Any], command: str = "train")
         path: Where to write.
         content: Tensors, numbers, strings, and lists and dicts of these.
         command: What made it, ``"train"`` or ``"gan"``.
+
+    Raises:
+        UserError: If it cannot be written; an old checkpoint stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        torch.save({"format": _FORMATS[command], **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    torch.save({"format": _FORMATS[command], **content}, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
@@ -41,21 +65,47 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
         command: What must have made it, ``"train"`` or ``"gan"``.
 
     Raises:
-        UserError: If the file is missing, damaged or something else.
+        UserError: If the file is missing, damaged or something else, or holds a number that is not
+            finite.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}); it was left as it is"
-        ) from error
+    content = _read(path)
     if not isinstance(content, dict) or content.get("format") != _FORMATS[command]:
         raise UserError(
             f'{path} is no checkpoint of `l1bn {command}` (format "{_FORMATS[command]}")'
         )
+    check_entries(path, content, _ENTRIES[command])
+    for entry, value in _numbers(content, ""):
+        finite = value.isfinite().all() if isinstance(value, torch.Tensor) else math.isfinite(value)
+        if not finite:
+            raise UserError(
+                f"{path}: expected finite numbers in {entry}, got inf or NaN; start the run anew"
+            )
     return content
+
+
+def _read(path: Path) -> Any:
+    try:
+        data = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}); it was left as it is"
+        ) from error
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor | float]]:
+    """Yield every tensor and float with its place."""
+    if isinstance(value, (torch.Tensor, float)):
+        yield name, value
+    elif isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _numbers(item, f"{name}.{key}" if name else str(key))
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
@@ -66,18 +116,11 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
     """
     content = load_checkpoint(path)
     try:
-        model.load_state_dict(content["model"])
-    except RuntimeError as error:
+        check_tensors(path, "model", content["model"], model.state_dict())
+    except UserError as error:
         saved = content["config"]
         raise UserError(
-            f"the weights in {path} do not fit: they are of {saved['model']} with width "
-            f"{saved['width']} on {saved['data']}"
+            f"the weights in {path} do not fit: they are of {saved.get('model')} with width "
+            f"{saved.get('width')} on {saved.get('data')}"
         ) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    model.load_state_dict(content["model"])

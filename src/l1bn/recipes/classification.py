@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +19,19 @@ from tqdm import tqdm
 
 from l1bn.errors import UserError
 from l1bn.recipes.augment import EpochPlan, Mirror, Preprocess, plan_epoch
-from l1bn.recipes.checkpoint import load_checkpoint, load_weights, save_checkpoint, write_text
-from l1bn.recipes.config import Recipe, TrainConfig
-from l1bn.recipes.curves import CurveLog, read_rows
-from l1bn.recipes.data import ImageSet, Split, load_data
+from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_weights, save_checkpoint
+from l1bn.recipes.config import TrainConfig
+from l1bn.recipes.curves import CurveLog
+from l1bn.recipes.data import ImageSet, Split
+from l1bn.recipes.files import write_json
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.models import build_model
+from l1bn.recipes.saved import check_optimizer, check_tensors, fields_of
 from l1bn.recipes.schedule import cosine, one_cycle
-from l1bn.recipes.threads import thread_count
 from l1bn.strided_conv import to_channels_last_
 
-__all__ = [
-    "CHECKPOINT",
-    "RESULT",
-    "Trainer",
-    "load_recipe_data",
-    "make_trainer",
-    "pick_device",
-    "train",
-]
+__all__ = ["Trainer", "last_layer", "pick_device"]
 
-CHECKPOINT = "last.pt"
-RESULT = "result.json"
 _EVAL_BATCH = 500
 
 
@@ -82,64 +73,6 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def load_recipe_data(recipe: Recipe) -> ImageSet:
-    """Load the images that a recipe names."""
-    return load_data(
-        recipe.data,
-        image_column=recipe.image_column,
-        label_column=recipe.label_column,
-        image_size=recipe.image_size,
-        progress=recipe.progress,
-    )
-
-
-def train(config: TrainConfig, data: ImageSet | None = None, resume: bool = False) -> Trainer:
-    """Train one model and leave ``result.json``, CSV curves and a checkpoint in ``config.out``.
-
-    Args:
-        config: What to train.
-        data: The images, if they are loaded already.
-        resume: Continue from the checkpoint in ``config.out``.
-
-    Returns:
-        The finished trainer.
-
-    Raises:
-        UserError: If the folder holds another run, or nothing to resume.
-        Interrupted: If the user pressed Ctrl-C; the run can be resumed.
-    """
-    config.validate()
-    checkpoint = config.out / CHECKPOINT
-    saved = load_checkpoint(checkpoint) if resume else None
-    if saved is None and (checkpoint.exists() or (config.out / RESULT).exists()):
-        raise UserError(
-            f"{config.out} already holds a run; continue it with --resume {config.out}, or choose "
-            "another folder with --out"
-        )
-    if saved is not None and (changes := config.changes(saved["config"])):
-        raise UserError(
-            f"{checkpoint} was made with {changes}; resume without changing it, or start a new run "
-            "with another --out"
-        )
-    with thread_count(config.threads):
-        trainer = make_trainer(config, load_recipe_data(config) if data is None else data)
-        if saved is not None:
-            trainer.restore(saved)
-        elif config.weights is not None:
-            trainer.start_from(config.weights)
-        trainer.fit()
-    return trainer
-
-
-def make_trainer(config: TrainConfig, data: ImageSet) -> Trainer:
-    """Return the trainer for the configuration's precision."""
-    if config.precision == "int8":
-        from l1bn.recipes.integer import IntegerTrainer  # here, for it builds on this file
-
-        return IntegerTrainer(config, data)
-    return Trainer(config, data)
-
-
 class Trainer:
     """One run: a model, its optimizer and where it stands.
 
@@ -163,6 +96,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self._build(build_model(config.model, config.norm, data.spec(config.width)))
         self._state = _State()
+        self.curves = CurveLog(config.out)
 
     def _build(self, model: nn.Module) -> None:
         """Set up the model, its optimizer and what turns images into its inputs."""
@@ -185,37 +119,91 @@ class Trainer:
         """
         load_weights(weights, self.model)
 
-    def fit(self) -> None:
+    def fit(self, say: Callable[[str], None] | None = None) -> None:
         """Train to the end of the last epoch.
+
+        Args:
+            say: Receives a line after each epoch.
 
         Raises:
             Interrupted: If the user pressed Ctrl-C; everything is saved then.
         """
-        config = self.config
-        log = CurveLog(config.out, self._global_step(), config.tensorboard)
+        config, log = self.config, self.curves
+        log.open(self._global_step(), config.tensorboard)
         try:
             with deferred_interrupt() as stop:
                 while self._state.epoch < config.epochs:
+                    began = time.monotonic()
                     self._run_epoch(log, stop)
+                    if say is not None:
+                        say(self._epoch_line(time.monotonic() - began))
         finally:
             log.close()
         self._write_result()
+
+    def _epoch_line(self, seconds: float) -> str:
+        """Say how the last epoch went, and how long the others will take."""
+        row, epochs = self.curves.rows("epochs")[-1], self.config.epochs
+        images = self._steps_per_epoch() * min(self.config.batch_size, len(self.train_split))
+        left = timedelta(seconds=round(seconds * (epochs - self._state.epoch)))
+        return (
+            f"epoch {self._state.epoch:>{len(str(epochs))}}/{epochs}  "
+            f"train loss {row['train_loss']:.3f} accuracy {row['train_accuracy']:.1%}  "
+            f"test loss {row['test_loss']:.3f} accuracy {row['test_accuracy']:.1%}  "
+            f"{images / max(row['seconds'], 1e-3):.0f} images/s  {left} left"
+        )
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue where a checkpoint was made.
 
         Raises:
-            UserError: If its images had other shapes than these.
+            UserError: If it was made with other images than these, or does not fit; nothing is
+                changed then.
         """
+        path = self.config.out / CHECKPOINT
         shape = dataclasses.asdict(self.data.spec())
         if saved["shape"] != shape:
             raise UserError(
-                f"{self.config.out / CHECKPOINT} was made with images {saved['shape']}, "
-                f"but {self.config.data} has {shape}"
+                f"{path} was made with images {saved['shape']}, but {self.config.data} has {shape}"
+            )
+        if "data" in saved:  # an older version did not keep it
+            self.data.check_same(saved["data"], path)
+        state = self._checked_state(path, saved["state"])
+        step = state.epoch * self._steps_per_epoch() + state.batch
+        check_tensors(path, "model", saved["model"], self.model.state_dict())
+        optimizer = self._checked_optimizer(path, saved["optimizer"], step)
+        curves = CurveLog(self.config.out)
+        curves.restore(saved, step)
+        if len(curves.rows("epochs")) != state.epoch:
+            raise UserError(
+                f"{self.config.out}: expected a curve of {state.epoch} epochs in "
+                f"{'epochs.csv' if 'curves' not in saved else CHECKPOINT}, got "
+                f"{len(curves.rows('epochs'))}; restore the file, or start the run anew"
             )
         self.model.load_state_dict(saved["model"])
-        self._restore_optimizer(saved["optimizer"])
-        self._state = _State(**saved["state"])
+        self._restore_optimizer(optimizer)
+        self._state, self.curves = state, curves
+
+    def _checked_state(self, path: Path, saved: dict[str, Any]) -> _State:
+        state: _State = fields_of(path, "state", saved, _State)
+        batch_size = min(self.config.batch_size, len(self.train_split))
+        limits = {
+            "epoch": self.config.epochs,
+            "batch": self._steps_per_epoch(),
+            "seen": state.batch * batch_size,
+            "correct": state.seen,
+        }
+        for name, most in limits.items():
+            least = most if name == "seen" else 0
+            if not least <= getattr(state, name) <= most:
+                raise UserError(
+                    f"{path}: expected state.{name} of {least} to {most}, got "
+                    f"{getattr(state, name)}; start the run anew"
+                )
+        return state
+
+    def _checked_optimizer(self, path: Path, saved: dict[str, Any], step: int) -> dict[str, Any]:
+        return check_optimizer(path, "optimizer", saved, self.optimizer, step)
 
     def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """Return the mean loss and the logits of a batch of uint8 images, for a training step."""
@@ -317,9 +305,15 @@ class Trainer:
         state = self._state
         test_loss, test_accuracy = self.evaluate(self.test_split)
         if stop.made:
-            self._interrupt()
+            self._interrupt(stop)
+        if not math.isfinite(test_loss):
+            raise UserError(
+                f"the test loss is {test_loss} after epoch {state.epoch + 1}: training diverged; "
+                f"try a lower --lr than {self.config.lr}"
+            )
         step = self._global_step()
-        log.epoch(
+        log.row(
+            "epochs",
             {
                 "epoch": state.epoch + 1,
                 "step": step,
@@ -329,7 +323,7 @@ class Trainer:
                 "test_loss": test_loss,
                 "test_accuracy": test_accuracy,
                 "seconds": round(state.seconds, 3),
-            }
+            },
         )
         self._state = _State(epoch=state.epoch + 1)
         self._save()
@@ -364,17 +358,17 @@ class Trainer:
                 state.seen += len(labels)
                 state.seconds += time.perf_counter() - began
                 if (step + 1) % config.log_every == 0:
-                    log.step({"step": step + 1, "lr": rate, "loss": loss})
+                    log.row("steps", {"step": step + 1, "lr": rate, "loss": loss})
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 if stop.made:
-                    self._interrupt()
+                    self._interrupt(stop)
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, stop: StopRequest) -> None:
         self._save()
         state = self._state
         where = f"epoch {state.epoch + 1}, step {state.batch} of {self._steps_per_epoch()}"
-        raise Interrupted(self.config.out / CHECKPOINT, where)
+        raise Interrupted(self.config.out / CHECKPOINT, where, stop.signum)
 
     def _save(self) -> None:
         save_checkpoint(
@@ -382,31 +376,35 @@ class Trainer:
             {
                 "config": self.config.saved(),
                 "shape": dataclasses.asdict(self.data.spec()),
+                "data": self.data.fingerprint,
+                "curves": self.curves.saved(),
                 "moments": [v.tolist() for v in self.moments],
                 "model": self.model.state_dict(),
                 "optimizer": self._optimizer_state(),
                 "state": dataclasses.asdict(self._state),
             },
         )
+        self.curves.write()
 
     def _write_result(self) -> None:
-        rows = read_rows(self.config.out / "epochs.csv")
-        seconds = sum(float(r["seconds"]) for r in rows)
+        rows = self.curves.rows("epochs")
+        seconds = sum(r["seconds"] for r in rows)
         images = (
             len(rows) * self._steps_per_epoch() * min(self.config.batch_size, len(self.train_split))
         )
         result = {
             "config": self.config.saved(),
+            "data": self.data.fingerprint,
             "parameters": self.parameter_count(),
-            "test_accuracy": float(rows[-1]["test_accuracy"]),
+            "test_accuracy": rows[-1]["test_accuracy"],
             "class_accuracy": self.class_accuracy(),
-            "test_loss": float(rows[-1]["test_loss"]),
-            "train_loss": float(rows[-1]["train_loss"]),
+            "test_loss": rows[-1]["test_loss"],
+            "train_loss": rows[-1]["train_loss"],
             "seconds": round(seconds, 3),
-            "images_per_second": round(images / seconds, 1),
+            "images_per_second": round(images / max(seconds, 1e-9), 1),
             "threads": torch.get_num_threads(),
         }
-        write_text(self.config.out / RESULT, json.dumps(result, indent=2) + "\n")
+        write_json(self.config.out / RESULT, result, indent=2)
 
 
 def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -11,32 +11,30 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import tyro
-
 from l1bn.errors import UserError
 from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
+from l1bn.recipes.options import parse_options
 
 if TYPE_CHECKING:
     from l1bn.recipes.interrupt import Interrupted
 
 __all__ = ["compare_command", "gan_command", "gan_compare_command", "train_command"]
 
-_INTERRUPTED = 130
 _RESUME = "--resume"
 _CHECKPOINT = "last.pt"
 _Config = TypeVar("_Config")
 
 _TRAIN = (
-    "Train one network with one norm and one seed. Ctrl-C saves a checkpoint; --resume FOLDER "
-    "continues the same curve with the saved options."
+    "Train one network with one norm and one seed. Ctrl-C and SIGTERM save a checkpoint; --resume "
+    "FOLDER continues the same curve with the saved options, with --data NEW if the images moved."
 )
 _COMPARE = (
     "Train with L1BN and with BatchNorm under the same seeds and write a report. The same command "
     "continues an interrupted comparison; finished runs are not repeated."
 )
 _GAN = (
-    "Train one DCGAN or WGAN-GP with one norm and one seed. Ctrl-C saves a checkpoint; "
+    "Train one DCGAN or WGAN-GP with one norm and one seed. Ctrl-C and SIGTERM save a checkpoint; "
     "--resume FOLDER continues the same curve with the saved options, and a finished one to more "
     "--steps or --epochs."
 )
@@ -53,25 +51,27 @@ def train_command(arguments: list[str]) -> int:
     default = TrainConfig()
     if folder is not None:
         default = dataclasses.replace(TrainConfig.from_saved(_saved(folder, "train")), out=folder)
-    config = _parse(TrainConfig, "train", _TRAIN, rest, default)
+    config, quiet = parse_options(default, "l1bn train", _TRAIN, rest)
+    config = _quieter(config, quiet)
     _check_folder(folder, config.out)
     config.validate()
-    from l1bn.recipes.classification import RESULT, train
-    from l1bn.recipes.curves import read_rows
+    from l1bn.recipes.checkpoint import RESULT
     from l1bn.recipes.interrupt import Interrupted
+    from l1bn.recipes.run import train
 
     try:
-        train(config, resume=folder is not None)
+        trainer = train(config, resume=folder is not None, say=_silent if quiet else _say)
     except Interrupted as stop:
         return _report_stop(stop, f"l1bn train --resume {shlex.quote(str(config.out))}")
-    last = read_rows(config.out / "epochs.csv")[-1]
-    print(f"test accuracy {float(last['test_accuracy']):.2%}; results in {config.out / RESULT}")
+    last = trainer.curves.rows("epochs")[-1]
+    print(f"test accuracy {last['test_accuracy']:.2%}; results in {config.out / RESULT}")
     return 0
 
 
 def compare_command(arguments: list[str]) -> int:
     """Compare both norms; return the exit code."""
-    config = _parse(CompareConfig, "compare", _COMPARE, arguments, CompareConfig())
+    config, quiet = parse_options(CompareConfig(), "l1bn compare", _COMPARE, arguments)
+    config = _quieter(config, quiet)
     config.validate()
     from rich.console import Console
 
@@ -81,7 +81,7 @@ def compare_command(arguments: list[str]) -> int:
 
     console = Console(highlight=False, markup=False)
     try:
-        results = compare(config, say=console.print)
+        results = compare(config, say=_silent if quiet else _say, follow=None if quiet else _say)
     except Interrupted as stop:
         return _report_stop(stop, shlex.join(["l1bn", "compare", *arguments]))
     console.print(results_table(results))
@@ -98,7 +98,8 @@ def gan_command(arguments: list[str]) -> int:
     default = GanConfig()
     if folder is not None:
         default = dataclasses.replace(GanConfig.from_saved(_saved(folder, "gan")), out=folder)
-    config = _parse(GanConfig, "gan", _GAN, rest, default)
+    config, quiet = parse_options(default, "l1bn gan", _GAN, rest)
+    config = _quieter(config, quiet)
     _check_folder(folder, config.out)
     config.validate()
     from l1bn.recipes.gan.trainer import train_gan
@@ -114,7 +115,8 @@ def gan_command(arguments: list[str]) -> int:
 
 def gan_compare_command(arguments: list[str]) -> int:
     """Compare GANs with both norms; return the exit code."""
-    config = _parse(GanCompareConfig, "gan-compare", _GAN_COMPARE, arguments, GanCompareConfig())
+    config, quiet = parse_options(GanCompareConfig(), "l1bn gan-compare", _GAN_COMPARE, arguments)
+    config = _quieter(config, quiet)
     config.validate()
     from rich.console import Console
 
@@ -124,7 +126,7 @@ def gan_compare_command(arguments: list[str]) -> int:
 
     console = Console(highlight=False, markup=False)
     try:
-        results = compare_gans(config)
+        results = compare_gans(config, say=_silent if quiet else _say)
     except Interrupted as stop:
         return _report_stop(stop, shlex.join(["l1bn", "gan-compare", *arguments]))
     console.print(gan_table(results))
@@ -135,9 +137,26 @@ def gan_compare_command(arguments: list[str]) -> int:
     return 0
 
 
+def _quieter(config: _Config, quiet: bool) -> _Config:
+    """Return the configuration without bars if the command is to be quiet."""
+    return dataclasses.replace(config, progress=False) if quiet else config  # type: ignore[type-var]
+
+
+def _say(line: str) -> None:
+    """Print a line that stays, above any bar, at once."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def _silent(line: str) -> None:
+    del line
+
+
 def _report_stop(stop: Interrupted, command: str) -> int:
     print(f"{stop}\ncontinue with: {command}", file=sys.stderr)
-    return _INTERRUPTED
+    return 128 + stop.signum
 
 
 def _take_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
@@ -158,18 +177,14 @@ def _take_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 def _saved(folder: Path, command: str) -> dict[str, Any]:
     from l1bn.recipes.checkpoint import load_checkpoint
+    from l1bn.recipes.saved import check_fields
 
-    return load_checkpoint(folder / _CHECKPOINT, command)["config"]
+    path = folder / _CHECKPOINT
+    saved = load_checkpoint(path, command)["config"]
+    check_fields(path, "config", saved, TrainConfig if command == "train" else GanConfig)
+    return saved
 
 
 def _check_folder(folder: Path | None, out: Path) -> None:
     if folder is not None and out != folder:
         raise UserError(f"--resume {folder} continues in that folder; leave --out out")
-
-
-def _parse(
-    kind: type[_Config], name: str, description: str, arguments: list[str], default: _Config
-) -> _Config:
-    return tyro.cli(
-        kind, prog=f"l1bn {name}", description=description, args=arguments, default=default
-    )

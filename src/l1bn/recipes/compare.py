@@ -13,12 +13,17 @@ from typing import Any
 
 from l1bn.environment import describe_environment
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint, write_text
-from l1bn.recipes.classification import CHECKPOINT, RESULT, Trainer, load_recipe_data, train
-from l1bn.recipes.config import NORMS, CompareConfig, TrainConfig
-from l1bn.recipes.curves import EPOCH_COLUMNS, read_rows
+from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint
+from l1bn.recipes.classification import Trainer
+from l1bn.recipes.config import CompareConfig, TrainConfig
+from l1bn.recipes.curves import EPOCH_COLUMNS, saved_rows
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.files import write_json, write_text
+from l1bn.recipes.lock import own_folder
 from l1bn.recipes.measure import deviation_ratios, saved_bytes, step_seconds
+from l1bn.recipes.names import NORMS
+from l1bn.recipes.run import load_recipe_data, train
+from l1bn.recipes.saved import check_tensors
 from l1bn.recipes.statistics import compare_paired, summarize
 from l1bn.recipes.threads import thread_count
 
@@ -36,12 +41,17 @@ def pairs(config: CompareConfig) -> list[TrainConfig]:
     return [config.run(norm, seed) for seed in range(config.seeds) for norm in NORMS]
 
 
-def compare(config: CompareConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+def compare(
+    config: CompareConfig,
+    say: Callable[[str], None] = print,
+    follow: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Train what is not yet trained, measure what is not yet measured, and collect the results.
 
     Args:
         config: What to compare.
         say: Receives a line after each finished run.
+        follow: Receives a line after each epoch.
 
     Returns:
         The content of ``results.json``.
@@ -51,37 +61,71 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> dict[s
         Interrupted: If the user pressed Ctrl-C; the same command continues.
     """
     config.validate()
+    with own_folder(config.out):
+        return _compare(config, say, follow)
+
+
+def _compare(
+    config: CompareConfig, say: Callable[[str], None], follow: Callable[[str], None] | None
+) -> dict[str, Any]:
     runs = pairs(config)
     for run in runs:
         _check_same(run)
     data = load_recipe_data(config)
+    for run in runs:
+        _check_same(run, data)
     for number, run in enumerate(runs, 1):
-        _complete(run, data, f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}", say)
+        title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
+        _complete(run, data, title, say, follow)
     with thread_count(config.threads):
         measured = _measured(config, data, runs)
-    text = json.dumps(_collect(config, data, runs, measured), indent=1)
-    write_text(config.out / RESULTS, text + "\n")
+    write_json(config.out / RESULTS, _collect(config, data, runs, measured), indent=1)
     write_text(config.out / CURVES, _curves(runs))
-    return json.loads(text)
+    return json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
 
 
-def _check_same(run: TrainConfig) -> None:
+def _result(run: TrainConfig) -> dict[str, Any]:
+    """Read a finished run's result.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    path = run.out / RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        numbers = ("test_accuracy", "test_loss", "train_loss", "seconds", "parameters")
+        whole = isinstance(result["config"], dict) and all(
+            isinstance(result[n], (int, float)) for n in numbers
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; remove the folder to repeat that run") from error
+    if not whole:
+        raise UserError(f"{path} is damaged; remove the folder to repeat that run")
+    return result
+
+
+def _check_same(run: TrainConfig, data: ImageSet | None = None) -> None:
     """Refuse a finished run that was made otherwise."""
     path = run.out / RESULT
     if not path.exists():
         return
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged; remove the folder to repeat that run") from error
-    if changes := run.changes(saved):
+    result = _result(run)
+    if data is not None and "data" in result:
+        data.check_same(result["data"], path)
+    if changes := run.changes(result["config"], same_data="data" in result):
         raise UserError(f"{run.out} was made with {changes}; choose another folder with --out")
 
 
-def _complete(run: TrainConfig, data: ImageSet, title: str, say: Callable[[str], None]) -> None:
+def _complete(
+    run: TrainConfig,
+    data: ImageSet,
+    title: str,
+    say: Callable[[str], None],
+    follow: Callable[[str], None] | None,
+) -> None:
     if not (run.out / RESULT).exists():
-        train(run, data, resume=(run.out / CHECKPOINT).exists())
-    result = json.loads((run.out / RESULT).read_text(encoding="utf-8"))
+        train(run, data, resume=(run.out / CHECKPOINT).exists(), say=follow)
+    result = _result(run)
     say(f"{title}: test accuracy {result['test_accuracy']:.2%} in {result['seconds']:.0f} s")
 
 
@@ -89,15 +133,19 @@ def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) ->
     """Return step times, saved bytes and deviation ratios, measured once per folder."""
     path = config.out / MEASURED
     if path.is_file() and not config.remeasure:
-        measured = json.loads(path.read_text(encoding="utf-8"))
-        if measured.get("format") == _MEASURED_FORMAT and len(measured["deviation_ratios"]) == len(
-            runs
-        ):
-            return measured
+        try:
+            measured = json.loads(path.read_text(encoding="utf-8"))
+            same = measured["format"] == _MEASURED_FORMAT
+            if same and len(measured["deviation_ratios"]) == len(runs):
+                return measured
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is damaged; measure anew with --remeasure") from error
     ratios: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         trainer = Trainer(run, data)
-        trainer.model.load_state_dict(load_checkpoint(run.out / CHECKPOINT)["model"])
+        saved_model = load_checkpoint(run.out / CHECKPOINT)["model"]
+        check_tensors(run.out / CHECKPOINT, "model", saved_model, trainer.model.state_dict())
+        trainer.model.load_state_dict(saved_model)
         ratios[run.out.name] = deviation_ratios(trainer)
     fresh = {norm: Trainer(config.run(norm, 0), data) for norm in NORMS}
     saved = {norm: saved_bytes(trainer) for norm, trainer in fresh.items()}
@@ -110,7 +158,7 @@ def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) ->
         "saved_bytes": saved,
         "deviation_ratios": ratios,
     }
-    write_text(path, json.dumps(measured) + "\n")
+    write_json(path, measured)
     return measured
 
 
@@ -121,7 +169,7 @@ def _collect(
         {
             "norm": run.norm,
             "seed": run.seed,
-            **json.loads((run.out / RESULT).read_text(encoding="utf-8")),
+            **_result(run),
         }
         for run in runs
     ]
@@ -144,7 +192,8 @@ def _collect(
         },
         "parameters": finished[0]["parameters"],
         "runs": [
-            {k: v for k, v in r.items() if k not in ("config", "parameters")} for r in finished
+            {k: v for k, v in r.items() if k not in ("config", "parameters", "data")}
+            for r in finished
         ],
         "summary": {
             n: {c: dataclasses.asdict(summarize([r[c] for r in by_norm[n]])) for c in columns}
@@ -182,6 +231,6 @@ def _curves(runs: list[TrainConfig]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["norm", "seed", *EPOCH_COLUMNS])
     for run in runs:
-        for row in read_rows(run.out / "epochs.csv"):
+        for row in saved_rows(run.out, "epochs"):
             writer.writerow([run.norm, run.seed, *(row[c] for c in EPOCH_COLUMNS)])
     return text.getvalue()

@@ -8,20 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from l1bn.errors import UserError
+from l1bn.recipes.names import NormName, check_model
 
-__all__ = [
-    "NORMS",
-    "CompareConfig",
-    "NormName",
-    "Recipe",
-    "RunConfig",
-    "TrainConfig",
-    "require_option",
-]
+__all__ = ["CompareConfig", "Recipe", "RunConfig", "TrainConfig", "require_option"]
 
-NormName = Literal["l1", "l2"]
-NORMS: tuple[NormName, ...] = ("l1", "l2")
-"""L1BN and BatchNorm."""
+_LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +100,6 @@ class Recipe:
         Raises:
             UserError: It names the option, what was expected and what came.
         """
-        from l1bn.recipes.models import check_model  # here, for torch is slow to import
-
         check_model(self.model)
         for name in ("epochs", "batch_size", "lr", "width", "log_every"):
             require_option(self, name, getattr(self, name) > 0, "greater than 0")
@@ -149,8 +138,13 @@ class RunConfig:
         values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {k: _plain(v) for k, v in values.items()}
 
-    def changed_fields(self, other: dict[str, Any]) -> list[str]:
-        """Return the fields that decide the curve and differ from a saved configuration."""
+    def changed_fields(self, other: dict[str, Any], same_data: bool = False) -> list[str]:
+        """Return the fields that decide the curve and differ from a saved configuration.
+
+        Args:
+            other: What `saved` gave.
+            same_data: Leave out how the images are found: they are known to be the same.
+        """
         mine = self.saved()
         before = {n: v for n, v in _BEFORE.items() if n in mine}
         theirs = {**type(self)().saved(), **before, **other}  # an older version had fewer options
@@ -158,13 +152,16 @@ class RunConfig:
         deciding = [
             n for n in mine if n not in self.free and (integers or not n.startswith("int8_"))
         ]
+        if same_data:
+            deciding = [n for n in deciding if n not in _PLACE]
         return [n for n in deciding if mine[n] != theirs[n]]
 
-    def changes(self, other: dict[str, Any]) -> str:
+    def changes(self, other: dict[str, Any], same_data: bool = False) -> str:
         """Return those fields with both values as text, empty if there are none."""
         mine = self.saved()
         theirs = {**_BEFORE, **other}
-        return ", ".join(f"{n} {theirs.get(n)}, not {mine[n]}" for n in self.changed_fields(other))
+        changed = self.changed_fields(other, same_data)
+        return ", ".join(f"{n} {theirs.get(n)}, not {mine[n]}" for n in changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +176,11 @@ class TrainConfig(Recipe, RunConfig):
     """Folder of the run."""
     weights: Path | None = None
     """Start from the weights in this checkpoint, of either norm."""
+
+    def validate(self) -> None:
+        """Refuse values that make no sense."""
+        super().validate()
+        require_option(self, "seed", 0 <= self.seed <= _LARGEST_SEED, "in 0 to 2**32 - 1")
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
@@ -227,6 +229,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+_PLACE = ("data", "image_column", "label_column")
+"""Fields that say where the images are, but not which."""
 _BEFORE = {"int8_residual_fraction": 4}
 """What runs did before there was an option, where it is not the option's default."""
 

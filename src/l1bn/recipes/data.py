@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +86,45 @@ class ImageSet:
     def image_size(self) -> int:
         """Height and width [pixels]."""
         return self.train.images.shape[-1]
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this set from another: numbers of images, classes, a hash of every pixel."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            digest.update(str(tuple(split.images.shape)).encode())
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
+        return {
+            "training images": len(self.train),
+            "test images": len(self.test),
+            "classes": list(self.classes),
+            "sha256": digest.hexdigest(),
+        }
+
+    def check_same(self, saved: Any, where: Path) -> None:
+        """Refuse a run that was made with other images.
+
+        Args:
+            saved: The `fingerprint` that the run keeps.
+            where: File that it is kept in.
+
+        Raises:
+            UserError: It says what changed.
+        """
+        if not isinstance(saved, dict) or set(saved) != set(self.fingerprint):
+            raise UserError(f"{where}: expected data to be a fingerprint of images; start anew")
+        for name, now in self.fingerprint.items():
+            if saved[name] != now:
+                what = f"{saved[name]} {name}, not {now}"
+                if name == "classes":
+                    what = f"the classes {', '.join(map(str, saved[name]))}"
+                elif name == "sha256":
+                    what = "other images or labels under the same names"
+                raise UserError(
+                    f'{where} was made with {what}, and "{self.name}" cannot continue it; give '
+                    "--data the images that it was made with, or start a new run"
+                )
 
     def spec(self, width: float = 1.0) -> ModelSpec:
         """Return what a model must fit."""

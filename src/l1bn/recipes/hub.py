@@ -179,9 +179,9 @@ def _decode(
         raise UserError(f"{title}: some images have no label (class -1)")
     with tqdm(total=len(part), desc=title, unit="img", disable=None if progress else True) as bar:
         row = 0
-        for batch in part.select_columns([image]).iter(_DECODE_BATCH):
-            for picture in batch[image]:
-                pixels = _pixels(picture, size)
+        for batch in _undecoded(part, image).iter(_DECODE_BATCH):
+            for file in batch[image]:
+                pixels = _pixels(_open_image(part.features[image], file, f"{title}, {row}"), size)
                 if images is None:
                     images = np.empty((len(part), *pixels.shape), np.uint8)
                 if pixels.shape != images.shape[1:]:
@@ -197,6 +197,23 @@ def _decode(
     if (images == images[..., :1]).all():
         images = images[..., :1]
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
+
+
+def _undecoded(part: Any, image: str) -> Any:
+    """Return the images as files, so that one that cannot be decoded can be named."""
+    import datasets
+
+    return part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+
+
+def _open_image(feature: Any, file: dict[str, Any], place: str) -> Any:
+    try:
+        return feature.decode_example(file)
+    except Exception as error:  # Pillow raises many kinds
+        raise UserError(
+            f"cannot read the image {file.get('path') or place}: {error or type(error).__name__}; "
+            "remove or replace it"
+        ) from error
 
 
 def _pixels(picture: Any, size: int | None) -> np.ndarray:

@@ -16,6 +16,7 @@ from l1bn.recipes.classification import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.models import build_model
+from l1bn.recipes.saved import check_fields
 
 __all__ = ["IntegerPreprocess", "IntegerTrainer", "integer_config"]
 
@@ -99,6 +100,7 @@ class IntegerTrainer(Trainer):
         """Take the weights of a checkpoint, of float or of integer training."""
         config = self.config
         content = load_checkpoint(weights)
+        check_fields(weights, "config", content["config"], TrainConfig)
         if content["config"].get("precision") == "int8":
             try:
                 load_weights(weights, self.model)
@@ -142,6 +144,9 @@ class IntegerTrainer(Trainer):
 
     def _optimizer_state(self) -> dict[str, Any]:
         return {}  # the momentum lies in the network's buffers
+
+    def _checked_optimizer(self, path: Path, saved: dict[str, Any], step: int) -> dict[str, Any]:
+        return {}
 
     def _restore_optimizer(self, saved: dict[str, Any]) -> None:
         del saved

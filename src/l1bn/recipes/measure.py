@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from l1bn.recipes.classification import Trainer
-from l1bn.recipes.config import NormName
+from l1bn.recipes.names import NormName
 
 __all__ = ["channel_ratios", "deviation_ratios", "saved_bytes", "step_seconds"]
 

@@ -190,7 +190,12 @@ def test_an_interrupted_run_continues_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("short", "long"),
-    [({"steps": 3}, {"steps": 6}), ({"steps": None, "epochs": 1}, {"steps": None, "epochs": 2})],
+    [
+        ({"steps": 3}, {"steps": 6}),
+        ({"steps": None, "epochs": 1}, {"steps": None, "epochs": 2}),
+        ({"steps": 4}, {"steps": 6}),  # a grid at step 4 is due only because the run ends there
+        ({"steps": 2, "sample_every": None}, {"steps": 5, "sample_every": None}),
+    ],
 )
 def test_a_finished_run_goes_further_as_if_it_had_been_longer(
     short: dict[str, Any], long: dict[str, Any], gan: Make, tiny: ImageSet

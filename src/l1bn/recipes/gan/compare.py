@@ -12,15 +12,16 @@ from typing import Any
 
 from l1bn.environment import describe_environment
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import write_text
-from l1bn.recipes.classification import CHECKPOINT, RESULT
+from l1bn.recipes.checkpoint import CHECKPOINT, RESULT
 from l1bn.recipes.compare import CURVES, RESULTS
-from l1bn.recipes.config import NORMS, NormName
-from l1bn.recipes.curves import read_rows
+from l1bn.recipes.curves import saved_rows
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.files import write_json, write_text
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import LOSS_COLUMNS, SAMPLES, load_gan_data, step_count, train_gan
+from l1bn.recipes.lock import own_folder
+from l1bn.recipes.names import NORMS, NormName
 from l1bn.recipes.statistics import compare_paired, summarize
 from l1bn.recipes.threads import thread_count
 
@@ -49,6 +50,11 @@ def compare_gans(config: GanCompareConfig, say: Callable[[str], None] = print) -
         Interrupted: If the user pressed Ctrl-C; the same command continues.
     """
     config.validate()
+    with own_folder(config.out):
+        return _compare(config, say)
+
+
+def _compare(config: GanCompareConfig, say: Callable[[str], None]) -> dict[str, Any]:
     runs = gan_pairs(config)
     for run in runs:
         if (run.out / RESULT).exists():
@@ -57,16 +63,17 @@ def compare_gans(config: GanCompareConfig, say: Callable[[str], None] = print) -
     steps = step_count(runs[0], len(data.train))
     for run in runs:
         _check_length(run, steps)
+        if (run.out / RESULT).exists():
+            _check_same(run, _result(run), data)
     for number, run in enumerate(runs, 1):
         if _steps_done(run) < steps:
             train_gan(run, data, resume=(run.out / CHECKPOINT).exists())
         title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
         say(f"{title}: {_line(_result(run))}")
     with thread_count(config.threads):  # for the environment that it describes
-        text = json.dumps(_collect(config, data, runs), indent=1, ensure_ascii=False)
-    write_text(config.out / RESULTS, text + "\n")
+        write_json(config.out / RESULTS, _collect(config, data, runs), indent=1)
     write_text(config.out / CURVES, _curves(runs))
-    return json.loads(text)
+    return json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
 
 
 def _result(run: GanConfig) -> dict[str, Any]:
@@ -92,9 +99,11 @@ def _check_length(run: GanConfig, steps: int) -> None:
         )
 
 
-def _check_same(run: GanConfig, result: dict[str, Any]) -> None:
+def _check_same(run: GanConfig, result: dict[str, Any], data: ImageSet | None = None) -> None:
     """Refuse a finished run that was made otherwise."""
-    if changes := run.changes(result["config"]):
+    if data is not None and "data" in result:
+        data.check_same(result["data"], run.out / RESULT)
+    if changes := run.changes(result["config"], same_data="data" in result):
         raise UserError(f"{run.out} was made with {changes}; choose another folder with --out")
 
 
@@ -167,7 +176,7 @@ def _values(result: dict[str, Any]) -> dict[str, Any]:
 def _curves(runs: list[GanConfig]) -> str:
     """Return the rows of all runs as one CSV."""
     text = io.StringIO()
-    tables = [(run, read_rows(run.out / f"{SAMPLES}.csv")) for run in runs]
+    tables = [(run, saved_rows(run.out, SAMPLES, "gan")) for run in runs]
     columns = list(tables[0][1][0])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["norm", "seed", *columns])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from l1bn.errors import UserError
-from l1bn.recipes.config import NormName, RunConfig, require_option
+from l1bn.recipes.config import RunConfig, require_option
+from l1bn.recipes.names import NormName
 
 __all__ = ["CriticNorm", "GanCompareConfig", "GanConfig", "GanRecipe", "GanSettings"]
 

@@ -23,6 +23,7 @@ from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.gan.images import resize
 from l1bn.recipes.models import ModelSpec, build_model
+from l1bn.recipes.saved import check_fields, check_tensors
 from l1bn.strided_conv import to_channels_last_
 
 __all__ = [
@@ -84,6 +85,7 @@ def load_features(
         UserError: If it is no such checkpoint, or its images had other channels or classes.
     """
     content = load_checkpoint(path)
+    check_fields(path, "config", content["config"], TrainConfig)
     config = TrainConfig.from_saved(content["config"])
     if config.precision == "int8":
         raise UserError(
@@ -99,6 +101,7 @@ def load_features(
             f"{spec.in_channels} and {spec.num_classes}"
         )
     model = build_model(config.model, config.norm, spec)
+    check_tensors(path, "model", content["model"], model.state_dict())
     model.load_state_dict(content["model"])
     model = (to_channels_last_(model) if channels_last else model).to(device)
     # A checkpoint of an older version does not say what its inputs were scaled by.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 
 from l1bn.errors import UserError
 from l1bn.recipes.data import ImageSet, Split
+from l1bn.recipes.files import write_bytes
 from l1bn.recipes.gan.models import SIZES
 
 __all__ = ["fit_size", "image_grid", "resize", "save_png", "to_bytes", "to_float"]
@@ -97,7 +98,6 @@ def image_grid(images: torch.Tensor, columns: int = 8) -> np.ndarray:
 
 def save_png(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG as one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray(pixels).save(temporary, format="png")
-    os.replace(temporary, path)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png")
+    write_bytes(path, buffer.getvalue())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from torch import nn
 from tqdm import tqdm
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint, write_text
-from l1bn.recipes.classification import CHECKPOINT, RESULT, pick_device
-from l1bn.recipes.curves import CurveLog, read_rows
+from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint, save_checkpoint
+from l1bn.recipes.classification import pick_device
+from l1bn.recipes.curves import CurveLog
 from l1bn.recipes.data import ImageSet, load_data
+from l1bn.recipes.files import write_json
 from l1bn.recipes.gan.config import GanConfig, GanRecipe
 from l1bn.recipes.gan.distance import DISTANCE_NAME, ReferenceDistance, distance_to_test
 from l1bn.recipes.gan.images import fit_size, image_grid, save_png, to_bytes, to_float
@@ -26,6 +27,8 @@ from l1bn.recipes.gan.losses import LOSSES, gradient_penalty
 from l1bn.recipes.gan.models import build_gan
 from l1bn.recipes.gan.noise import Batches, stream
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
+from l1bn.recipes.lock import own_folder
+from l1bn.recipes.saved import check_fields, check_optimizer, check_tensors, fields_of
 from l1bn.recipes.threads import thread_count
 
 __all__ = [
@@ -96,18 +99,22 @@ def train_gan(config: GanConfig, data: ImageSet | None = None, resume: bool = Fa
     config.validate()
     config = config.filled()
     checkpoint = config.out / CHECKPOINT
-    saved = load_checkpoint(checkpoint, "gan") if resume else None
-    if saved is None and (checkpoint.exists() or (config.out / RESULT).exists()):
-        raise UserError(
-            f"{config.out} already holds a run; continue it with --resume {config.out}, or choose "
-            "another folder with --out"
-        )
-    if saved is not None and (changes := config.changes(saved["config"])):
-        raise UserError(
-            f"{checkpoint} was made with {changes}; resume without changing it, or start a new run "
-            "with another --out"
-        )
-    with thread_count(config.threads):
+    if resume and not checkpoint.is_file():
+        raise UserError(f"no checkpoint at {checkpoint}")
+    with own_folder(config.out), thread_count(config.threads):
+        saved = load_checkpoint(checkpoint, "gan") if resume else None
+        if saved is None and (checkpoint.exists() or (config.out / RESULT).exists()):
+            raise UserError(
+                f"{config.out} already holds a run; continue it with --resume {config.out}, or "
+                "choose another folder with --out"
+            )
+        if saved is not None:
+            check_fields(checkpoint, "config", saved["config"], GanConfig)
+            if changes := config.changes(saved["config"], same_data="data" in saved):
+                raise UserError(
+                    f"{checkpoint} was made with {changes}; resume without changing it, or start a "
+                    "new run with another --out"
+                )
         trainer = GanTrainer(config, load_gan_data(config) if data is None else fit_size(data))
         if saved is not None:
             trainer.restore(saved)
@@ -159,6 +166,15 @@ class GanTrainer:
         self._loss = LOSSES[config.model]
         self._batches = Batches(data.train, self.settings.batch_size, config.seed)
         self._state = _State()
+        self.curves = self._new_curves()
+
+    def _new_curves(self) -> CurveLog:
+        distance = () if self.config.classifier is None else (DISTANCE,)
+        tables = {
+            SAMPLES: ("step", *LOSS_COLUMNS, "seconds", *distance),
+            "steps": ("step", *LOSS_COLUMNS),
+        }
+        return CurveLog(self.config.out, tables)
 
     @property
     def total_steps(self) -> int:
@@ -180,15 +196,11 @@ class GanTrainer:
                 self.device,
                 config.channels_last,
             )
-        distance = () if config.classifier is None else (DISTANCE,)
-        tables = {
-            SAMPLES: ("step", *LOSS_COLUMNS, "seconds", *distance),
-            "steps": ("step", *LOSS_COLUMNS),
-        }
         self._save_real_images()
         if self._state.step < self.total_steps:  # a finished run goes on: what it said is no result
             (config.out / RESULT).unlink(missing_ok=True)
-        log = CurveLog(config.out, self._state.step, config.tensorboard, tables)
+        log = self.curves
+        log.open(self._state.step, config.tensorboard)
         try:
             with deferred_interrupt() as stop:
                 self._run(log, stop)
@@ -200,24 +212,65 @@ class GanTrainer:
         """Continue where a checkpoint was made.
 
         Raises:
-            UserError: If its images had other shapes, or if it has more steps than this run.
+            UserError: If its images were others, if it has more steps than this run, or if it does
+                not fit; nothing is changed then.
         """
+        path = self.config.out / CHECKPOINT
         shape = self._shape()
         if saved["shape"] != shape:
             raise UserError(
-                f"{self.config.out / CHECKPOINT} was made with images of {saved['shape']}, but "
-                f"{self.config.data} has {shape}"
+                f"{path} was made with images of {saved['shape']}, but {self.config.data} has "
+                f"{shape}"
             )
-        if (done := saved["state"]["step"]) > self.total_steps:
+        if "data" in saved:  # an older version did not keep it
+            self.data.check_same(saved["data"], path)
+        state = self._checked_state(path, saved["state"])
+        for name, network in self._networks().items():
+            check_tensors(path, name, saved[name], network.state_dict())
+        updates = {"generator": state.step, "critic": state.step}
+        optimizers = {
+            name: check_optimizer(
+                path, f"optimizers.{name}", saved["optimizers"].get(name, {}), own, updates[name]
+            )
+            for name, own in self._optimizers.items()
+        }
+        curves = self._new_curves()
+        curves.restore(saved, state.step)
+        for name, network in self._networks().items():
+            network.load_state_dict(saved[name])
+            self._optimizers[name].load_state_dict(optimizers[name])
+        self._state, self.curves = state, curves
+        if state.step < self.total_steps:
+            self._take_back_last_grid()
+
+    def _checked_state(self, path: Path, saved: dict[str, Any]) -> _State:
+        state: _State = fields_of(path, "state", saved, _State)
+        if min(state.step, state.count) < 0 or state.count > state.step or state.seconds < 0:
+            raise UserError(f"{path}: expected state.step to be a step, got {state.step}")
+        if len(state.sums) != len(LOSS_COLUMNS):
+            raise UserError(f"{path}: expected {len(LOSS_COLUMNS)} sums, got {len(state.sums)}")
+        if state.step > self.total_steps:
             raise UserError(
-                f"{self.config.out / CHECKPOINT} has {done} steps already; expected --steps to be "
-                f"at least that, got {self.total_steps}"
+                f"{path} has {state.step} steps already; expected --steps to be at least that, got "
+                f"{self.total_steps}"
             )
-        self.generator.load_state_dict(saved["generator"])
-        self.critic.load_state_dict(saved["critic"])
-        for name, optimizer in self._optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][name])
-        self._state = _State(**saved["state"])
+        return state
+
+    def _take_back_last_grid(self) -> None:
+        """Remove the grid that a shorter run made only because it ended there."""
+        step = self._state.step
+        if not any(r["step"] == step for r in self.curves.rows(SAMPLES)) or self._is_regular(step):
+            return
+        if self._state.count == 0:
+            raise UserError(
+                f"{self.config.out / CHECKPOINT} is of an older version, which kept no means beyond"
+                f" step {step}: it can be taken further only from a multiple of --sample-every"
+            )
+        self.curves.drop(SAMPLES, step)
+        self._grid_path(step).unlink(missing_ok=True)
+
+    def _networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "critic": self.critic}
 
     def step(self, number: int) -> list[float]:
         """Take one step of the generator, after those of the critic.
@@ -240,10 +293,10 @@ class GanTrainer:
 
     def summary(self) -> str:
         """Say how a finished run ended."""
-        row = read_rows(self.config.out / f"{SAMPLES}.csv")[-1]
+        row = self.curves.rows(SAMPLES)[-1]
         if DISTANCE in row:
-            return f"{DISTANCE_NAME}: {float(row[DISTANCE]):.3f}"
-        losses = " and ".join(f"{float(row[n]):.3f}" for n in LOSS_COLUMNS[:2])
+            return f"{DISTANCE_NAME}: {row[DISTANCE]:.3f}"
+        losses = " and ".join(f"{row[n]:.3f}" for n in LOSS_COLUMNS[:2])
         return f"losses of critic and generator {losses}"
 
     @torch.no_grad()
@@ -307,14 +360,14 @@ class GanTrainer:
                 if self._state.step == total:
                     return
                 if stop.made:
-                    self._interrupt()
+                    self._interrupt(stop)
                 values = self._timed_step()
                 if self._state.step % config.log_every == 0:
                     log.row("steps", {"step": self._state.step, **_named(values)})
                 bar.update()
                 bar.set_postfix(critic=f"{values[0]:.3f}", generator=f"{values[1]:.3f}")
                 if stop.made:
-                    self._interrupt()
+                    self._interrupt(stop)
 
     def _timed_step(self) -> list[float]:
         state = self._state
@@ -333,9 +386,17 @@ class GanTrainer:
 
     def _grid_is_due(self) -> bool:
         step = self._state.step
+        due = self._is_regular(step) or step == self.total_steps
+        written = any(row["step"] == step for row in self.curves.rows(SAMPLES)[-1:])
+        return due and self._state.count > 0 and not written
+
+    def _is_regular(self, step: int) -> bool:
+        """Whether a grid is due at a step, however long the run."""
         epoch = max(1, self._batches.per_epoch // self.settings.n_critic)
-        due = step % (self.config.sample_every or epoch) == 0 or step == self.total_steps
-        return due and self._state.count > 0
+        return step % (self.config.sample_every or epoch) == 0
+
+    def _grid_path(self, step: int) -> Path:
+        return self.config.out / "images" / f"step-{step:06d}.png"
 
     def _write_samples(self, log: CurveLog) -> None:
         """Write a grid and a row of the curves, and save."""
@@ -344,11 +405,12 @@ class GanTrainer:
         row["seconds"] = round(state.seconds, 3)
         noise = self._noise(_GRID_IMAGES, stream(self.config.seed, "grid"))
         grid = image_grid(self.sample(noise))
-        save_png(grid, self.config.out / "images" / f"step-{state.step:06d}.png")
+        save_png(grid, self._grid_path(state.step))
         if self._distance is not None:
             row[DISTANCE] = self._distance.measure(self._generated(self._distance.images))
         log.row(SAMPLES, row)
-        self._state = _State(step=state.step)
+        if self._is_regular(state.step):  # a longer run would go on with the means of the others
+            self._state = _State(step=state.step)
         self._save()
 
     def _generated(self, count: int) -> Iterator[torch.Tensor]:
@@ -365,42 +427,43 @@ class GanTrainer:
         channels, size = self.data.train.images.shape[1:3]
         return {"channels": channels, "image_size": size}
 
-    def _interrupt(self) -> None:
+    def _interrupt(self, stop: StopRequest) -> None:
         self._save()
         where = f"step {self._state.step} of {self.total_steps}"
-        raise Interrupted(self.config.out / CHECKPOINT, where)
+        raise Interrupted(self.config.out / CHECKPOINT, where, stop.signum)
 
     def _save(self) -> None:
         optimizers = {name: o.state_dict() for name, o in self._optimizers.items()}
         content = {
             "config": self.config.saved(),
             "shape": self._shape(),
+            "data": self.data.fingerprint,
+            "curves": self.curves.saved(),
             "generator": self.generator.state_dict(),
             "critic": self.critic.state_dict(),
             "optimizers": optimizers,
             "state": dataclasses.asdict(self._state),
         }
         save_checkpoint(self.config.out / CHECKPOINT, content, "gan")
+        self.curves.write()
 
     def _write_result(self) -> None:
-        rows = read_rows(self.config.out / f"{SAMPLES}.csv")
-        networks = {"generator": self.generator, "critic": self.critic}
+        rows = self.curves.rows(SAMPLES)
         result: dict[str, Any] = {
             "config": self.config.saved(),
+            "data": self.data.fingerprint,
             "parameters": {
                 name: sum(p.numel() for p in network.parameters())
-                for name, network in networks.items()
+                for name, network in self._networks().items()
             },
             "steps": self.total_steps,
-            **{name: float(rows[-1][name]) for name in LOSS_COLUMNS},
-            "seconds": round(sum(float(r["seconds"]) for r in rows), 3),
+            **{name: rows[-1][name] for name in LOSS_COLUMNS},
+            "seconds": round(sum(r["seconds"] for r in rows), 3),
             "threads": torch.get_num_threads(),
         }
         if self._distance is not None:
-            result["distance"] = {**self._distance.record, "value": float(rows[-1][DISTANCE])}
-        write_text(
-            self.config.out / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-        )
+            result["distance"] = {**self._distance.record, "value": rows[-1][DISTANCE]}
+        write_json(self.config.out / RESULT, result, indent=2)
 
 
 def _named(values: list[float]) -> dict[str, float]:

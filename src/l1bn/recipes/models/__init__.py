@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from torch import nn
 
-from l1bn.errors import UserError
-from l1bn.recipes.config import NormName
 from l1bn.recipes.models.mobilenet import MobileNet
 from l1bn.recipes.models.norm import BatchNormAct2d, NormFactory, norm_factory
 from l1bn.recipes.models.resnet import resnet18, resnet50, resnet_cifar
 from l1bn.recipes.models.vgg import VGG7
+from l1bn.recipes.names import NormName, check_model
 
 __all__ = [
     "MODELS",
@@ -60,18 +58,6 @@ MODELS: dict[str, Callable[[ModelSpec, NormFactory], nn.Module]] = {
     "mobilenet": lambda s, n: MobileNet(s.in_channels, s.num_classes, n, s.width, s.large_stem),
 }
 """Builders by name."""
-
-
-def check_model(name: str) -> None:
-    """Refuse an unknown name.
-
-    Raises:
-        UserError: If `name` is not in `MODELS`; it names the nearest ones.
-    """
-    if name not in MODELS:
-        near = get_close_matches(name, MODELS, n=1)
-        hint = f'; did you mean "{near[0]}"?' if near else ""
-        raise UserError(f'expected --model to be one of {", ".join(MODELS)}, got "{name}"{hint}')
 
 
 def build_model(name: str, norm: NormName, spec: ModelSpec) -> nn.Module:

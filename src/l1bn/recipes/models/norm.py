@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from l1bn.nn import L1BatchNormAct2d
-from l1bn.recipes.config import NORMS, NormName
+from l1bn.recipes.names import NORMS, NormName
 
 __all__ = ["Activation", "BatchNormAct2d", "NormFactory", "norm_factory"]
 
