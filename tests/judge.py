@@ -213,3 +213,16 @@ def assert_judged(case: Case, backend: str) -> None:
         allowed = max(2 * error(eager[name], value, size), _rounding(name, case.x.dtype))
         found = error(got[name], value, size)
         assert found <= allowed, f"{name}: error {found:.3g} above {allowed:.3g} ({backend})"
+
+
+#: How far two evaluations of one function may lie apart: relative, and absolute where terms cancel.
+#: ``None`` is torch.testing's own choice for a dtype.
+TOLERANCES: dict[str, tuple[float | None, float | None]] = {
+    "order": (None, None),  # the same terms in another order
+}
+
+
+def assert_close(got: object, want: object, kind: str = "order") -> None:
+    """Fail where two results differ by more than the table allows for that kind of comparison."""
+    rtol, atol = TOLERANCES[kind]
+    torch.testing.assert_close(got, want, rtol=rtol, atol=atol)

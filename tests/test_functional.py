@@ -155,7 +155,11 @@ def test_vectors_of_any_layout(
 X = torch.zeros(4, 3, 2, 2)
 ERRORS = [
     (ValueError, "expected at least 2D input \\(got 1D input\\)", {"input": torch.zeros(4)}),
-    (TypeError, "expected a floating-point input, got torch.int64.*float", {"input": X.long()}),
+    (
+        TypeError,
+        "expected a floating-point input of 16, 32 or 64 bits, got torch.int64.*float",
+        {"input": X.long()},
+    ),
     (TypeError, "expected input to be a torch.Tensor, got list", {"input": [1.0]}),
     (
         ValueError,
@@ -217,3 +221,13 @@ def test_forward_mode() -> None:
         return l1_batch_norm(v, None, None, training=True)
 
     assert torch.autograd.gradcheck(call, x, check_forward_ad=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32, torch.complex64])
+@pytest.mark.parametrize("which", [0, 1, 2, 3, 4])
+def test_other_dtypes_are_refused(backend: str, which: int, dtype: torch.dtype) -> None:
+    arguments = [torch.randn(4, 3), *(torch.ones(3) for _ in range(4))]
+    arguments[which] = arguments[which].to(dtype)
+    for training in (False, True):
+        with pytest.raises(TypeError, match=r"expected .*16, 32 or 64 bits, got torch\."):
+            l1_batch_norm(*arguments, training=training, backend=backend)

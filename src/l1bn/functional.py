@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from l1bn.ops.registry import PairBackend, registry
@@ -11,6 +12,7 @@ from l1bn.ops.registry import PairBackend, registry
 #: Activations that can be computed together with the normalization.
 ACTIVATIONS = (None, "relu", "relu6")
 Activation = Literal["relu", "relu6"]
+_DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 
 
 def l1_batch_norm(
@@ -163,10 +165,10 @@ def _check(
 ) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"expected input to be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
+    if x.dtype not in _DTYPES:
         raise TypeError(
-            f"expected a floating-point input, got {x.dtype} of shape {tuple(x.shape)}: "
-            "convert it, for instance with input.float()"
+            f"expected a floating-point input of 16, 32 or 64 bits, got {x.dtype} of shape "
+            f"{tuple(x.shape)}: convert it, for instance with input.float()"
         )
     if x.dim() < 2:
         raise ValueError(
@@ -182,7 +184,9 @@ def _check(
     vectors = running_mean, running_var, weight, bias
     size, device = x.shape[1:2], x.device
     for vector in vectors:
-        if vector is not None and (vector.shape != size or vector.device != device):
+        if vector is not None and (
+            vector.shape != size or vector.device != device or vector.dtype not in _DTYPES
+        ):
             names = "running_mean", "running_var", "weight", "bias"
             _refuse_vector(names[[v is vector for v in vectors].index(True)], vector, x)
     if residual is not None:
@@ -218,6 +222,11 @@ def _check_running(running_mean: Tensor | None, running_var: Tensor | None, trai
 
 def _refuse_vector(name: str, vector: Tensor, x: Tensor) -> None:
     channels = x.shape[1]
+    if vector.dtype not in _DTYPES:
+        raise TypeError(
+            f"expected {name} as floating-point numbers of 16, 32 or 64 bits, got {vector.dtype}: "
+            "convert it, for instance with .float()"
+        )
     if vector.shape != (channels,):
         raise ValueError(
             f"{name} should contain {channels} elements not {vector.numel()}: expected shape "

@@ -183,8 +183,8 @@ def running_update(
     """Moving averages in BatchNorm's own form: equation (9).
 
     ``running_var + eps`` is the square of the training denominator, up to the factor
-    :math:`M/(M-1)` that BatchNorm applies too. A channel whose statistics are not finite keeps
-    its averages.
+    :math:`M/(M-1)` that BatchNorm applies too. A channel keeps its averages where the statistics
+    of the batch, or the new averages, are not finite.
 
     Args:
         running_mean: moving average of the mean.
@@ -200,10 +200,10 @@ def running_update(
     Shape:
         - running_mean, running_var: :math:`(C,)`
     """
-    var = (stats.scale**2 - eps) * (count / (count - 1))
-    finite = stats.mean.isfinite() & var.isfinite()
+    var = (stats.scale**2 - eps).clamp_min(0) * (count / (count - 1))
     new_mean = (1 - momentum) * running_mean + momentum * stats.mean
     new_var = (1 - momentum) * running_var + momentum * var
+    finite = stats.mean.isfinite() & var.isfinite() & new_mean.isfinite() & new_var.isfinite()
     return (
         torch.where(finite, new_mean, running_mean),
         torch.where(finite, new_var, running_var),

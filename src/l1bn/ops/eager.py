@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.ops import formula
+from l1bn.ops import formula, frozen
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
@@ -107,9 +107,8 @@ class Eager:
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, see :class:`l1bn.ops.registry.Backend`."""
-        return formula.evaluate(
-            x, running_mean, running_var, weight, bias, residual, activation, eps
-        )
+        evaluate = formula.evaluate if is_transformed(x) else frozen.composed
+        return evaluate(x, running_mean, running_var, weight, bias, residual, activation, eps)
 
     def train_and_update(
         self,

@@ -7,6 +7,7 @@ second derivative. Low-precision inputs are computed in float32.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +23,17 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 def reduce_dims(x: Tensor) -> list[int]:
     """Every dimension but the channel's."""
     return [0, *range(2, x.dim())]
+
+
+def cast(
+    gradients: Sequence[Tensor | None], like: Sequence[Tensor | None], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients in the dtypes of what they belong to, None where not wanted."""
+    # A cast to the same dtype is a call too, and on a small input calls are what costs.
+    return [
+        None if v is None or t is None or not want else v if v.dtype is t.dtype else v.to(t.dtype)
+        for v, t, want in zip(gradients, like, wanted, strict=False)
+    ]
 
 
 def per_channel(v: Tensor, x: Tensor) -> Tensor:

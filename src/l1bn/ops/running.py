@@ -34,12 +34,12 @@ def update_running_statistics(
 ) -> None:
     """Move the running statistics in place towards those of a batch.
 
-    A channel whose batch statistics are not finite keeps its running statistics. There is no
-    device synchronisation.
+    A channel keeps its running statistics where those of the batch are not finite, or where the
+    new ones would not be finite in their own dtype. There is no device synchronisation.
 
     Args:
         running_mean: moving average of the mean.
-        running_var: moving average of ``(scale² − eps)·M/(M − 1)``.
+        running_var: moving average of ``max(scale² − eps, 0)·M/(M − 1)``.
         mean: mean of the batch.
         scale: σ of the batch, at least √eps.
         count: elements per channel, M; a tensor of one element where processes share it.
@@ -49,10 +49,16 @@ def update_running_statistics(
     Shape:
         - running_mean, running_var, mean, scale: :math:`(C,)`
     """
-    var = scale.square().sub_(eps).mul_(count / (count - 1))
-    finite = mean.isfinite() & var.isfinite()
-    for running, batch in ((running_mean, mean), (running_var, var)):
-        old = running.to(batch.dtype)
-        # (1 - m)·old + m·new, as BatchNorm computes it.
-        new = old * (1 - momentum) + batch * momentum
-        running.copy_(torch.where(finite, new, old))
+    # As wide as there is, as the kernels compute: the vectors are short. MPS has no float64.
+    wide = torch.float32 if mean.device.type == "mps" else torch.float64
+    mean, scale = mean.to(wide), scale.to(wide)
+    # At the floor the difference is a rounding error of either sign.
+    var = scale.square().sub_(eps).clamp_min_(0).mul_(count / (count - 1))
+    # (1 - m)·old + m·new, as BatchNorm computes it.
+    new = [
+        (running.to(wide) * (1 - momentum) + batch * momentum).to(running.dtype)
+        for running, batch in ((running_mean, mean), (running_var, var))
+    ]
+    finite = mean.isfinite() & var.isfinite() & new[0].isfinite() & new[1].isfinite()
+    for running, moved in zip((running_mean, running_var), new, strict=True):
+        running.copy_(torch.where(finite, moved, running))

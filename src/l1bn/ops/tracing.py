@@ -1,4 +1,4 @@
-"""Whether somebody looks on: a compiler, a functorch transform, forward-mode differentiation."""
+"""Whether somebody looks on: a compiler, a transform, a dispatch mode, forward differentiation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ def is_transformed(x: Tensor) -> bool:
     return (
         torch.compiler.is_compiling()
         or _functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0  # sees every operator, or makes fake tensors
         or forward_ad._current_level >= 0
         or not (type(x) is Tensor or type(x) is torch.nn.Parameter)
         or _functorch.is_functorch_wrapped_tensor(x)  # left over from a transform that has ended
+        or _functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
     )

@@ -15,7 +15,7 @@ from judge import Case, assert_judged, error, judge, lay_out, make_case, run
 from l1bn.ops.cpu import kernels as cpu_kernels
 from l1bn.ops.cpu import operators as cpu_library
 from l1bn.ops.cpu.backend import BACKEND
-from l1bn.ops.cpu.layout import sign_bits, to_layout
+from l1bn.ops.cpu.layout import Layout, sign_bits, to_layout
 from l1bn.ops.native import float_norm as _native
 from l1bn.ops.native.float_norm import Native
 
@@ -42,6 +42,11 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+def bits_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
+    """A forward call with ReLU: y, statistics, bits and layout."""
+    return cpu_kernels.forward(x, None, cpu_kernels.Call(None, None, 1, 1e-5), True, None)
+
+
 def kept(case: Case) -> list[Tensor]:
     """What a training call keeps for backward, less its parameters."""
     saved: list[Tensor] = []
@@ -51,7 +56,7 @@ def kept(case: Case) -> list[Tensor]:
         saved.append(v)
         return v
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
+    with torch.autograd.graph.saved_tensors_hooks(pack, torch.clone):
         BACKEND.train(
             leaves["x"],
             leaves.get("weight"),
@@ -174,7 +179,7 @@ def test_nothing_is_kept_where_nothing_is_wanted() -> None:
 )
 def test_bits_tell_the_side_of_the_mean(shape: tuple[int, ...], layout: str) -> None:
     x = make_case(shape, layout=layout, mean=1000.0).x
-    _, _, bits, found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    _, _, bits, found = bits_of(x)
     assert found == to_layout(x)[1]
     assert bits is not None
     dims = [0, *range(2, x.dim())]
@@ -194,7 +199,7 @@ def test_statistics_and_bits_of_bfloat16(
     x[:, 2] *= torch.where(torch.rand(x[:, 2].shape, generator=rng) < 0.5, 0, 1)  # -0 and 0
     x[:, 3, 0, 0] = 40 * (abs(mean) + 1)  # far from the others, and the first value
     x = lay_out(x.bfloat16(), layout)
-    _, statistics, bits, _ = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    _, statistics, bits, _ = bits_of(x)
     wide = x.double()
     middle = wide.mean((0, 2, 3), keepdim=True)
     deviation = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
@@ -208,7 +213,7 @@ def test_statistics_and_bits_of_bfloat16(
 
 
 def assert_bits(x: Tensor) -> None:
-    _, _, bits, found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    _, _, bits, found = bits_of(x)
     middle = x.double().mean((0, 2, 3), keepdim=True)
     assert bits is not None
     assert torch.equal(sign_bits(bits, found, x.shape), x.double() >= middle)
@@ -231,7 +236,7 @@ def test_a_mean_just_beside_a_value_of_bfloat16(isa: str, sign: int, changed: in
     x[:32] = 199
     x[changed, :, 0, 0] = 200
     x = sign * x.bfloat16()
-    _, statistics, _, _ = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)
+    _, statistics, _, _ = bits_of(x)
     wide = x.double()
     middle = wide.mean((0, 2, 3), keepdim=True)
     want = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
@@ -243,9 +248,9 @@ def test_a_mean_just_beside_a_value_of_bfloat16(isa: str, sign: int, changed: in
 def test_a_channel_that_is_not_finite_leaves_the_others(isa: str, odd_one: float) -> None:
     rng = torch.Generator().manual_seed(4)
     x = torch.randn(3, 2, 9, 9, generator=rng).bfloat16()
-    want = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)[1]
+    want = bits_of(x)[1]
     x[1, 0, 3, 3] = odd_one
-    found = cpu_kernels.forward(x, None, None, None, 1, 1e-5, True, None)[1]
+    found = bits_of(x)[1]
     assert found[2, 0].isnan()
     assert torch.equal(found[:, 1], want[:, 1])
 
@@ -309,7 +314,7 @@ def test_a_frozen_layer_keeps_only_what_its_gradients_need() -> None:
         saved.append(v)
         return v
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
+    with torch.autograd.graph.saved_tensors_hooks(pack, torch.clone):
         BACKEND.evaluate(x, torch.zeros(8), torch.ones(8), weight, bias, None, "relu", 1e-5)
     assert sum(v.numel() == x.numel() for v in saved) == 1  # y, for the activation's mask
 

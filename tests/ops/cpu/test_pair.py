@@ -67,7 +67,7 @@ def kept(leaves: Leaves, activation: str = "relu") -> list[Tensor]:
         saved.setdefault(v.untyped_storage().data_ptr(), v)
         return v
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
+    with torch.autograd.graph.saved_tensors_hooks(pack, torch.clone):
         pair(leaves, activation)
     given = {leaves[i].data_ptr() for i in (1, 2, 4, 5)}
     return [v for at, v in saved.items() if at not in given]
@@ -249,8 +249,8 @@ def test_packing(shape: tuple[int, ...], layout: str) -> None:
     value = lay_out(torch.randn(shape), layout)
     y = lay_out((torch.randn(shape) * 4).clamp(0, 6), layout)
     for code, where in ((1, y > 0), (2, (y > 0) & (y < 6))):
-        packed = cpu_kernels.pack_alive(y, value, code)
+        packed = cpu_kernels.pack_alive(y, value, to_layout(y)[1], code)
         assert packed.numel() == where.sum()
         want = torch.where(where, value, 0.0)
-        assert torch.equal(cpu_kernels.unpack_alive(y, packed, code), want)
+        assert torch.equal(cpu_kernels.unpack_alive(y, packed, to_layout(y)[1], code), want)
         assert torch.equal(spread(packed, where, to_layout(y)[1]), want)

@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.ops import formula
-from l1bn.ops.cpu import kernels
-from l1bn.ops.cpu import operators as cpu_library
+from l1bn.ops import formula, frozen
+from l1bn.ops.cpu import kernels, operators
 from l1bn.ops.cpu.layout import sign_bits
 from l1bn.ops.cpu.pair import train_pair
-from l1bn.ops.cpu.reuse import take_first
 from l1bn.ops.running import update_running_statistics
-from l1bn.ops.second_derivative import Gradients, double_backward, frozen_backward
+from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.tracing import is_transformed
 
 __all__ = ["BACKEND", "Cpu"]
@@ -49,7 +47,11 @@ class _Train(torch.autograd.Function):
         code = kernels.ACTIVATIONS[activation]
         differentiable = True in ctx.needs_input_grad
         y, statistics, bits, layout = kernels.forward(
-            x, weight, bias, residual, code, eps, code != 0 and differentiable, running
+            x,
+            residual,
+            kernels.Call(weight, bias, code, eps),
+            code != 0 and differentiable,
+            running,
         )
         if out is not None:
             out.append(statistics)
@@ -64,55 +66,41 @@ class _Train(torch.autograd.Function):
         ctx.save_for_backward(None, weight, bias, statistics, y, residual, bits, scale)
         return y, scale
 
-    boxed_grads_call = True
-
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        grad, others, spare = take_first(grads)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, bias, statistics, y, *recovery = ctx.saved_tensors
         code, activation, eps, layout = ctx.options
-        grad_scale = others[0] if recovery else None
-        residual, bits, _ = recovery or (None, None, None)
+        grad = grads[0]
+        grad_scale = grads[1] if recovery else None
+        residual, bits, scale = recovery or (None, None, None)
         if grad is None and grad_scale is None:
             return (None,) * 5
-        if grad is None or grad_scale is not None or torch.is_grad_enabled():
-            out: Gradients
-            if recovery or grad is None:
-                sign = sign_bits(recovery[1], layout, y.shape)
-                out = double_backward(
-                    grad, grad_scale, y, residual, sign, weight, bias, recovery[2], activation, eps
-                )
-            else:
-                out = formula.closed_form_backward(grad, x, y, weight, activation, eps)
-            return _cast(ctx, out, y if x is None else x, weight, bias)
         wanted = ctx.needs_input_grad
-        dx, dweight, dbias, dresidual = kernels.backward(
-            grad,
-            layout,
-            y,
-            x,
-            residual,
-            bits,
-            weight,
-            bias,
-            statistics,
-            code,
-            eps,
-            wanted[0],
-            wanted[1] or wanted[2],
-            wanted[3],
-            False,
-            spare,
-        )
-        if weight is None or not wanted[1]:
-            dweight = None
-        elif dweight is not None and dweight.dtype != weight.dtype:
-            dweight = dweight.to(weight.dtype)
-        if bias is None or not wanted[2]:
-            dbias = None
-        elif dbias is not None and dbias.dtype != bias.dtype:
-            dbias = dbias.to(bias.dtype)
-        return dx, dweight, dbias, dresidual, None
+        found: tuple[Tensor | None, ...]
+        if (
+            grad is not None
+            and grad_scale is None
+            and not torch.is_grad_enabled()
+            and not is_transformed(grad)
+        ):
+            found = kernels.backward(
+                grad,
+                kernels.Call(weight, bias, code, eps),
+                kernels.Kept(layout, statistics, x, bits, residual, y),
+                kernels.Wanted(wanted[0], wanted[1] or wanted[2], wanted[3]),
+            )
+        elif recovery:
+            assert bits is not None  # both are kept together
+            assert scale is not None
+            sign = sign_bits(bits, layout, y.shape)
+            found = double_backward(
+                grad, grad_scale, y, residual, sign, weight, bias, scale, activation, eps
+            )
+        else:
+            assert grad is not None  # there is no other output
+            found = formula.closed_form_backward(grad, x, y, weight, activation, eps)
+        of_x = y if x is None else x
+        return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None
 
 
 #: Activation, eps, running statistics to move, and where the batch's go.
@@ -121,24 +109,8 @@ _Options = tuple[str | None, float, kernels.Running | None, list[Tensor] | None]
 _train = super(torch.autograd.Function, _Train).apply
 
 
-def _cast(
-    ctx: Any,
-    gradients: tuple[Tensor | None, ...],
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> tuple[Tensor | None, ...]:
-    """Gradients in the inputs' dtypes, None where not wanted."""
-    targets = (x, weight, bias, x)
-    cast = [
-        v.to(t.dtype) if v is not None and t is not None and wanted else None
-        for v, t, wanted in zip(gradients, targets, ctx.needs_input_grad[:4], strict=True)
-    ]
-    return *cast, None
-
-
 class _Evaluate(torch.autograd.Function):
-    """Keeps the output where there is an activation, and x or y only for γ's own gradient."""
+    """For γ's gradient: y and the residual, or x where x̂ cannot be recovered from y."""
 
     @staticmethod
     def forward(
@@ -153,15 +125,15 @@ class _Evaluate(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         code = kernels.ACTIVATIONS[activation]
+        call = kernels.Call(weight, bias, code, eps)
         y, statistics, recoverable, layout = kernels.evaluate(
-            x, running_mean, running_var, weight, bias, residual, code, eps
+            x, running_mean, running_var, residual, call
         )
-        keep_x = ctx.needs_input_grad[3] and not (code and recoverable)
-        keep_residual = ctx.needs_input_grad[3] and not keep_x
+        keep_x = not (code and recoverable)
         ctx.save_for_backward(
             x if keep_x else None,
             y if code else None,
-            residual if keep_residual else None,
+            None if keep_x else residual,
             weight,
             bias,
             statistics,
@@ -169,58 +141,26 @@ class _Evaluate(torch.autograd.Function):
         ctx.options = code, activation, eps, layout
         return y
 
-    boxed_grads_call = True
-
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        grad, _, spare = take_first(grads)
-        assert grad is not None  # absent ones are made zeros
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         x, y, residual, weight, bias, statistics = ctx.saved_tensors
         code, activation, eps, layout = ctx.options
-        wanted = ctx.needs_input_grad
-        dx: Tensor | None
-        if torch.is_grad_enabled():
-            dx, dweight, dbias, dresidual = frozen_backward(
-                grad, x, y, residual, weight, bias, statistics, activation
-            )
-            dresidual = dresidual if wanted[5] else None
+        of_x, _, _, of_weight, of_bias, of_residual, _, _ = ctx.needs_input_grad
+        found: tuple[Tensor | None, ...]
+        if torch.is_grad_enabled() or is_transformed(grad):
+            found = frozen_backward(grad, x, y, residual, weight, bias, statistics, activation)
         else:
-            dx, dweight, dbias, dresidual = kernels.backward(
+            found = kernels.backward(
                 grad,
-                layout,
-                y,
-                x,
-                residual,
-                None,
-                weight,
-                bias,
-                statistics,
-                code,
-                eps,
-                wanted[0],
-                wanted[3] or wanted[4],
-                wanted[5],
-                True,
-                spare,
+                kernels.Call(weight, bias, code, eps),
+                kernels.Kept(layout, statistics, x, None, residual, y, frozen=True),
+                kernels.Wanted(of_x, of_weight or of_bias, of_residual),
             )
-        dweight = _like(dweight, weight) if wanted[3] else None
-        return dx, None, None, dweight, _like(dbias, bias), dresidual, None, None
-
-
-def _moves_natively(running_mean: Tensor, running_var: Tensor, momentum: float | Tensor) -> bool:
-    """Whether the kernels can move these running statistics."""
-    return (
-        not isinstance(momentum, Tensor)
-        and running_mean.dtype == running_var.dtype
-        and running_mean.is_contiguous()
-        and running_var.is_contiguous()
-    )
-
-
-def _like(gradient: Tensor | None, parameter: Tensor | None) -> Tensor | None:
-    if gradient is None or parameter is None:
-        return None
-    return gradient if gradient.dtype == parameter.dtype else gradient.to(parameter.dtype)
+        dx, dweight, dbias, dresidual = formula.cast(
+            found, (grad, weight, bias, grad), (of_x, of_weight, of_bias, of_residual)
+        )
+        return dx, None, None, dweight, dbias, dresidual, None, None
 
 
 class Cpu:
@@ -236,8 +176,8 @@ class Cpu:
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
     ) -> str | None:
         """Why these tensors cannot be served, or None."""
-        if not x.is_cpu:
-            return f"it takes CPU tensors, got {x.device}"
+        if not x.is_cpu or x.layout is not torch.strided:
+            return f"it takes strided CPU tensors, got {x.layout} on {x.device}"
         if x.dtype not in kernels.DTYPES:
             return f"it takes float32, bfloat16, float16 and float64, got {x.dtype}"
         dtype = None if weight is None else weight.dtype
@@ -258,7 +198,7 @@ class Cpu:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see :class:`l1bn.ops.registry.Backend`."""
         if torch.compiler.is_compiling():
-            y, parts = cpu_library.forward(
+            y, parts = operators.forward(
                 x, weight, bias, residual, kernels.ACTIVATIONS[activation], eps
             )
             return y, parts[0].detach(), parts[2].detach()
@@ -281,7 +221,7 @@ class Cpu:
         eps: float,
     ) -> Tensor:
         """Normalize and move the running statistics, see :class:`l1bn.ops.registry.Backend`."""
-        if is_transformed(x) or not _moves_natively(running_mean, running_var, momentum):
+        if is_transformed(x) or not kernels.moves_natively(running_mean, running_var, momentum):
             y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
             count = x.numel() // x.shape[1]
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
@@ -298,9 +238,11 @@ class Cpu:
         other_x, other_mean, other_var, other_weight, other_bias, _, other_momentum, floor = second
         if is_transformed(x) or is_transformed(other_x) or not torch.is_grad_enabled():
             return None
-        if mean is not None and not _moves_natively(mean, var, momentum):
+        if mean is not None and not kernels.moves_natively(mean, var, momentum):
             return None
-        if other_mean is not None and not _moves_natively(other_mean, other_var, other_momentum):
+        if other_mean is not None and not kernels.moves_natively(
+            other_mean, other_var, other_momentum
+        ):
             return None
         running = (
             None if mean is None else (mean, var, momentum),
@@ -322,11 +264,21 @@ class Cpu:
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, see :class:`l1bn.ops.registry.Backend`."""
-        plain = (activation is None and residual is None) or x.numel() == 0
-        if plain or is_transformed(x) or running_mean.dtype != running_var.dtype:
+        if is_transformed(x):
             return formula.evaluate(
                 x, running_mean, running_var, weight, bias, residual, activation, eps
             )
+        plain = (activation is None and residual is None) or x.numel() == 0
+        if plain or running_mean.dtype is not running_var.dtype:
+            return frozen.composed(
+                x, running_mean, running_var, weight, bias, residual, activation, eps
+            )
+        if frozen.serves(x, weight, bias, residual):
+            call = kernels.Call(weight, bias, kernels.ACTIVATIONS[activation], eps)
+            return frozen.evaluate(
+                x, running_var, weight, bias, residual, activation, eps,
+                lambda: kernels.evaluate(x, running_mean, running_var, residual, call)[0],
+            )  # fmt: skip
         return _Evaluate.apply(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )

@@ -7,11 +7,13 @@ Statistics and gradients of parameters are float32, float64 for float64 tensors.
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from l1bn.ops.cpu.layout import Layout, as_layout, to_layout
+from l1bn.ops.cpu.layout import Layout, as_layout, as_vector, to_layout
+from l1bn.ops.cpu.memory import CPU, address, is_ordinary
 from l1bn.ops.native import float_norm as _native
 from l1bn.ops.native.float_norm import Native
 
@@ -20,10 +22,14 @@ __all__ = [
     "DTYPES",
     "NATIVE",
     "RECOVERY_LIMIT",
+    "Call",
+    "Kept",
     "Running",
+    "Wanted",
     "backward",
     "evaluate",
     "forward",
+    "moves_natively",
     "pack_alive",
     "unpack_alive",
 ]
@@ -64,85 +70,133 @@ def _check(code: int) -> None:
         raise RuntimeError(f"the native kernels refused the call with code {code}")
 
 
-def _parameter_dtype(weight: Tensor | None, bias: Tensor | None) -> int:
-    if weight is not None:
-        return DTYPES[weight.dtype]
-    return 0 if bias is None else DTYPES[bias.dtype]
+class Call(NamedTuple):
+    """The arguments of a call that forward and backward share; the activation as a code."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    activation: int
+    eps: float
 
 
-def _dense(vector: Tensor | None) -> Tensor | None:
-    """A vector that the kernels can walk: a slice or an expanded number has gaps or one address."""
-    return vector if vector is None or vector.is_contiguous() else vector.contiguous()
+class Kept(NamedTuple):
+    """What a call leaves for :func:`backward`: ``x``, or ``bits`` and the residual in its place.
 
-
-def _new_statistics(channels: int, dtype: torch.dtype) -> Tensor:
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return torch.empty((3, channels), dtype=wide)
-
-
-def forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    eps: float,
-    want_bits: bool,
-    running: Running | None,
-) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
-    """Normalize with the statistics of the batch.
-
-    Args:
-        x: input.
-        weight: γ.
-        bias: β.
-        residual: added before the activation.
-        activation: code of :data:`ACTIVATIONS`.
-        eps: variance floor.
-        want_bits: also return the sign bits, if x̂ can be recovered from y.
-        running: statistics to move in place, see :mod:`l1bn.ops.running`.
-
-    Returns:
-        ``(y, statistics, bits, layout)``. ``bits`` is None where x̂ cannot be recovered.
+    ``y`` is there with an activation, and wherever x̂ is recovered from it. ``residual`` is read
+    only where x̂ is recovered under an activation. ``frozen`` statistics are constants.
 
     Shape:
         - statistics: :math:`(3, C)`: the mean in two parts whose sum it is (near a large mean one
           float32 cannot tell on which side of it a value lies), and σ
     """
+
+    layout: Layout
+    statistics: Tensor
+    x: Tensor | None = None
+    bits: Tensor | None = None
+    residual: Tensor | None = None
+    y: Tensor | None = None
+    frozen: bool = False
+
+
+class Wanted(NamedTuple):
+    """Which gradients :func:`backward` is asked for."""
+
+    dx: bool = True
+    parameters: bool = True
+    dresidual: bool = True
+
+
+def _parameters(call: Call, channels: int) -> tuple[int, Tensor | None, Tensor | None]:
+    """Code of their dtype, γ and β without gaps."""
+    weight, bias = call.weight, call.bias
+    if weight is not None:
+        weight = as_vector(weight, channels)
+        code = DTYPES[weight.dtype]
+        if bias is None:
+            return code, weight, None
+        bias = as_vector(bias, channels)
+        if bias.dtype is not weight.dtype:
+            raise TypeError(
+                f"expected weight and bias of one dtype, got {weight.dtype} and {bias.dtype}: "
+                "convert one of them"
+            )
+        return code, weight, bias
+    if bias is None:
+        return 0, None, None
+    return DTYPES[bias.dtype], None, as_vector(bias, channels)
+
+
+def moves_natively(running_mean: Tensor, running_var: Tensor, momentum: float | Tensor) -> bool:
+    """Whether the kernels can move these running statistics where they lie."""
+    return (
+        not isinstance(momentum, Tensor)
+        and running_mean.dtype is running_var.dtype
+        and running_mean.is_contiguous()
+        and running_var.is_contiguous()
+        and is_ordinary(running_mean)
+        and is_ordinary(running_var)
+    )
+
+
+def _new_statistics(channels: int, dtype: torch.dtype) -> Tensor:
+    wide = torch.float64 if dtype is torch.float64 else torch.float32
+    return torch.empty((3, channels), dtype=wide, device=CPU)
+
+
+def _addresses(statistics: Tensor) -> tuple[int, int]:
+    """Of the mean's two parts and of σ."""
+    at = address(statistics)
+    return at, at + 2 * statistics.shape[1] * statistics.element_size()
+
+
+def forward(
+    x: Tensor, residual: Tensor | None, call: Call, want_bits: bool, running: Running | None
+) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
+    """Normalize with the statistics of the batch.
+
+    Args:
+        x: input.
+        residual: added before the activation.
+        call: the other arguments.
+        want_bits: also return the sign bits, if x̂ can be recovered from y.
+        running: statistics to move in place, see :mod:`l1bn.ops.running`, which
+            :func:`moves_natively` allows.
+
+    Returns:
+        ``(y, statistics, bits, layout)``. ``bits`` is None where x̂ cannot be recovered.
+    """
     native = _native_or_raise()
-    weight, bias = _dense(weight), _dense(bias)
     x, layout = to_layout(x)
-    if residual is not None:
-        residual = as_layout(residual, layout)
-    outer, channels, inner = layout
+    parameter_code, weight, bias = _parameters(call, layout.channels)
     dtype = x.dtype
+    if residual is not None:
+        residual = as_layout(residual, layout, dtype)
     y = torch.empty_like(x)
-    statistics = _new_statistics(channels, dtype)
-    at = statistics.data_ptr()
-    bits = torch.empty(native.bits_bytes(*layout), dtype=torch.uint8) if want_bits else None
+    statistics = _new_statistics(layout.channels, dtype)
+    bits = None
+    if want_bits:
+        bits = torch.empty(native.bits_bytes(*layout), dtype=torch.uint8, device=CPU)
     code = DTYPES[dtype]
     moved = (0, 0, 0, 0.0)
     if running is not None:
         mean, var, momentum = running
-        moved = (mean.data_ptr(), var.data_ptr(), DTYPES[mean.dtype], momentum)
+        moved = (address(mean), address(var), DTYPES[mean.dtype], momentum)
     bad = native.forward(
         _native.pack_forward(
-            outer,
-            channels,
-            inner,
+            *layout,
             code,
-            _parameter_dtype(weight, bias),
-            activation,
+            parameter_code,
+            call.activation,
             torch.get_num_threads(),
-            eps,
-            x.data_ptr(),
-            0 if residual is None else residual.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            y.data_ptr(),
-            at,
-            at + 2 * channels * statistics.element_size(),
-            0 if bits is None else bits.data_ptr(),
+            call.eps,
+            address(x),
+            address(residual),
+            address(weight),
+            address(bias),
+            address(y),
+            *_addresses(statistics),
+            address(bits),
             RECOVERY_LIMIT[code],
             *moved,
         )
@@ -153,113 +207,86 @@ def forward(
     return y, statistics, bits, layout
 
 
+_Found = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _laid_out(kept: Kept, dtype: torch.dtype, bits_bytes: int) -> Kept:
+    """What was kept as the kernels read it: saved tensors may come back with other strides."""
+    layout, statistics, x, bits, residual, y, frozen = kept
+    return Kept(
+        layout,
+        as_vector(statistics, 3 * layout.channels),
+        None if x is None else as_layout(x, layout, dtype),
+        None if bits is None else as_vector(bits, bits_bytes),
+        None if residual is None else as_layout(residual, layout, dtype),
+        None if y is None else as_layout(y, layout, dtype),
+        frozen,
+    )
+
+
 def backward(
-    grad: Tensor,
-    layout: Layout,
-    y: Tensor | None,
-    x: Tensor | None,
-    residual: Tensor | None,
-    bits: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor,
-    activation: int,
-    eps: float,
-    want_dx: bool,
-    want_parameters: bool,
-    want_dresidual: bool,
-    frozen: bool,
-    overwrite: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    grad: Tensor, call: Call, kept: Kept, wanted: Wanted, overwrite: bool = False
+) -> _Found:
     """Compute the gradients of :func:`forward` or, frozen, of :func:`evaluate`.
 
     Args:
         grad: gradient of the output.
-        layout: layout of the forward call.
-        y: output, needed with an activation and to recover x̂.
-        x: input, or None to recover x̂ from ``y``, ``residual`` and ``bits``.
-        residual: read only to recover x̂ under an activation.
-        bits: sign bits, read only without ``x``.
-        weight: γ.
-        bias: β.
-        statistics: those of the forward call.
-        activation: code of :data:`ACTIVATIONS`.
-        eps: variance floor.
-        want_dx: whether to return dx.
-        want_parameters: whether to return dγ and dβ.
-        want_dresidual: whether to return the residual's gradient.
-        frozen: the statistics are constants.
-        overwrite: ``grad`` is nobody else's, and a result may take its memory.
+        call: arguments of the forward call.
+        kept: what it left.
+        wanted: which gradients to return.
+        overwrite: ``grad`` is of the caller's own making, and a result may take its memory.
 
     Returns:
         ``(dx, dγ, dβ, d residual)``, None where not wanted.
     """
     native = _native_or_raise()
-    weight, bias = _dense(weight), _dense(bias)
-    given, grad = grad, as_layout(grad, layout)
+    layout, dtype = kept.layout, grad.dtype
+    parameter_code, weight, bias = _parameters(call, layout.channels)
+    given, grad = grad, as_layout(grad, layout, dtype)
     overwrite = overwrite or grad is not given  # a copy is ours
-    # Kept as they came, which costs no memory of their own: laid out again where they were strided.
-    if x is not None:
-        x = as_layout(x, layout)
-    if residual is not None:
-        residual = as_layout(residual, layout)
-    outer, channels, inner = layout
+    kept = _laid_out(kept, dtype, native.bits_bytes(*layout))
+    statistics = kept.statistics
     dweight = dbias = None
-    if want_parameters:
-        # Made like a tensor that is there where that serves: it costs half as much.
-        if weight is not None and weight.dtype is statistics.dtype:
-            dweight = torch.empty_like(weight)
-        else:
-            dweight = statistics.new_empty(channels)
+    if wanted.parameters:
+        dweight = torch.empty(layout.channels, dtype=statistics.dtype, device=CPU)
         dbias = torch.empty_like(dweight)
     # Without an activation the residual's gradient is the output's.
-    masked = want_dresidual and activation != 0
+    masked = wanted.dresidual and call.activation != 0
     dx = dresidual = None
     if masked:
         dresidual = grad.detach() if overwrite else torch.empty_like(grad)
-    if want_dx:
-        dx = grad.detach() if overwrite and not want_dresidual else torch.empty_like(grad)
-    at = statistics.data_ptr()
+    if wanted.dx:
+        dx = grad.detach() if overwrite and not wanted.dresidual else torch.empty_like(grad)
     code = native.backward(
         _native.pack_backward(
-            outer,
-            channels,
-            inner,
-            DTYPES[grad.dtype],
-            _parameter_dtype(weight, bias),
-            activation,
+            *layout,
+            DTYPES[dtype],
+            parameter_code,
+            call.activation,
             torch.get_num_threads(),
-            eps,
-            grad.data_ptr(),
-            0 if y is None else y.data_ptr(),
-            0 if x is None else x.data_ptr(),
-            0 if residual is None else residual.data_ptr(),
-            0 if bits is None else bits.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            at,
-            at + 2 * channels * statistics.element_size(),
-            0 if dx is None else dx.data_ptr(),
-            0 if dresidual is None else dresidual.data_ptr(),
-            0 if dweight is None else dweight.data_ptr(),
-            0 if dbias is None else dbias.data_ptr(),
-            frozen,
+            call.eps,
+            address(grad),
+            address(kept.y),
+            address(kept.x),
+            address(kept.residual),
+            address(kept.bits),
+            address(weight),
+            address(bias),
+            *_addresses(statistics),
+            address(dx),
+            address(dresidual),
+            address(dweight),
+            address(dbias),
+            kept.frozen,
         )
     )
     if code:
         _check(code)
-    return dx, dweight, dbias, grad if want_dresidual and not activation else dresidual
+    return dx, dweight, dbias, grad if wanted.dresidual and not masked else dresidual
 
 
 def evaluate(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: int,
-    eps: float,
+    x: Tensor, running_mean: Tensor, running_var: Tensor, residual: Tensor | None, call: Call
 ) -> tuple[Tensor, Tensor, bool, Layout]:
     """Normalize with running statistics.
 
@@ -268,33 +295,32 @@ def evaluate(
         ``recoverable`` tells whether x̂ can be read back from y.
     """
     native = _native_or_raise()
-    weight, bias = _dense(weight), _dense(bias)
-    running_mean, running_var = running_mean.contiguous(), running_var.contiguous()
     x, layout = to_layout(x)
+    parameter_code, weight, bias = _parameters(call, layout.channels)
+    mean, var = (as_vector(v, layout.channels) for v in (running_mean, running_var))
+    dtype = x.dtype
     if residual is not None:
-        residual = as_layout(residual, layout)
+        residual = as_layout(residual, layout, dtype)
     y = torch.empty_like(x)
-    statistics = _new_statistics(layout.channels, x.dtype)
-    at = statistics.data_ptr()
-    code = DTYPES[x.dtype]
+    statistics = _new_statistics(layout.channels, dtype)
+    code = DTYPES[dtype]
     bad = native.evaluate(
         _native.pack_evaluate(
             *layout,
             code,
-            _parameter_dtype(weight, bias),
-            activation,
+            parameter_code,
+            call.activation,
             torch.get_num_threads(),
-            eps,
-            x.data_ptr(),
-            0 if residual is None else residual.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            running_mean.data_ptr(),
-            running_var.data_ptr(),
+            call.eps,
+            address(x),
+            address(residual),
+            address(weight),
+            address(bias),
+            address(mean),
+            address(var),
             DTYPES[running_mean.dtype],
-            y.data_ptr(),
-            at,
-            at + 2 * layout.channels * statistics.element_size(),
+            address(y),
+            *_addresses(statistics),
             RECOVERY_LIMIT[code],
         )
     )
@@ -302,40 +328,36 @@ def evaluate(
     return y, statistics, bad == 0, layout
 
 
-def pack_alive(y: Tensor, value: Tensor, activation: int) -> Tensor:
+def pack_alive(y: Tensor, value: Tensor, layout: Layout, activation: int) -> Tensor:
     """Return the elements of ``value`` where the activation passes a gradient.
 
     Args:
-        y: output of an activation, dense.
-        value: tensor of the same shape, dtype and strides.
+        y: output of an activation.
+        value: tensor of the same shape and dtype.
+        layout: layout of both in memory; they are brought to it.
         activation: code of :data:`ACTIVATIONS`, not 0.
 
     Shape:
         - Output: (elements alive), in the order of memory
     """
     native = _native_or_raise()
-    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), y.data_ptr()
+    y, value = as_layout(y, layout, y.dtype), as_layout(value, layout, y.dtype)
+    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), address(y)
     count = native.count_alive(_native.pack_alive(*problem, 0, 0))
     _check(count)
-    out = torch.empty(count, dtype=value.dtype)
-    native.pack_alive(_native.pack_alive(*problem, value.data_ptr(), out.data_ptr()))
+    out = torch.empty(count, dtype=value.dtype, device=CPU)
+    _check(native.pack_alive(_native.pack_alive(*problem, address(value), address(out))))
     return out
 
 
-def unpack_alive(y: Tensor, packed: Tensor, activation: int) -> Tensor:
-    """Undo :func:`pack_alive`, with 0 where no gradient passes. The strides are those of y."""
+def unpack_alive(y: Tensor, packed: Tensor, layout: Layout, activation: int) -> Tensor:
+    """Undo :func:`pack_alive`, with 0 where no gradient passes. The strides are the layout's."""
     native = _native_or_raise()
+    y = as_layout(y, layout, y.dtype)
     out = torch.empty_like(y)
-    code = native.unpack_alive(
-        _native.pack_alive(
-            y.numel(),
-            DTYPES[y.dtype],
-            activation,
-            torch.get_num_threads(),
-            y.data_ptr(),
-            packed.data_ptr(),
-            out.data_ptr(),
-        )
-    )
-    _check(code)
+    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), address(y)
+    count = native.count_alive(_native.pack_alive(*problem, 0, 0))
+    _check(count)
+    packed = as_vector(packed, count)
+    _check(native.unpack_alive(_native.pack_alive(*problem, address(packed), address(out))))
     return out

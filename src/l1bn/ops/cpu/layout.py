@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Layout", "as_layout", "sign_bits", "spread", "to_layout"]
+from l1bn.ops.cpu.memory import ordinary
+
+__all__ = ["Layout", "as_layout", "as_vector", "like", "sign_bits", "spread", "to_layout"]
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -21,7 +23,8 @@ class Layout(NamedTuple):
 
 
 def to_layout(x: Tensor) -> tuple[Tensor, Layout]:
-    """Return ``x``, or a dense copy of it, and its layout."""
+    """Return ``x``, or a dense and ordinary copy of it, and its layout."""
+    x = ordinary(x)
     shape = x.shape
     channels = shape[1]
     if x.is_contiguous():
@@ -33,12 +36,47 @@ def to_layout(x: Tensor) -> tuple[Tensor, Layout]:
     return to_layout(x.contiguous())
 
 
-def as_layout(v: Tensor, layout: Layout) -> Tensor:
-    """Return ``v`` in a layout that :func:`to_layout` gave for its shape, copying where it must."""
-    rows = layout.inner == 1 and v.numel() != v.shape[0] * v.shape[1]
+def like(x: Tensor) -> Tensor:
+    """Memory for an output of ``x``, dense as :func:`to_layout` makes it, for fake tensors too."""
+    if x.is_contiguous() or not _is_rows(x):
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+    if x.dim() in _LAST:
+        return torch.empty_like(x, memory_format=_LAST[x.dim()])
+    return torch.empty_like(x.movedim(1, -1), memory_format=torch.contiguous_format).movedim(-1, 1)
+
+
+def as_layout(v: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
+    """Return ``v`` in a layout that :func:`to_layout` gave for its shape, copying where it must.
+
+    Raises:
+        ValueError: it has other elements, as a saved tensor has that came back changed.
+    """
+    v = ordinary(v)
+    elements = v.numel()
+    if v.dtype is not dtype or elements != layout.outer * layout.channels * layout.inner:
+        raise ValueError(
+            f"expected {layout} elements of {dtype}, got shape {tuple(v.shape)} of {v.dtype}: "
+            "a hook of saved tensors has to give back what it was given"
+        )
+    rows = layout.inner == 1 and elements != v.shape[0] * v.shape[1]
     if not rows:
         return v if v.is_contiguous() else v.contiguous()
     return v if _is_rows(v) else _make_rows(v)
+
+
+def as_vector(v: Tensor, elements: int) -> Tensor:
+    """Return a vector without gaps: a slice has some, an expanded number one address.
+
+    Raises:
+        ValueError: it has another number of elements.
+    """
+    v = ordinary(v)
+    if v.numel() != elements:
+        raise ValueError(
+            f"expected {elements} elements, got shape {tuple(v.shape)}: "
+            "a hook of saved tensors has to give back what it was given"
+        )
+    return v if v.is_contiguous() else v.contiguous()
 
 
 def _is_rows(x: Tensor) -> bool:
@@ -61,20 +99,20 @@ def sign_bits(bits: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
         layout: layout of that call.
         shape: shape of its input.
     """
-    units = bits.view(torch.int16)
+    units = bits.contiguous().view(torch.int16)
     outer, channels, inner = layout
     if (inner == 1 and channels < 16) or 1 < inner < 16:
         flat = _unit_bits(units)[: outer * channels * inner]
         return _from_dense(flat.view(outer, channels, inner), layout, shape)
     if inner == 1:
         lanes = _unit_bits(units).view(outer, -1, 16)
-        columns = torch.arange(channels)
+        columns = torch.arange(channels, device=bits.device)
         group = columns // 16
-        start = torch.minimum(group * 16, torch.tensor(channels - 16))
+        start = (group * 16).clamp_max(channels - 16)
         dense = lanes[:, group, columns - start]
     else:
         lanes = _unit_bits(units).view(outer, channels, -1)
-        columns = torch.arange(inner)
+        columns = torch.arange(inner, device=bits.device)
         # The last unit of a plane repeats elements of the one before.
         tail = columns >= inner // 16 * 16
         dense = lanes[:, :, torch.where(tail, columns - inner % 16 + 16, columns)]
@@ -100,7 +138,8 @@ def spread(packed: Tensor, where: Tensor, layout: Layout) -> Tensor:
 
 
 def _unit_bits(units: Tensor) -> Tensor:
-    return ((units.unsqueeze(-1) >> torch.arange(16, dtype=torch.int16)) & 1).bool().flatten()
+    places = torch.arange(16, dtype=torch.int16, device=units.device)
+    return ((units.unsqueeze(-1) >> places) & 1).bool().flatten()
 
 
 def _from_dense(dense: Tensor, layout: Layout, shape: torch.Size) -> Tensor:

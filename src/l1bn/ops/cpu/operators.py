@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from l1bn.ops.cpu import kernels
-from l1bn.ops.cpu.layout import to_layout
+from l1bn.ops.cpu.layout import like, to_layout
 
 __all__ = ["backward", "forward"]
 
@@ -34,7 +34,8 @@ def forward(
         - x, residual, y: :math:`(N, C, *)`
         - statistics: :math:`(3, C)`
     """
-    y, statistics, _, _ = kernels.forward(x, weight, bias, residual, activation, eps, False, None)
+    call = kernels.Call(weight, bias, activation, eps)
+    y, statistics, _, _ = kernels.forward(x, residual, call, False, None)
     return y, statistics
 
 
@@ -48,7 +49,7 @@ def _(
     eps: float,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.empty_like(x), x.new_empty((3, x.shape[1]), dtype=wide)
+    return like(x), x.new_empty((3, x.shape[1]), dtype=wide)
 
 
 @torch.library.custom_op("l1bn::cpu_backward", mutates_args=(), device_types="cpu")
@@ -66,21 +67,9 @@ def backward(
     _, layout = to_layout(x)
     dx, dweight, dbias, dresidual = kernels.backward(
         grad,
-        layout,
-        y,
-        x,
-        None,
-        None,
-        weight,
-        bias,
-        statistics,
-        activation,
-        eps,
-        True,
-        True,
-        True,
-        False,
-        False,
+        kernels.Call(weight, bias, activation, eps),
+        kernels.Kept(layout, statistics, x, y=y),
+        kernels.Wanted(),
     )
     assert dx is not None  # all were asked for
     assert dweight is not None
@@ -101,7 +90,7 @@ def _(
     eps: float,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     channels = statistics.new_empty(x.shape[1])
-    return torch.empty_like(x), channels, torch.empty_like(channels), torch.empty_like(x)
+    return like(x), channels, torch.empty_like(channels), like(x)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

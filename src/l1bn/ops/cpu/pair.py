@@ -15,9 +15,9 @@ from torch import Tensor
 
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels
-from l1bn.ops.cpu.layout import Layout, as_layout, sign_bits, spread
-from l1bn.ops.cpu.reuse import take_first
+from l1bn.ops.cpu.layout import Layout, sign_bits, spread
 from l1bn.ops.second_derivative import Gradients, double_backward
+from l1bn.ops.tracing import is_transformed
 
 __all__ = ["train_pair"]
 
@@ -53,12 +53,12 @@ class _TrainPair(torch.autograd.Function):
         running: tuple[kernels.Running | None, kernels.Running | None],
     ) -> Tensor | tuple[Tensor, ...]:
         code = kernels.ACTIVATIONS[activation]
+        call = kernels.Call(other_weight, other_bias, 0, eps[1])
         added, other_statistics, other_bits, other_layout = kernels.forward(
-            b, other_weight, other_bias, None, 0, eps[1], True, running[1]
+            b, None, call, True, running[1]
         )
-        y, statistics, bits, layout = kernels.forward(
-            a, weight, bias, added, code, eps[0], True, running[0]
-        )
+        call = kernels.Call(weight, bias, code, eps[0])
+        y, statistics, bits, layout = kernels.forward(a, added, call, True, running[0])
         if not any(ctx.needs_input_grad):
             return y
         ctx.options = code, activation, eps, (layout, other_layout)
@@ -71,31 +71,25 @@ class _TrainPair(torch.autograd.Function):
         if bits is None and other_bits is None:
             ctx.save_for_backward(*ours, *theirs, y, None)
             return y
-        packed = kernels.pack_alive(y, as_layout(added, layout), code)
+        packed = kernels.pack_alive(y, added, layout, code)
         ctx.save_for_backward(*ours, *theirs, y, packed)
         return y, scale, other_scale, packed
 
-    boxed_grads_call = True
-
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        grad, others, spare = take_first(grads)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad, *others = grads
         differentiated = any(g is not None for g in others)
         if grad is None and not differentiated:
             return (None,) * 9
         saved = ctx.saved_tensors
         ours, theirs = _Branch(*saved[:6]), _Branch(*saved[6:12])
         y, packed = saved[12:]
-        if grad is None or differentiated or torch.is_grad_enabled():
+        if grad is None or differentiated or torch.is_grad_enabled() or is_transformed(grad):
             found = _differentiable(ctx.options, (grad, *others), ours, theirs, y, packed)
         else:
-            found = _native(ctx.options, grad, ours, theirs, y, packed, ctx.needs_input_grad, spare)
+            found = _native(ctx.options, grad, ours, theirs, y, packed, ctx.needs_input_grad)
         targets = y, ours.weight, ours.bias, y, theirs.weight, theirs.bias
-        cast = [
-            v.to(t.dtype) if v is not None and t is not None and wanted else None
-            for v, t, wanted in zip(found, targets, ctx.needs_input_grad, strict=False)
-        ]
-        return *cast, None, None, None
+        return *formula.cast(found, targets, ctx.needs_input_grad), None, None, None
 
 
 _Found = tuple[Tensor | None, ...]
@@ -110,44 +104,31 @@ def _native(
     y: Tensor,
     packed: Tensor | None,
     wanted: tuple[bool, ...],
-    spare: bool,
 ) -> _Found:
     """Gradients of x, weight and bias of both branches."""
-    code, _, eps, layouts = options
-    added = None if packed is None else kernels.unpack_alive(y, packed, code)
+    code, _, eps, (layout, other_layout) = options
+    added = None if packed is None else kernels.unpack_alive(y, packed, layout, code)
     dx, dweight, dbias, g = kernels.backward(
         grad,
-        layouts[0],
-        y,
-        ours.x,
-        None if ours.bits is None else added,
-        ours.bits,
-        *ours[1:4],
-        code,
-        eps[0],
-        wanted[0],
-        wanted[1] or wanted[2],
-        True,
-        False,
-        spare,
+        kernels.Call(ours.weight, ours.bias, code, eps[0]),
+        kernels.Kept(
+            layout, ours.statistics, ours.x, ours.bits, None if ours.bits is None else added, y
+        ),
+        kernels.Wanted(wanted[0], wanted[1] or wanted[2], True),
     )
     assert g is not None  # it was asked for
-    other = None if added is None or theirs.bits is None else as_layout(added, layouts[1])
     other_dx, other_dweight, other_dbias, _ = kernels.backward(
         g,
-        layouts[1],
-        other,
-        theirs.x,
-        None,
-        theirs.bits,
-        *theirs[1:4],
-        0,
-        eps[1],
-        wanted[3],
-        wanted[4] or wanted[5],
-        False,
-        False,
-        True,  # g is of our making
+        kernels.Call(theirs.weight, theirs.bias, 0, eps[1]),
+        kernels.Kept(
+            other_layout,
+            theirs.statistics,
+            theirs.x,
+            theirs.bits,
+            y=None if theirs.bits is None else added,
+        ),
+        kernels.Wanted(wanted[3], wanted[4] or wanted[5], False),
+        overwrite=True,  # g is of our making
     )
     return dx, dweight, dbias, other_dx, other_dweight, other_dbias
 

@@ -1,0 +1,120 @@
+"""Evaluation through which a gradient passes, but none of γ's own.
+
+The output is then a constant per channel times x: backward needs that constant, and with an
+activation one bit per element. BatchNorm keeps the whole input here, and its ReLU the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1bn.ops import formula, mask
+
+__all__ = ["composed", "evaluate", "serves"]
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None,  # noqa: ARG004  added by compute; its gradient is g
+        weight: Tensor | None,
+        running_var: Tensor,
+        activation: str | None,
+        eps: float,
+        compute: Callable[[], Tensor],
+    ) -> Tensor:
+        y = compute()
+        bits, ctx.places = (
+            (None, None) if activation is None else mask.pack(formula.alive(y, activation))
+        )
+        factor = None
+        if ctx.needs_input_grad[0]:
+            wide = formula.accumulate_dtype(x.dtype)
+            factor = (running_var.to(wide) + eps).rsqrt()
+            factor = factor if weight is None else factor * weight.to(wide)
+        ctx.save_for_backward(factor, bits)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (g,) = grads
+        factor, bits = ctx.saved_tensors
+        if bits is not None:
+            g = torch.where(mask.unpack(bits, ctx.places), g, 0.0)
+        of_x, of_bias, of_residual = ctx.needs_input_grad[:3]
+        dx = dbias = None
+        if of_x:
+            dx = (g.to(factor.dtype) * formula.per_channel(factor, g)).to(g.dtype)
+        if of_bias:
+            wide = formula.accumulate_dtype(g.dtype)
+            dbias = g.sum(formula.reduce_dims(g), dtype=wide).to(ctx.bias_dtype)
+        return dx, dbias, g if of_residual else None, None, None, None, None, None
+
+
+def serves(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
+    """Whether a gradient is wanted, but not γ's."""
+    if not torch.is_grad_enabled() or (weight is not None and weight.requires_grad):
+        return False
+    return any(v is not None and v.requires_grad for v in (x, bias, residual))
+
+
+def evaluate(
+    x: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    eps: float,
+    compute: Callable[[], Tensor],
+) -> Tensor:
+    """Give what ``compute`` returns the gradient of a frozen layer.
+
+    Args:
+        x: input.
+        running_var: running variance.
+        weight: γ, which needs no gradient.
+        bias: β.
+        residual: residual.
+        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        eps: variance floor.
+        compute: evaluation without gradients.
+
+    Shape:
+        - x, residual, Output: :math:`(N, C, *)`
+        - running_var, weight, bias: :math:`(C,)`
+    """
+    return _Frozen.apply(x, bias, residual, weight, running_var, activation, eps, compute)
+
+
+def composed(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    eps: float,
+) -> Tensor:
+    """Evaluation by PyTorch's own operators, keeping what the gradients in demand need.
+
+    Arguments as :func:`l1bn.ops.formula.evaluate`.
+    """
+
+    def compute() -> Tensor:
+        return formula.evaluate(
+            x, running_mean, running_var, weight, bias, residual, activation, eps
+        )
+
+    if not serves(x, weight, bias, residual):
+        return compute()
+    return evaluate(x, running_var, weight, bias, residual, activation, eps, compute)

@@ -1,0 +1,108 @@
+"""What each mode keeps for backward: only what the gradients in demand need."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from judge import assert_close, lay_out
+from l1bn.functional import l1_batch_norm
+from l1bn.ops import mask
+from l1bn.ops.registry import registry
+
+SHAPE = (4, 24, 8, 8)
+ELEMENTS = 4 * 24 * 64
+FULL = 4 * ELEMENTS
+BITS = ELEMENTS // 8
+FACTORS = 4 * 4 * 24  # a few numbers per channel
+
+
+@pytest.fixture(params=["cpu", "eager"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """The backends whose table this is."""
+    if registry.get(request.param).unavailable():
+        pytest.skip(f"backend {request.param} cannot run here")
+    return request.param
+
+
+def step(
+    backend: str, wanted: str, activation: str | None, training: bool, layout: str = "contiguous"
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """What a call keeps, parameters aside, and its gradients."""
+    torch.manual_seed(1)
+    leaves = {
+        "x": lay_out(torch.randn(SHAPE), layout),
+        "weight": torch.rand(24) + 0.5,
+        "bias": torch.randn(24) / 4,
+        "residual": lay_out(torch.randn(SHAPE), layout),
+    }
+    names = wanted.split()
+    for name in names:
+        leaves[name].requires_grad_()
+    residual = leaves["residual"] if "residual" in names else None
+    mean, var = (None, None) if training else (torch.randn(24) / 4, torch.rand(24) + 0.5)
+    saved: dict[int, Tensor] = {}
+
+    def pack(v: Tensor) -> Tensor:
+        saved.setdefault(v.untyped_storage().data_ptr(), v)
+        return v.clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, torch.clone):
+        y = l1_batch_norm(
+            leaves["x"], mean, var, leaves["weight"], leaves["bias"], training,
+            activation=activation, residual=residual, backend=backend,
+        )  # fmt: skip
+        found = torch.autograd.grad(y, [leaves[k] for k in names], torch.ones_like(y))
+    given = {leaves[k].untyped_storage().data_ptr() for k in ("weight", "bias")}
+    kept = [v for at, v in saved.items() if at not in given]
+    return kept, dict(zip(names, found, strict=True))
+
+
+def size(kept: list[Tensor]) -> int:
+    return sum(v.nbytes for v in kept)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("wanted", ["x", "x bias", "x bias residual", "bias", "residual"])
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
+def test_a_frozen_layer(backend: str, activation: str | None, wanted: str, layout: str) -> None:
+    kept, found = step(backend, wanted, activation, False, layout)
+    assert size(kept) <= FACTORS + (BITS if activation else 0)
+    # The same through the whole gradient, γ's included, by PyTorch's own operators.
+    _, want = step("eager", f"{wanted} weight", activation, False, layout)
+    for name, value in found.items():
+        assert_close(value, want[name])
+
+
+def test_a_frozen_layer_that_learns_gamma(backend: str) -> None:
+    assert size(step(backend, "x weight bias", None, False)[0]) <= FULL + FACTORS
+    most = 2 * FULL if backend == "eager" else FULL  # x and y, or y alone
+    assert size(step(backend, "x weight bias", "relu", False)[0]) <= most + FACTORS
+
+
+def test_training(backend: str) -> None:
+    assert size(step(backend, "x weight bias", None, True)[0]) <= FULL + FACTORS
+    if backend != "eager":
+        assert size(step(backend, "x weight bias", "relu", True)[0]) <= FULL + BITS + FACTORS
+
+
+def test_a_second_derivative_of_a_frozen_layer(backend: str) -> None:
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    state = torch.zeros(4).double(), torch.ones(4).double()
+
+    def call(x: Tensor, bias: Tensor) -> Tensor:
+        return l1_batch_norm(x, *state, None, bias, activation="relu", backend=backend)
+
+    assert torch.autograd.gradcheck(call, (x, bias))
+    assert torch.autograd.gradgradcheck(call, (x, bias))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 1), (2, 3, 4, 5), (0, 3), (2, 17, 3)])
+def test_bits_of_a_mask(shape: tuple[int, ...]) -> None:
+    for layout in ("contiguous", "channels_last", "strided", "transposed"):
+        some = lay_out((torch.randn(shape) > 0).float(), layout) > 0
+        bits, places = mask.pack(some)
+        assert bits.nbytes == (some.numel() + 7) // 8
+        assert torch.equal(mask.unpack(bits, places), some)
