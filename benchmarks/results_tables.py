@@ -39,6 +39,7 @@ PAGES = (
     "docs/integers/training.md",
     "docs/silicon/unit.md",
     "docs/results/accuracy.md",
+    "docs/results/speed.md",
 )
 BLOCK = re.compile(
     r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)",
