@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import l1bn
+import torchvision_operators  # noqa: F401 - before transformers, which imports torchvision
 from l1bn.ops.registry import registry
 
 MODELS = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+import torchvision_operators  # noqa: F401 - before what imports torchvision
 from l1bn.ops.registry import registry
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)

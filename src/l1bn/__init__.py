@@ -3,9 +3,9 @@
 The library's own names, loaded on first use so that the parts without PyTorch stay light:
 
 - layers: ``L1BatchNorm1d``, ``L1BatchNorm2d``, ``L1BatchNorm3d``, ``L1BatchNormAct2d``,
-  ``L1SyncBatchNorm``
+  ``L1SyncBatchNorm``, ``L1SyncBatchNormAct2d``
 - the function behind them: ``l1_batch_norm``
-- whole models: ``convert_``, ``revert_``, ``calibrate_``, ``convert_sync_``
+- whole models: ``convert_``, ``revert_``, ``calibrate_``, ``convert_sync_``, ``check``
 
 Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 """
@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from l1bn.convert import calibrate_, convert_, convert_sync_, revert_
+    from l1bn.convert import calibrate_, check, convert_, convert_sync_, revert_
     from l1bn.functional import l1_batch_norm
     from l1bn.nn import (
         L1BatchNorm1d,
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
         L1BatchNorm3d,
         L1BatchNormAct2d,
         L1SyncBatchNorm,
+        L1SyncBatchNormAct2d,
     )
 
 __version__ = "0.1.0"
 
 _HOME = {
     "calibrate_": "l1bn.convert",
+    "check": "l1bn.convert",
     "convert_": "l1bn.convert",
     "convert_sync_": "l1bn.convert",
     "revert_": "l1bn.convert",
@@ -38,6 +40,7 @@ _HOME = {
     "L1BatchNorm3d": "l1bn.nn",
     "L1BatchNormAct2d": "l1bn.nn",
     "L1SyncBatchNorm": "l1bn.nn",
+    "L1SyncBatchNormAct2d": "l1bn.nn",
     "l1_batch_norm": "l1bn.functional",
 }
 
@@ -47,8 +50,10 @@ __all__ = [
     "L1BatchNorm3d",
     "L1BatchNormAct2d",
     "L1SyncBatchNorm",
+    "L1SyncBatchNormAct2d",
     "__version__",
     "calibrate_",
+    "check",
     "convert_",
     "convert_sync_",
     "l1_batch_norm",

@@ -7,7 +7,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from l1bn.ops import masked
 from l1bn.ops.registry import PairBackend, registry
+from l1bn.ops.running import update_running_statistics
+from l1bn.ops.tracing import is_traced
 
 #: Activations that can be computed together with the normalization.
 ACTIVATIONS = (None, "relu", "relu6")
@@ -27,6 +30,7 @@ def l1_batch_norm(
     *,
     activation: Activation | None = None,
     residual: Tensor | None = None,
+    mask: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     r"""Apply L1-norm batch normalization, then a residual and an activation.
@@ -54,6 +58,8 @@ def l1_batch_norm(
         eps: floor of the variance: :math:`σ \ge \sqrt{ε}`.
         activation: ``None``, ``"relu"`` or ``"relu6"``.
         residual: tensor like ``input``, added before the activation.
+        mask: booleans, False for padding. In training the statistics leave it out; every element
+            is normalized with them. Not used in evaluation. Computed by plain operations.
         backend: ``"auto"`` or the name of a backend (``l1bn doctor`` lists them).
 
     Returns:
@@ -62,6 +68,7 @@ def l1_batch_norm(
     Shape:
         - input, residual, output: :math:`(N, C, *)`
         - running_mean, running_var, weight, bias: :math:`(C,)`
+        - mask: :math:`(N, 1, *)`, or anything that broadcasts to it
 
     Raises:
         ValueError: shapes, devices or options that do not fit each other, or a batch of one
@@ -70,7 +77,10 @@ def l1_batch_norm(
 
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
-    _check(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
+    if not is_traced():
+        _check(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
+        if mask is not None:
+            _check_mask(mask, input)
     if not training:
         assert running_mean is not None  # narrowed by _check
         assert running_var is not None
@@ -80,6 +90,11 @@ def l1_batch_norm(
         )
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
+    if mask is not None:
+        y, mean, scale, count = masked.train(input, mask, weight, bias, residual, activation, eps)
+        if running_mean is not None and running_var is not None:
+            update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+        return y
     chosen = registry.resolve(backend, input, weight, bias, residual)
     if running_mean is None or running_var is None:
         return chosen.train(input, weight, bias, residual, activation, eps)[0]
@@ -236,6 +251,23 @@ def _refuse_vector(name: str, vector: Tensor, x: Tensor) -> None:
         f"expected {name} on the input's device {x.device}, got {vector.device}: "
         "move the layer or the input with .to(device)"
     )
+
+
+def _check_mask(mask: Tensor, x: Tensor) -> None:
+    shape = (x.shape[0], 1, *x.shape[2:])
+    fits = mask.dim() == x.dim() and all(
+        size in (1, whole) for size, whole in zip(mask.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"expected a mask that broadcasts to {shape} for an input of shape {tuple(x.shape)}, "
+            f"got {tuple(mask.shape)}: give it a channel dimension with mask.unsqueeze(1)"
+        )
+    if mask.dtype != torch.bool or mask.device != x.device:
+        raise ValueError(
+            f"expected a mask of torch.bool on {x.device}, got {mask.dtype} on {mask.device}: "
+            "True marks the elements that count"
+        )
 
 
 def _check_residual(residual: Tensor, x: Tensor) -> None:

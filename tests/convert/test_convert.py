@@ -274,12 +274,14 @@ class TestSync:
         for mode in (True, False):
             assert torch.equal(model.train(mode)(x), twin.train(mode)(x))
 
-    def test_plain_bn_and_layers_with_activation_are_left(self) -> None:
-        from l1bn import L1BatchNormAct2d
+    def test_plain_bn_is_left_and_a_layer_with_activation_keeps_it(self) -> None:
+        from l1bn import L1BatchNormAct2d, L1SyncBatchNormAct2d
 
-        report = convert_sync_(nn.Sequential(nn.BatchNorm2d(4), L1BatchNormAct2d(4)))
-        assert not report.converted
-        assert [str(item) for item in report.left] == [
-            "0: BatchNorm2d: not an L1BN layer, run convert_ first",
-            "1: L1BatchNormAct2d: has no synchronised counterpart",
-        ]
+        model = nn.Sequential(nn.BatchNorm2d(4), L1BatchNormAct2d(4))
+        act = model[1].act
+        report = convert_sync_(model)
+        assert type(model[1]) is L1SyncBatchNormAct2d
+        assert model[1].act is act
+        assert [item.path for item in report.converted] == ["1"]
+        assert [item.path for item in report.left] == ["0"]
+        assert "run convert_ first" in str(report)

@@ -20,11 +20,25 @@ from l1bn.convert.observe import preserved
 from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import bare_type
 from l1bn.convert.report import Calibration, CalibrationReport, Item
-from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d, L1SyncBatchNorm
+from l1bn.nn import (
+    L1BatchNorm1d,
+    L1BatchNorm2d,
+    L1BatchNorm3d,
+    L1BatchNormAct2d,
+    L1SyncBatchNorm,
+    L1SyncBatchNormAct2d,
+)
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.ops import formula
 
-_LAYERS = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d, L1SyncBatchNorm)
+_LAYERS = (
+    L1BatchNorm1d,
+    L1BatchNorm2d,
+    L1BatchNorm3d,
+    L1BatchNormAct2d,
+    L1SyncBatchNorm,
+    L1SyncBatchNormAct2d,
+)
 _DONE = "_l1bn_calibrated"
 
 Forward = Callable[[nn.Module, Any], Any]

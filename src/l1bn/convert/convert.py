@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from l1bn.convert.check import forget, remember
 from l1bn.convert.fuse import fuse, unfuse
 from l1bn.convert.fused import install
 from l1bn.convert.refuse import check_model, check_ready
@@ -19,7 +20,7 @@ from l1bn.convert.replace import (
 )
 from l1bn.convert.report import ConversionReport, Item
 from l1bn.convert.watch import FUSION, is_fused
-from l1bn.nn import L1SyncBatchNorm
+from l1bn.nn import L1SyncBatchNorm, L1SyncBatchNormAct2d
 
 _SAME_OBJECTS = "parameters and buffers are the same objects: optimizers built before stay valid"
 
@@ -84,6 +85,7 @@ def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
     except BaseException:
         _restore(model, before, fusions, example is not None)
         raise
+    remember(model)
     if changes:
         report.notes.append(_SAME_OBJECTS)
     own = sum(not module.track_running_stats for _, module, _ in changes)
@@ -119,11 +121,16 @@ def revert_(model: nn.Module) -> ConversionReport:
     for module, cls in ((module, cls) for _, module, cls in changes):
         become(module, cls)
         module.__dict__.pop("backend", None)
+        if isinstance(module, nn.SyncBatchNorm):
+            module.__dict__.setdefault("process_group", None)
+    forget(model)
     return report
 
 
 def convert_sync_(model: nn.Module, process_group: Any = None) -> ConversionReport:
     """Turn a model's L1BN layers into :class:`l1bn.L1SyncBatchNorm`, in place.
+
+    ``L1BatchNormAct2d`` becomes :class:`l1bn.L1SyncBatchNormAct2d` and keeps its activation.
 
     The counterpart of ``nn.SyncBatchNorm.convert_sync_batchnorm``, which must not be used on
     L1BN layers: it would silently rebuild them as batch normalization. Call it before wrapping
@@ -145,8 +152,9 @@ def convert_sync_(model: nn.Module, process_group: Any = None) -> ConversionRepo
     report = _report("convert_sync_", model, changes, left)
     for _, module, cls in changes:
         become(module, cls)
-        assert isinstance(module, L1SyncBatchNorm)
+        assert isinstance(module, (L1SyncBatchNorm, L1SyncBatchNormAct2d))
         module.process_group = process_group
+    remember(model)
     return report
 
 

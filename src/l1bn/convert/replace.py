@@ -15,8 +15,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from l1bn.convert.report import Item
-from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d, L1SyncBatchNorm
+from l1bn.nn import (
+    L1BatchNorm1d,
+    L1BatchNorm2d,
+    L1BatchNorm3d,
+    L1BatchNormAct2d,
+    L1SyncBatchNorm,
+    L1SyncBatchNormAct2d,
+)
 from l1bn.nn.batchnorm import _L1BatchNorm
+from l1bn.nn.timm_base import join_timm
 
 _TO_L1: dict[type[nn.Module], type[_L1BatchNorm]] = {
     nn.BatchNorm1d: L1BatchNorm1d,
@@ -25,8 +33,17 @@ _TO_L1: dict[type[nn.Module], type[_L1BatchNorm]] = {
     nn.SyncBatchNorm: L1SyncBatchNorm,
 }
 _TO_BN = {l1: bn for bn, l1 in _TO_L1.items()}
-_SYNCHRONISED = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d)
+_TO_SYNC: dict[type[nn.Module], type[_L1BatchNorm]] = {
+    L1BatchNorm1d: L1SyncBatchNorm,
+    L1BatchNorm2d: L1SyncBatchNorm,
+    L1BatchNorm3d: L1SyncBatchNorm,
+    L1BatchNormAct2d: L1SyncBatchNormAct2d,
+}
 _TIMM_MODULE = "timm.layers.norm_act"
+_TIMM_NAMES: dict[type[_L1BatchNorm], str] = {
+    L1BatchNormAct2d: "BatchNormAct2d",
+    L1SyncBatchNormAct2d: "SyncBatchNormAct",
+}
 
 Change = tuple[str, nn.Module, type[nn.Module]]
 
@@ -50,7 +67,7 @@ def plan_to_l1(model: nn.Module) -> tuple[list[Change], list[Item]]:
     """Layers that become L1BN with their new class, and those left with the reason."""
     changes: list[Change] = []
     left: list[Item] = []
-    table = {**_TO_L1, **_timm_pair()}
+    table = {**_TO_L1, **_timm_pairs()}
     for path, module in model.named_modules():
         cls = bare_type(module)
         if cls in table:
@@ -68,8 +85,8 @@ def plan_to_bn(model: nn.Module) -> tuple[list[Change], list[Item]]:
         cls = bare_type(module)
         if cls in _TO_BN:
             changes.append((path, module, _TO_BN[cls]))
-        elif cls is L1BatchNormAct2d:
-            timm_class = _timm_class(load=True)
+        elif cls in _TIMM_NAMES:
+            timm_class = _timm_class(_TIMM_NAMES[cls], load=True)
             if timm_class is None:
                 left.append(Item(path, f"{cls.__name__}: its counterpart needs timm: install it"))
             else:
@@ -82,20 +99,20 @@ def plan_to_bn(model: nn.Module) -> tuple[list[Change], list[Item]]:
 
 
 def plan_to_sync(model: nn.Module) -> tuple[list[Change], list[Item]]:
-    """Layers that become L1SyncBatchNorm, and those left with the reason."""
+    """Layers that become synchronised ones, and those left with the reason."""
     changes: list[Change] = []
     left: list[Item] = []
     for path, module in model.named_modules():
         cls = bare_type(module)
-        if cls in _SYNCHRONISED:
-            changes.append((path, module, L1SyncBatchNorm))
-        elif cls is L1BatchNormAct2d:
-            left.append(Item(path, f"{cls.__name__}: has no synchronised counterpart"))
-        elif isinstance(module, _L1BatchNorm) and cls is not L1SyncBatchNorm:
+        if cls in _TO_SYNC:
+            changes.append((path, module, _TO_SYNC[cls]))
+        elif cls in _TO_SYNC.values():
+            continue
+        elif isinstance(module, _L1BatchNorm):
             left.append(
                 Item(path, f"{cls.__name__}: a subclass of an L1BN layer, which may do more")
             )
-        elif isinstance(module, _BatchNorm) and cls is not L1SyncBatchNorm:
+        elif isinstance(module, _BatchNorm):
             left.append(Item(path, f"{cls.__name__}: not an L1BN layer, run convert_ first"))
     return changes, left
 
@@ -119,7 +136,7 @@ def _why_not_to_l1(module: nn.Module, cls: type[nn.Module]) -> str:
     return f"{name}: not one of PyTorch's batch normalization layers"
 
 
-def _timm_class(load: bool = False) -> type[nn.Module] | None:
+def _timm_class(name: str, load: bool = False) -> type[nn.Module] | None:
     """The layer of timm, where timm is loaded (or can be loaded)."""
     module = sys.modules.get(_TIMM_MODULE)
     if module is None and load:
@@ -127,9 +144,10 @@ def _timm_class(load: bool = False) -> type[nn.Module] | None:
             module = importlib.import_module(_TIMM_MODULE)
         except ImportError:
             return None
-    return getattr(module, "BatchNormAct2d", None)
+    return getattr(module, name, None)
 
 
-def _timm_pair() -> dict[type[nn.Module], type[_L1BatchNorm]]:
-    timm_class = _timm_class()
-    return {} if timm_class is None else {timm_class: L1BatchNormAct2d}
+def _timm_pairs() -> dict[type[nn.Module], type[_L1BatchNorm]]:
+    join_timm(L1BatchNormAct2d, L1BatchNorm2d)
+    found = {_timm_class(name): ours for ours, name in _TIMM_NAMES.items()}
+    return {theirs: ours for theirs, ours in found.items() if theirs is not None}

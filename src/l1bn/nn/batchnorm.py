@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from l1bn.functional import Activation, Branch, l1_batch_norm
+from l1bn.ops import scripted
 from l1bn.ops.running import count_batch
+from l1bn.ops.tracing import is_recomputed
 
 
 class _L1BatchNorm(_BatchNorm):
@@ -21,15 +26,26 @@ class _L1BatchNorm(_BatchNorm):
     #: ``None``, and the residual or ``None``. :func:`l1bn.calibrate_` measures in it.
     override: Callable[[Tensor, Activation | None, Tensor | None], Tensor] | None = None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize ``input`` over every dimension but the channel's."""
-        return self._normalize(input)
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize ``input`` over every dimension but the channel's.
+
+        Args:
+            input: what to normalize.
+            mask: in training, elements that the statistics are taken over, as
+                :func:`l1bn.l1_batch_norm` has it.
+        """
+        if torch.jit.is_scripting():
+            return self._scripted(input, mask)
+        if isinstance(input, Proxy):
+            return _leaf(self, input, mask)
+        return self._normalize(input, mask=mask)
 
     def _normalize(
         self,
         input: Tensor,
         activation: Activation | None = None,
         residual: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         if self.override is not None:
             return self.override(input, activation, residual)
@@ -37,9 +53,32 @@ class _L1BatchNorm(_BatchNorm):
             *self._arguments(input),
             activation=activation,
             residual=residual,
+            mask=mask,
             backend=self.backend,
         )
         self._count()
+        return y
+
+    def _scripted(self, input: Tensor, mask: Tensor | None) -> Tensor:
+        """What TorchScript compiles: plain operations in the place of backends."""
+        if mask is not None:
+            raise ValueError("expected no mask in TorchScript, got one: call the Python layer")
+        self._check_input_dim(input)
+        running_mean, running_var = self.running_mean, self.running_var
+        if not self.training and running_mean is not None and running_var is not None:
+            return F.batch_norm(
+                input, running_mean, running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        y, mean, scale = scripted.train(input, self.weight, self.bias, self.eps)
+        batches = self.num_batches_tracked
+        if self.training and self.track_running_stats and batches is not None:
+            batches.add_(1)
+            factor = batches.reciprocal()
+            if self.momentum is not None:
+                factor = torch.full_like(factor, self.momentum)
+            if running_mean is not None and running_var is not None:
+                count = input.numel() // input.shape[1]
+                scripted.update(running_mean, running_var, mean, scale, count, factor, self.eps)
         return y
 
     def _branch(self, input: Tensor) -> Branch:
@@ -49,7 +88,7 @@ class _L1BatchNorm(_BatchNorm):
     def _arguments(self, input: Tensor) -> tuple[Any, ...]:
         """The first arguments of :func:`l1bn.functional.l1_batch_norm` in the present mode."""
         self._check_input_dim(input)
-        training, tracking = self.training, self.track_running_stats
+        training = self.training
         try:
             # nn.Module finds these by name in Python, which for all costs more than a small kernel.
             weight, bias = self._parameters["weight"], self._parameters["bias"]
@@ -59,14 +98,15 @@ class _L1BatchNorm(_BatchNorm):
             mean, var = self.running_mean, self.running_var
         if not training:
             return input, mean, var, weight, bias, mean is None and var is None, 0.0, self.eps
-        # In training the averages are passed only where they are to be updated.
-        if not tracking:
+        # In training the averages are passed only where they are to be updated. A checkpoint that
+        # is computed again has moved them the first time.
+        if not self.track_running_stats or is_recomputed():
             return input, None, None, weight, bias, True, 0.0, self.eps
         return input, mean, var, weight, bias, True, self._update_factor(), self.eps
 
     def _count(self) -> None:
         """Count a batch, after its call: an input that raises leaves no trace."""
-        if self.training and self.track_running_stats:
+        if self.training and self.track_running_stats and not is_recomputed():
             batches = self._buffers.get("num_batches_tracked")
             if batches is not None:
                 count_batch(batches)
@@ -84,6 +124,17 @@ class _L1BatchNorm(_BatchNorm):
         """BatchNorm's own text, with the backend where one was chosen."""
         text = super().extra_repr()
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
+
+
+def _leaf(layer: nn.Module, input: Proxy, *others: Any) -> Any:
+    """One call of the layer in the graph that torch.fx records, as layers of torch.nn are.
+
+    Their tracers take a layer for one whose class was defined in ``torch.nn``.
+    """
+    while others and others[-1] is None:
+        others = others[:-1]
+    path = input.tracer.path_of_module(layer)  # type: ignore[attr-defined]
+    return input.tracer.create_proxy("call_module", path, (input, *others), {})
 
 
 class L1BatchNorm1d(_L1BatchNorm, nn.BatchNorm1d):

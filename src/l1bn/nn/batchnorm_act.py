@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
-from l1bn.nn.batchnorm import L1BatchNorm2d
+from l1bn.nn.batchnorm import L1BatchNorm2d, _leaf
 from l1bn.nn.fusable import activation_of, is_identity
+from l1bn.nn.timm_base import join_timm
 
 _BY_NAME: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -32,7 +34,9 @@ class L1BatchNormAct2d(L1BatchNorm2d):
 
     Takes the arguments of timm's ``BatchNormAct2d`` and has its submodules ``drop`` and ``act``.
     ReLU and ReLU6 are computed in the same pass as the normalization; any other activation runs
-    after it. Its state-dict keys are those of :class:`torch.nn.BatchNorm2d`.
+    after it. Its state-dict keys are those of :class:`torch.nn.BatchNorm2d`. Where timm is loaded
+    the class is one of timm's ``BatchNormAct2d`` too, so that timm's own functions keep its
+    activation.
 
     Args:
         num_features: channels :math:`C`.
@@ -79,14 +83,24 @@ class L1BatchNormAct2d(L1BatchNorm2d):
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        join_timm(L1BatchNormAct2d, L1BatchNorm2d)
         super().__init__(
             num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype
         )
         self.drop = nn.Identity() if drop_layer is None else drop_layer()
         self.act = _create_act(act_layer if apply_act else None, act_kwargs, inplace)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        join_timm(L1BatchNormAct2d, L1BatchNorm2d)
+        super().__setstate__(state)
+
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Compute ``act(drop(norm(x)) + residual)``."""
+        if torch.jit.is_scripting():
+            z = self.drop(self._scripted(x, None))
+            return self.act(z if residual is None else z + residual)
+        if isinstance(x, Proxy):
+            return _leaf(self, x, residual)
         activation = activation_of(self.act)
         plain_drop = is_identity(self.drop)
         same = residual is None or (residual.dtype == x.dtype and residual.device == x.device)

@@ -8,12 +8,70 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from l1bn.functional import Activation, _check_residual
 from l1bn.nn.batchnorm import _L1BatchNorm
+from l1bn.nn.batchnorm_act import L1BatchNormAct2d
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.sync import sync_train
+from l1bn.ops.tracing import is_recomputed
 
 
-class L1SyncBatchNorm(_L1BatchNorm, nn.BatchNorm2d):
+class _Synchronised(_L1BatchNorm):
+    """Statistics over a group of processes, for whatever normalization layer stands behind."""
+
+    process_group: Any = None
+
+    def _spans_processes(self) -> bool:
+        training = self.training or (self.running_mean is None and self.running_var is None)
+        return (
+            training
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size(self.process_group) > 1
+        )
+
+    def _normalize(
+        self,
+        input: Tensor,
+        activation: Activation | None = None,
+        residual: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        if self.override is not None or not self._spans_processes():
+            return super()._normalize(input, activation, residual, mask)
+        self._check_input_dim(input)
+        if input.shape[1] != self.num_features:
+            raise ValueError(
+                f"expected {self.num_features} channels, got {input.shape[1]} in an input of "
+                f"shape {tuple(input.shape)}"
+            )
+        if mask is not None:
+            raise ValueError(
+                "expected no mask while statistics span processes, got one: a mask is served by "
+                "layers that are not synchronised"
+            )
+        if residual is not None:
+            _check_residual(residual, input)
+        group = self.process_group or dist.group.WORLD
+        y, mean, scale, count = sync_train(
+            input, self.weight, self.bias, residual, activation, self.eps, group
+        )
+        if self.training and self.track_running_stats and not is_recomputed():
+            self._track(mean, scale, count)
+        return y
+
+    def _track(self, mean: Tensor, scale: Tensor, count: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        factor = self._update_factor()
+        update_running_statistics(
+            self.running_mean, self.running_var, mean, scale, count, factor, self.eps
+        )
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+
+class L1SyncBatchNorm(_Synchronised, nn.BatchNorm2d):
     """L1-norm batch normalization with statistics over all processes of a group.
 
     Counterpart of :class:`torch.nn.SyncBatchNorm`. Works on every device that the group's backend
@@ -64,37 +122,18 @@ class L1SyncBatchNorm(_L1BatchNorm, nn.BatchNorm2d):
         if input.dim() < 2:
             raise ValueError(f"expected at least 2D input (got {input.dim()}D input)")
 
-    def _spans_processes(self) -> bool:
-        training = self.training or (self.running_mean is None and self.running_var is None)
-        return (
-            training
-            and dist.is_available()
-            and dist.is_initialized()
-            and dist.get_world_size(self.process_group) > 1
-        )
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize ``input`` with the statistics of the group."""
-        if self.override is not None or not self._spans_processes():
-            return self._normalize(input)
-        self._check_input_dim(input)
-        if input.shape[1] != self.num_features:
-            raise ValueError(
-                f"expected {self.num_features} channels, got {input.shape[1]} in an input of "
-                f"shape {tuple(input.shape)}"
-            )
-        group = self.process_group or dist.group.WORLD
-        y, mean, scale, count = sync_train(input, self.weight, self.bias, self.eps, group)
-        if self.training and self.track_running_stats:
-            self._track(mean, scale, count)
-        return y
+class L1SyncBatchNormAct2d(_Synchronised, L1BatchNormAct2d):
+    """:class:`L1BatchNormAct2d` with statistics over all processes of a group.
 
-    def _track(self, mean: Tensor, scale: Tensor, count: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None:
-            return
-        factor = self._update_factor()
-        update_running_statistics(
-            self.running_mean, self.running_var, mean, scale, count, factor, self.eps
-        )
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+    Takes the arguments of :class:`L1BatchNormAct2d`; ``process_group`` is an attribute, ``None``
+    for all processes. :func:`l1bn.convert_sync_` makes it.
+
+    Shape:
+        - Input, residual, output: :math:`(N, C, H, W)`
+
+    Raises:
+        ValueError: as :class:`L1SyncBatchNorm`.
+
+    Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
+    """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
 
 from l1bn.ops.tracing import is_transformed
 
@@ -16,10 +19,16 @@ def count_batch(batches: Tensor) -> None:
     A counter in the memory of this process is reached there, as the kernels reach the running
     statistics: an operator would cost a sixth of a layer's whole step on a small input.
     """
-    if batches.is_cpu and batches.dtype is torch.int64 and not is_transformed(batches):
-        ctypes.c_int64.from_address(batches.data_ptr()).value += 1
-    else:
+    if not is_transformed(batches):
+        if batches.is_cpu and batches.dtype is torch.int64:
+            ctypes.c_int64.from_address(batches.data_ptr()).value += 1
+        else:
+            batches.add_(1)
+    elif not _is_captured(batches):
         batches.add_(1)
+    elif not _is_mapped():
+        with _outside_transforms():
+            batches.add_(1)
 
 
 @torch.no_grad()
@@ -35,7 +44,9 @@ def update_running_statistics(
     """Move the running statistics in place towards those of a batch.
 
     A channel keeps its running statistics where those of the batch are not finite, or where the
-    new ones would not be finite in their own dtype. There is no device synchronisation.
+    new ones would not be finite in their own dtype. There is no device synchronisation. Inside a
+    functorch transform that does not own the running statistics, they move as outside of it; under
+    ``vmap``, where each example has statistics of its own, they stay.
 
     Args:
         running_mean: moving average of the mean.
@@ -49,6 +60,23 @@ def update_running_statistics(
     Shape:
         - running_mean, running_var, mean, scale: :math:`(C,)`
     """
+    if not _is_captured(running_mean):
+        _update(running_mean, running_var, mean, scale, count, momentum, eps)
+    elif not _is_mapped():
+        mean, scale, count, momentum = (_unwrapped(v) for v in (mean, scale, count, momentum))
+        with _outside_transforms():
+            _update(running_mean, running_var, mean, scale, count, momentum, eps)
+
+
+def _update(
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    count: int | Tensor,
+    momentum: float | Tensor,
+    eps: float,
+) -> None:
     # As wide as there is, as the kernels compute: the vectors are short. MPS has no float64.
     wide = torch.float32 if mean.device.type == "mps" else torch.float64
     mean, scale = mean.to(wide), scale.to(wide)
@@ -62,3 +90,31 @@ def update_running_statistics(
     finite = mean.isfinite() & var.isfinite() & new[0].isfinite() & new[1].isfinite()
     for running, moved in zip((running_mean, running_var), new, strict=True):
         running.copy_(torch.where(finite, moved, running))
+
+
+def _is_captured(state: Tensor) -> bool:
+    """Whether a transform runs that was not given ``state``, and so forbids writes to it."""
+    return (
+        not torch.compiler.is_compiling()
+        and _functorch.peek_interpreter_stack() is not None
+        and not _functorch.is_functorch_wrapped_tensor(state)
+    )
+
+
+def _is_mapped() -> bool:
+    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+
+    transforms = retrieve_all_functorch_interpreters()
+    return any(t.key() == _functorch.TransformType.Vmap for t in transforms)
+
+
+def _unwrapped(value: Any) -> Any:
+    while isinstance(value, Tensor) and _functorch.is_functorch_wrapped_tensor(value):
+        value = _functorch.get_unwrapped(value)
+    return value
+
+
+def _outside_transforms() -> contextlib.AbstractContextManager[Any]:
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+    return temporarily_clear_interpreter_stack()

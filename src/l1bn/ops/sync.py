@@ -1,8 +1,8 @@
 """L1BN over the batches of all processes of a group.
 
-Each pass sends two vectors per channel in one reduction, always of the same size, so that
-processes with batches of different sizes, an empty one included, never wait for each other in
-vain. Reductions are in float64: the vectors are short.
+Forward takes two reductions, for the deviation needs the mean of all first; backward takes one.
+They are always of the same size, so that processes with batches of different sizes, an empty one
+included, never wait for each other in vain. Reductions are in float64: the vectors are short.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class _SyncTrain(torch.autograd.Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
+        residual: Tensor | None,
+        activation: str | None,
         eps: float,
         group: Any,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -50,9 +52,10 @@ class _SyncTrain(torch.autograd.Function):
         deviation, signs = _all_reduce(group, _sum(centred.abs()), _sum(_sign(centred)))
         deviation = (formula.K * deviation / count).to(wide.dtype)
         scale = deviation.clamp_min(math.sqrt(eps))
-        y = formula.affine(centred, scale, weight, bias, None, None, x.dtype)
-        ctx.save_for_backward(x, weight, mean, scale, (signs / count).to(wide.dtype), count)
-        ctx.eps, ctx.group = eps, group
+        y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
+        signs = (signs / count).to(wide.dtype)
+        ctx.save_for_backward(x, weight, y if activation else None, mean, scale, signs, count)
+        ctx.activation, ctx.eps, ctx.group = activation, eps, group
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.mark_non_differentiable(mean, scale, count)
         return y, mean, scale, count
@@ -60,9 +63,11 @@ class _SyncTrain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, mean_sign, count = ctx.saved_tensors
+        x, weight, y, mean, scale, mean_sign, count = ctx.saved_tensors
         centred = x.to(mean.dtype) - formula.per_channel(mean, x)
         g = grad.to(mean.dtype)
+        if y is not None:
+            g = torch.where(formula.alive(y, ctx.activation), g, 0.0)
         dbias, dcentred = _sum(g), _sum(g * centred)
         all_dbias, all_dcentred = _all_reduce(ctx.group, dbias, dcentred)
         live = scale > math.sqrt(ctx.eps)
@@ -80,6 +85,8 @@ class _SyncTrain(torch.autograd.Function):
             dx.to(x.dtype),
             None if weight is None else (dcentred / scale).to(weight.dtype),
             None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype),
+            g.to(grad.dtype) if ctx.needs_input_grad[3] else None,
+            None,
             None,
             None,
         )
@@ -90,7 +97,13 @@ def _sign(centred: Tensor) -> Tensor:
 
 
 def sync_train(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Any
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    eps: float,
+    group: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize with the statistics of every process' batch.
 
@@ -98,6 +111,8 @@ def sync_train(
         x: this process' input; processes may have different, also empty, batches.
         weight: γ.
         bias: β.
+        residual: added before the activation.
+        activation: ``None``, ``"relu"`` or ``"relu6"``.
         eps: variance floor.
         group: process group.
 
@@ -106,8 +121,8 @@ def sync_train(
         ``count`` is M over all processes.
 
     Shape:
-        - x, y: :math:`(N, C, *)`
+        - x, residual, y: :math:`(N, C, *)`
         - weight, bias, mean, scale: :math:`(C,)`
         - count: :math:`(1,)`
     """
-    return _SyncTrain.apply(x, weight, bias, eps, group)
+    return _SyncTrain.apply(x, weight, bias, residual, activation, eps, group)

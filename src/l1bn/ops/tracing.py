@@ -18,4 +18,15 @@ def is_transformed(x: Tensor) -> bool:
         or not (type(x) is Tensor or type(x) is torch.nn.Parameter)
         or _functorch.is_functorch_wrapped_tensor(x)  # left over from a transform that has ended
         or _functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
+        or is_traced()
     )
+
+
+def is_traced() -> bool:
+    """Whether ``torch.jit.trace`` records: it must see every operation, and sizes are tensors."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_recomputed() -> bool:
+    """Whether the call stands inside a backward pass, as where a checkpoint is computed again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
