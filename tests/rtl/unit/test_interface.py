@@ -170,7 +170,8 @@ def bench(boundary, folder, source, *, start="", body=""):
             start=start, body=body,
         )
     )  # fmt: skip
-    tools.run(["iverilog", "-g2005", "-s", "bench", "-o", "bench", "bench.v", "unit.v"], folder)
+    # As SystemVerilog, registers have their first values before any block waits for a change.
+    tools.run(["iverilog", "-g2012", "-s", "bench", "-o", "bench", "bench.v", "unit.v"], folder)
     return tools.run(["vvp", "-n", "bench"], folder)[0]
 
 
