@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import importlib
 import json
 import os
 import statistics
@@ -239,6 +240,8 @@ def measure_operators(scale: Scale, out: Path) -> None:
 
 def network(name: str) -> Any:
     """A ResNet of transformers, without a download."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    importlib.import_module("torchvision_operators")  # transformers imports torchvision
     from transformers import ResNetConfig, ResNetForImageClassification
 
     sizes = {
