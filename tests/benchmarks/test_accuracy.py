@@ -93,7 +93,8 @@ def test_a_run_from_other_weights_or_of_another_variant_is_refused(tmp_path):
 
 def test_an_unfinished_run_that_was_made_otherwise_is_refused_before_it_goes_on(tmp_path):
     config = TrainConfig(data="digits", norm="l2", out=tmp_path)
-    save_checkpoint(tmp_path / "last.pt", {"config": config.saved()})
+    rest: dict[str, object] = {"shape": {}, "model": {}, "optimizer": {}, "state": {}}
+    save_checkpoint(tmp_path / "last.pt", {"config": config.saved(), **rest})
     accuracy.check(tmp_path, ["--data", "digits", "--norm", "l2"])
     with pytest.raises(SystemExit, match="was made with norm l2, not l1"):
         accuracy.check(tmp_path, ["--data", "digits", "--norm", "l1"])

@@ -9,10 +9,15 @@ from l1bn.errors import UserError
 from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint
 from l1bn.recipes.files import write_text
 
+EMPTY: dict[str, dict[str, object]] = {
+    entry: {} for entry in ("config", "shape", "model", "optimizer", "state")
+}
+
 
 def test_content_comes_back_without_running_code(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "new" / "last.pt"
-    save_checkpoint(path, {"model": {"w": torch.arange(3)}, "config": {"lr": 0.1, "out": None}})
+    content = {"model": {"w": torch.arange(3)}, "config": {"lr": 0.1, "out": None}}
+    save_checkpoint(path, {**EMPTY, **content})
     content = load_checkpoint(path)
     assert torch.equal(content["model"]["w"], torch.arange(3))
     assert content["config"] == {"lr": 0.1, "out": None}
@@ -23,7 +28,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.pt"
-    save_checkpoint(path, {"step": 1})
+    save_checkpoint(path, {**EMPTY, "step": 1})
 
     def full_disk(_: object, file: object) -> None:
         file.write(b"half")  # type: ignore[attr-defined]
@@ -31,7 +36,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, {"step": 2})
+        save_checkpoint(path, {**EMPTY, "step": 2})
     assert load_checkpoint(path)["step"] == 1
 
 
@@ -39,7 +44,7 @@ def test_bad_files_are_refused_and_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "last.pt"
     with pytest.raises(UserError, match=r"no checkpoint at .*last\.pt"):
         load_checkpoint(path)
-    save_checkpoint(path, {"step": 1})
+    save_checkpoint(path, {**EMPTY, "step": 1})
     half = path.read_bytes()[:200]
     path.write_bytes(half)
     with pytest.raises(UserError, match=r"last\.pt is damaged or no checkpoint .*left as it is"):
