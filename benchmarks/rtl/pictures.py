@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 
 DIAGRAM = """
 digraph unit {
-  rankdir=LR; nodesep=0.35; ranksep=0.55; bgcolor="white";
+  rankdir=TB; nodesep=0.3; ranksep=0.35; bgcolor="white";
   node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11, fillcolor="#eef3fa"];
   edge [fontname="Helvetica", fontsize=9, color="#555555"];
   element [label="element stream\\nx, g, bit", shape=cds, margin="0.2,0.08"];

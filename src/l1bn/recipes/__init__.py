@@ -1,4 +1,4 @@
 """Training recipes: data, models, classification, and the comparison of L1BN with BN.
 
-Needs the extra: ``pip install "l1bn[recipes]"``.
+Needs the extra ``recipes``.
 """
