@@ -7,8 +7,8 @@
 // right wherever the true sum fits int32. A linear layer over N rows is a 1 x 1 convolution over N
 // images of one pixel.
 //
-// A call takes one block of arguments in which every field is 8 bytes wide, as in l1bn.h. It
-// returns 0, or a negative error of which it left the results undefined.
+// A call takes one block of arguments in which every field is 8 bytes wide, as in
+// norm/interface.h. It returns 0, or an error of common/status.h that left the results undefined.
 #pragma once
 #include <stdint.h>
 
@@ -17,12 +17,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-enum l1bn_int8_conv_error {
-  L1BN_INT8_CONV_NO_MEMORY = -1,
-  // A size below 1 (images: below 0), or a kernel larger than the padded image.
-  L1BN_INT8_CONV_BAD_SHAPE = -2
-};
 
 typedef struct {
   int64_t images, height, width, channels;  // of x
@@ -58,11 +52,9 @@ typedef struct {
 
 L1BN_API int64_t l1bn_int8_conv_weight_gradient(const l1bn_int8_conv_weight_gradient_args* args);
 
-// Version of the argument blocks.
-L1BN_API int64_t l1bn_int8_conv_abi(void);
 // Instruction sets compiled in and runnable here, best first, separated by blanks.
 L1BN_API const char* l1bn_int8_conv_isas(void);
-// The one in use. l1bn_int8_conv_select() changes it and returns 0, or -1 where `isa` cannot run.
+// The one in use. l1bn_int8_conv_select() changes it and returns 0, or L1BN_BAD_ISA.
 L1BN_API const char* l1bn_int8_conv_isa(void);
 L1BN_API int64_t l1bn_int8_conv_select(const char* isa);
 

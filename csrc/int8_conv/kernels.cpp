@@ -28,7 +28,7 @@ int64_t forward(const l1bn_int8_conv_forward_args& a) {
   const l1bn_int8_conv_problem& p = a.problem;
   const int64_t count = p.kernel_height * p.kernel_width;
   Array<Tap> taps(count);
-  if (!taps.data) return L1BN_INT8_CONV_NO_MEMORY;
+  if (!taps.data) return L1BN_NO_MEMORY;
   for (int64_t t = 0; t < count; ++t) taps.data[t] = {t / p.kernel_width, t % p.kernel_width, t};
   Phase phase = {0, 0, 0, count};
   Window w;
@@ -78,7 +78,7 @@ int64_t input_gradient(const l1bn_int8_conv_input_gradient_args& a) {
   const int64_t down = min_of(p.stride, p.height), across = min_of(p.stride, p.width);
   Array<Tap> taps(p.kernel_height * p.kernel_width);
   Array<Phase> phases(down * across);
-  if (!taps.data || !phases.data) return L1BN_INT8_CONV_NO_MEMORY;
+  if (!taps.data || !phases.data) return L1BN_NO_MEMORY;
   Window w;
   w.rows = reach(down, p.kernel_height, p);
   w.cols = reach(across, p.kernel_width, p);

@@ -48,7 +48,7 @@ class WeightGradient {
   int64_t run() {
     if (!rows_.data || !offsets_.data || !zeros_.data || !planes_.data || !panels_.data ||
         !sums_.data || !shifts_.data)
-      return L1BN_INT8_CONV_NO_MEMORY;
+      return L1BN_NO_MEMORY;
     memset(zeros_.data, 0, (size_t)max_of(p_.channels, p_.outputs));
     list_offsets();
     int64_t next = 0;

@@ -74,7 +74,7 @@ class WindowRun {
   int64_t run() {
     if (!panels_.data || !offsets_.data || !bias_.data || !pixels_.data || !buffers_.data ||
         !peaks_.data)
-      return L1BN_INT8_CONV_NO_MEMORY;
+      return L1BN_NO_MEMORY;
     expect_large(w_.result, w_.images * w_.result_height * w_.result_width * w_.result_channels *
                                 (int64_t)sizeof(int32_t));
     list_offsets();

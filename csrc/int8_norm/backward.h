@@ -111,7 +111,7 @@ class Backward {
                  2 * Scratch::bytes<int64_t>(threads_)) {}
 
   int64_t run() {
-    if (scratch_.failed()) return L1BN_INT8_NO_MEMORY;
+    if (scratch_.failed()) return L1BN_NO_MEMORY;
     sums_ = scratch_.take<int64_t>(width_ * threads_);
     products_ = scratch_.take<int64_t>(width_ * threads_);
     for (auto& extreme : extremes_) extreme = scratch_.take<int16_t>(width_ * threads_);
@@ -124,7 +124,7 @@ class Backward {
     clear();
     auto body = [&](Team team) { work(team); };
     parallel_run(threads_, body);
-    return too_wide(threads_) ? L1BN_INT8_TOO_WIDE : out_[0];
+    return too_wide(threads_) ? L1BN_TOO_WIDE : out_[0];
   }
 
  private:

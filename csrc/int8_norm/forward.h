@@ -126,7 +126,7 @@ class Forward {
                  Scratch::bytes<int64_t>(threads_)) {}
 
   int64_t run() {
-    if (scratch_.failed()) return L1BN_INT8_NO_MEMORY;
+    if (scratch_.failed()) return L1BN_NO_MEMORY;
     totals_ = scratch_.take<int64_t>(width_ * threads_);
     counts_ = scratch_.take<int64_t>(width_ * threads_);
     sums_ = scratch_.take<int64_t>(width_ * threads_);
@@ -141,7 +141,7 @@ class Forward {
     if (a_.value) shifts.fill(width_, channels_, a_.value_shift, a_.value_all_shift);
     auto body = [&](Team team) { work(team, shifts, lanes); };
     parallel_run(threads_, body);
-    return too_wide(threads_) ? L1BN_INT8_TOO_WIDE : 0;
+    return too_wide(threads_) ? L1BN_TOO_WIDE : 0;
   }
 
  private:
@@ -215,10 +215,10 @@ int64_t forward(const l1bn_int8_norm_forward_args& a) { return Forward(a).run();
 int64_t apply(const l1bn_int8_norm_apply_args& a) {
   const int64_t channels = a.shape.channels, width = group_width(channels, kLanes<I32>);
   Scratch scratch(ApplyLanes::bytes(width));
-  if (scratch.failed()) return L1BN_INT8_NO_MEMORY;
+  if (scratch.failed()) return L1BN_NO_MEMORY;
   ApplyLanes lanes(scratch, width);
   for (int64_t c = 0; c < channels; ++c) {
-    if (!fits(a.coefficient[c], a.offset[c], a.shift[c])) return L1BN_INT8_TOO_WIDE;
+    if (!fits(a.coefficient[c], a.offset[c], a.shift[c])) return L1BN_TOO_WIDE;
     lanes.fill(width, channels, c, a.coefficient[c], a.offset[c], a.shift[c]);
   }
   Apply kernel = lanes.kernel(a.x, a.residual, a.y, a.width, a.relu != 0);

@@ -2,27 +2,24 @@
 // and backward, scaled addition, SGD. Integers only; equal bit for bit to l1bn.fixed_point, whose
 // files define what each call computes.
 //
-// A call takes one block of arguments in which every field is 8 bytes wide, as in l1bn.h. Tensors
+// A call takes one block of arguments in which every field is 8 bytes wide, as in
+// norm/interface.h. Tensors
 // are dense rows of channels, (rows, channels): channels_last images and (N, C). A real number is
 // an integer times 2**exponent; exponents are the caller's. The counter of stochastic rounding is
 // an element's place in memory.
 //
-// Calls return 0 or the number they document; an error is L1BN_INT8_ERROR or below.
+// Calls return 0 or the number they document; an error is L1BN_ERROR or below, see
+// common/status.h.
 //
 // Source of the method: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 #pragma once
-#include <stdint.h>
+#include "common/status.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 #define L1BN_INT8_API __attribute__((visibility("default")))
-
-#define L1BN_INT8_ERROR (-((int64_t)1 << 40))
-#define L1BN_INT8_NO_MEMORY L1BN_INT8_ERROR
-// A scalar of a channel leaves the 32 bits of the element path.
-#define L1BN_INT8_TOO_WIDE (L1BN_INT8_ERROR - 1)
 
 typedef struct {
   int64_t rows, channels, threads;
@@ -156,9 +153,7 @@ typedef struct {
 // Returns the new exponent of the momentum. `exponent` is from -48 to 14.
 L1BN_INT8_API int64_t l1bn_int8_sgd(const l1bn_int8_sgd_args* args);
 
-L1BN_INT8_API int64_t l1bn_int8_norm_abi(void);
-
-// Instruction sets, as l1bn_isas(), l1bn_isa() and l1bn_select() of l1bn.h.
+// Instruction sets, as l1bn_isas(), l1bn_isa() and l1bn_select() of norm/interface.h.
 L1BN_INT8_API const char* l1bn_int8_norm_isas(void);
 L1BN_INT8_API const char* l1bn_int8_norm_isa(void);
 L1BN_INT8_API int64_t l1bn_int8_norm_select(const char* isa);

@@ -60,7 +60,7 @@ int64_t rescale(const l1bn_int8_rescale_args& a) {
   const l1bn_int8_shape& s = a.shape;
   const int64_t width = group_width(s.channels, kLanes<I32>);
   Scratch scratch(Shifts::bytes(width));
-  if (scratch.failed()) return L1BN_INT8_NO_MEMORY;
+  if (scratch.failed()) return L1BN_NO_MEMORY;
   Rescale kernel{a.value, a.out, Shifts(scratch, width), (1 << (a.bits - 1)) - 1,
                  a.rounding.stochastic != 0, noise_start(a.rounding)};
   kernel.shifts.fill(width, s.channels, a.shift, a.all_shift);
@@ -113,7 +113,7 @@ int64_t peak(const l1bn_int8_peak_args& a) {
   const int64_t count = a.shape.rows * a.shape.channels;
   const int threads = useful_threads(count, a.shape.threads);
   Scratch scratch(Scratch::bytes<Extremes>(threads));
-  if (scratch.failed()) return L1BN_INT8_NO_MEMORY;
+  if (scratch.failed()) return L1BN_NO_MEMORY;
   Extremes* members = scratch.take<Extremes>(threads);
   int size = 1;
   auto body = [&](Team team) {
@@ -196,7 +196,7 @@ int64_t add(const l1bn_int8_add_args& args) {
   const Sum sum = Sum::of(args, exponent);
   const int threads = useful_threads(args.count, args.threads);
   Scratch scratch(Scratch::bytes<Extremes>(threads));
-  if (scratch.failed()) return L1BN_INT8_NO_MEMORY;
+  if (scratch.failed()) return L1BN_NO_MEMORY;
   Extremes* members = scratch.take<Extremes>(threads);
   int64_t shift = 0;
   auto body = [&](Team team) {

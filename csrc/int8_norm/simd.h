@@ -1,7 +1,7 @@
 // Integer vectors of the instruction set, and the single lane in which leftover rows are computed.
 //
 // A kernel is written once for a vector type V: I32 or I16, or int32_t, the single lane. As in
-// pack.h, everything is anonymous inside one namespace per instruction set.
+// norm/simd.h, everything is anonymous inside one namespace per instruction set.
 #pragma once
 #include <stdint.h>
 #include <string.h>

@@ -119,7 +119,7 @@ int64_t sgd_as(const l1bn_int8_sgd_args& a) {
   const int64_t vectors = a.count / kLanes<I64>, whole = vectors * kLanes<I64>;
   const int threads = useful_threads(a.count, a.threads);
   Scratch scratch(Scratch::bytes<int64_t>(threads));
-  if (scratch.failed()) return L1BN_INT8_NO_MEMORY;
+  if (scratch.failed()) return L1BN_NO_MEMORY;
   int64_t* peaks = scratch.take<int64_t>(threads);
   int64_t shift = 0;
   auto body = [&](Team team) {

@@ -229,7 +229,7 @@ int64_t run_alive(const l1bn_alive_args& a, Alive what) {
     case L1BN_F16:
       return alive_as(a, alive_16(a), what);
     default:
-      return -1;
+      return L1BN_BAD_DTYPE;
   }
 }
 

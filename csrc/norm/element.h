@@ -31,8 +31,26 @@ using FloatV = Pack<float>::V;
 
 L1BN_INLINE Pack<float> load(const float* p) { return Pack<float>::load(p); }
 L1BN_INLINE Pack<double> load(const double* p) { return Pack<double>::load(p); }
-L1BN_INLINE void store(float* p, const Pack<float>& a) { a.store(p); }
-L1BN_INLINE void store(double* p, const Pack<double>& a) { a.store(p); }
+
+// Sixteen values as memory holds them, in vectors of the instruction set: a store writes those as
+// they are, and one past the caches needs no copy to be read again.
+template <class T>
+struct Stored {
+  static constexpr int kBytes = kLanes * sizeof(T);
+  static constexpr int kPiece = kBytes < L1BN_NATIVE ? kBytes : L1BN_NATIVE;
+  typedef uint16_t V __attribute__((vector_size(kPiece)));
+  static constexpr int kCount = kBytes / kPiece;
+  V v[kCount];
+};
+
+template <class T>
+L1BN_INLINE Stored<T> stored(const Pack<T>& a) {
+  Stored<T> out;
+  L1BN_UNROLL for (int i = 0; i < Stored<T>::kCount; ++i) out.v[i] = (typename Stored<T>::V)a.v[i];
+  return out;
+}
+L1BN_INLINE Stored<float> stored_as(const float*, const Pack<float>& a) { return stored(a); }
+L1BN_INLINE Stored<double> stored_as(const double*, const Pack<double>& a) { return stored(a); }
 
 // gcc 12 widens and narrows integers in several steps, hence the instructions by name.
 #if defined(L1BN_AVX512)
@@ -52,9 +70,9 @@ L1BN_INLINE Pack<float> load(const BFloat16* p) {
   }
   return out;
 }
-L1BN_INLINE __m128i narrowed(Word16 words) {
-  const __m256i pairs = _mm256_packus_epi32((__m256i)words, (__m256i)words);
-  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08));
+L1BN_INLINE __m256i narrowed(Word16 low, Word16 high) {
+  const __m256i pairs = _mm256_packus_epi32((__m256i)low, (__m256i)high);
+  return _mm256_permute4x64_epi64(pairs, 0xd8);
 }
 #else
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
@@ -66,7 +84,18 @@ L1BN_INLINE Pack<float> load(const BFloat16* p) {
   }
   return out;
 }
-L1BN_INLINE Short16 narrowed(Word16 words) { return __builtin_convertvector(words, Short16); }
+#if defined(__x86_64__)
+// SSE2 narrows with signed saturation only, which the sign of the lower half passes.
+L1BN_INLINE __m128i narrowed(Word16 low, Word16 high) {
+  typedef int32_t Signed __attribute__((vector_size(16)));
+  return _mm_packs_epi32((__m128i)((Signed)(low << 16) >> 16), (__m128i)((Signed)(high << 16) >> 16));
+}
+#else
+L1BN_INLINE Stored<BFloat16>::V narrowed(Word16 low, Word16 high) {
+  const Short16 a = __builtin_convertvector(low, Short16), b = __builtin_convertvector(high, Short16);
+  return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+#endif
 #endif
 
 // The even or the odd ones of 32 elements; for wider types the first or the second half.
@@ -94,19 +123,26 @@ L1BN_INLINE Pack<float> load_odd(const BFloat16* p) { return load_half<true>(p);
 // Round to nearest, ties to even; a NaN stays a quiet NaN.
 #if defined(__AVX512BF16__)
 // The instruction takes what is below the smallest normal number for 0.
-L1BN_INLINE void store(BFloat16* p, const Pack<float>& a) {
-  const __m256bh raw = _mm512_cvtneps_pbh((__m512)a.v[0]);
-  memcpy(p, &raw, sizeof raw);
+L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
+  Stored<BFloat16> out;
+  out.v[0] = (Stored<BFloat16>::V)_mm512_cvtneps_pbh((__m512)a.v[0]);
+  return out;
 }
 #else
-L1BN_INLINE void store(BFloat16* p, const Pack<float>& a) {
-  L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
-    const Word16 word = (Word16)a.v[i], high = word >> 16;
-    const Word16 rounded = (word + 0x7fffu + (high & 1u)) >> 16;
-    const Word16 result = (a.v[i] == a.v[i]) ? rounded : high | 0x40u;
-    const auto raw = narrowed(result);
-    memcpy(p + i * Pack<float>::kWide, &raw, sizeof raw);
-  }
+L1BN_INLINE Word16 rounded(FloatV value) {
+  const Word16 word = (Word16)value, high = word >> 16;
+  const Word16 nearest = (word + 0x7fffu + (high & 1u)) >> 16;
+  return (value == value) ? nearest : high | 0x40u;
+}
+L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
+  Stored<BFloat16> out;
+#if defined(L1BN_AVX512)
+  out.v[0] = (Stored<BFloat16>::V)narrowed(rounded(a.v[0]));
+#else
+  L1BN_UNROLL for (int i = 0; i < Stored<BFloat16>::kCount; ++i)
+    out.v[i] = (Stored<BFloat16>::V)narrowed(rounded(a.v[2 * i]), rounded(a.v[2 * i + 1]));
+#endif
+  return out;
 }
 #endif
 
@@ -116,8 +152,10 @@ L1BN_INLINE Pack<float> load(const Half* p) {
   out.v[0] = (FloatV)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
   return out;
 }
-L1BN_INLINE void store(Half* p, const Pack<float>& a) {
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph((__m512)a.v[0], _MM_FROUND_TO_NEAREST_INT));
+L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
+  Stored<Half> out;
+  out.v[0] = (Stored<Half>::V)_mm512_cvtps_ph((__m512)a.v[0], _MM_FROUND_TO_NEAREST_INT);
+  return out;
 }
 #elif defined(__AVX2__) && defined(__F16C__)
 L1BN_INLINE Pack<float> load(const Half* p) {
@@ -126,10 +164,12 @@ L1BN_INLINE Pack<float> load(const Half* p) {
     out.v[i] = (FloatV)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8 * i)));
   return out;
 }
-L1BN_INLINE void store(Half* p, const Pack<float>& a) {
-  for (int i = 0; i < 2; ++i)
-    _mm_storeu_si128((__m128i*)(p + 8 * i),
-                     _mm256_cvtps_ph((__m256)a.v[i], _MM_FROUND_TO_NEAREST_INT));
+L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
+  const __m128i low = _mm256_cvtps_ph((__m256)a.v[0], _MM_FROUND_TO_NEAREST_INT);
+  const __m128i high = _mm256_cvtps_ph((__m256)a.v[1], _MM_FROUND_TO_NEAREST_INT);
+  Stored<Half> out;
+  out.v[0] = (Stored<Half>::V)_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  return out;
 }
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 L1BN_INLINE Pack<float> load(const Half* p) {
@@ -138,52 +178,55 @@ L1BN_INLINE Pack<float> load(const Half* p) {
     out.v[i] = (FloatV)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p + 4 * i)));
   return out;
 }
-L1BN_INLINE void store(Half* p, const Pack<float>& a) {
-  for (int i = 0; i < 4; ++i)
-    vst1_u16((uint16_t*)p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)a.v[i])));
-}
-#else
-// Without conversion instructions: integer arithmetic, one value at a time.
-inline float widen(uint16_t half) {
-  const uint32_t sign = (uint32_t)(half & 0x8000u) << 16, magnitude = half & 0x7fffu;
-  uint32_t word = sign | ((magnitude << 13) + (112u << 23));
-  if (magnitude >= 0x7c00u) word += 112u << 23;  // infinity and NaN
-  float out;
-  if (magnitude < 0x0400u) {  // subnormal
-    out = (float)magnitude * 5.9604644775390625e-8f;
-    return sign ? -out : out;
-  }
-  memcpy(&out, &word, sizeof out);
+L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
+  Stored<Half> out;
+  for (int i = 0; i < 2; ++i)
+    out.v[i] = (Stored<Half>::V)vcvt_high_f16_f32(vcvt_f16_f32((float32x4_t)a.v[2 * i]),
+                                                  (float32x4_t)a.v[2 * i + 1]);
   return out;
 }
-inline uint16_t narrow(float value) {
-  uint32_t word;
-  memcpy(&word, &value, sizeof word);
-  const uint32_t sign = (word >> 16) & 0x8000u, magnitude = word & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);
-  if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);
-  if (magnitude < 0x38800000u) {  // subnormal: let the float unit round to nearest even
-    float shifted;
-    memcpy(&shifted, &magnitude, sizeof shifted);
-    shifted += 0.5f;
-    uint32_t raw;
-    memcpy(&raw, &shifted, sizeof raw);
-    return (uint16_t)(sign | (raw - 0x3f000000u));
-  }
-  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23);
-  return (uint16_t)(sign | (rounded >> 13));
+#else
+// Without conversion instructions: integer arithmetic, on a vector at a time.
+using SignedV = Pack<float>::I;
+L1BN_INLINE FloatV widened(SignedV half) {
+  const SignedV magnitude = half & 0x7fff, shifted = (magnitude << 13) + (112 << 23);
+  const SignedV normal = magnitude >= 0x7c00 ? shifted + (112 << 23) : shifted;  // infinity and NaN
+  const FloatV subnormal = __builtin_convertvector(magnitude, FloatV) * 5.9604644775390625e-8f;
+  return (FloatV)((magnitude < 0x0400 ? (SignedV)subnormal : normal) | (half & 0x8000) << 16);
+}
+L1BN_INLINE Word16 halved(FloatV value) {
+  const SignedV magnitude = (SignedV)value & 0x7fffffff;
+  // The float unit rounds what becomes subnormal to nearest even.
+  const SignedV subnormal = (SignedV)((FloatV)magnitude + 0.5f) - 0x3f000000;
+  const SignedV normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - (112 << 23)) >> 13;
+  const SignedV huge = (magnitude > 0x7f800000) ? SignedV{} + 0x7e00 : SignedV{} + 0x7c00;
+  const SignedV finite = magnitude < 0x38800000 ? subnormal : normal;
+  return (Word16)((magnitude >= 0x477ff000 ? huge : finite) | (((SignedV)value >> 16) & 0x8000));
 }
 L1BN_INLINE Pack<float> load(const Half* p) {
-  float wide[kLanes];
-  for (int i = 0; i < kLanes; ++i) wide[i] = widen(p[i].bits);
-  return Pack<float>::load(wide);
+  Pack<float> out;
+  L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+    Short16 raw;
+    memcpy(&raw, p + i * Pack<float>::kWide, sizeof raw);
+    out.v[i] = widened(__builtin_convertvector(raw, SignedV));
+  }
+  return out;
 }
-L1BN_INLINE void store(Half* p, const Pack<float>& a) {
-  float wide[kLanes];
-  a.store(wide);
-  for (int i = 0; i < kLanes; ++i) p[i].bits = narrow(wide[i]);
+L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
+  Stored<Half> out;
+  L1BN_UNROLL for (int i = 0; i < Stored<Half>::kCount; ++i)
+    out.v[i] = (Stored<Half>::V)narrowed(halved(a.v[2 * i]), halved(a.v[2 * i + 1]));
+  return out;
 }
 #endif
+
+template <class T>
+L1BN_INLINE void store(T* p, const Pack<Acc<T>>& a) {
+  const Stored<T> out = stored_as(p, a);
+  char* const to = reinterpret_cast<char*>(p);
+  L1BN_UNROLL for (int i = 0; i < Stored<T>::kCount; ++i)
+    memcpy(to + i * Stored<T>::kPiece, &out.v[i], Stored<T>::kPiece);
+}
 
 // Single values take the way through a vector: parameters are few.
 template <class T>

@@ -14,7 +14,7 @@
 //
 // Source of the method: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 #pragma once
-#include <stdint.h>
+#include "common/status.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,7 +48,7 @@ typedef struct {
 } l1bn_forward_args;
 
 // Training forward. Returns the number of channels whose normalized input cannot be recovered from
-// y well enough (see `recoverable`; bits or no bits), or a negative error.
+// y well enough (see `recoverable`; bits or no bits), or an error of common/status.h.
 L1BN_API int64_t l1bn_forward(const l1bn_forward_args* args);
 
 typedef struct {
@@ -96,11 +96,13 @@ L1BN_API int64_t l1bn_pack_alive(const l1bn_alive_args* args);
 L1BN_API int64_t l1bn_unpack_alive(const l1bn_alive_args* args);
 
 L1BN_API int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner);
+// Version of the argument blocks and of the table of errors, of all three interfaces together.
+#define L1BN_ABI 7
 L1BN_API int64_t l1bn_abi(void);
 
 // Instruction sets compiled in and runnable here, best first, separated by blanks.
 L1BN_API const char* l1bn_isas(void);
-// The one in use. l1bn_select() changes it and returns 0, or -1 where `isa` cannot run.
+// The one in use. l1bn_select() changes it and returns 0, or L1BN_BAD_ISA.
 L1BN_API const char* l1bn_isa(void);
 L1BN_API int64_t l1bn_select(const char* isa);
 // 1 where an OpenMP runtime of the process serves the threads, 0 where calls run on one thread.

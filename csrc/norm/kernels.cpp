@@ -20,7 +20,6 @@ extern const Kernels kKernels;
 namespace L1BN_ISA {
 namespace {
 
-constexpr int64_t kBadDtype = -1;
 
 template <class T>
 int64_t forward_as(const l1bn_forward_args& a, bool frozen) {
@@ -64,7 +63,7 @@ int64_t forward(const l1bn_forward_args& a, bool frozen) {
       return forward_as<double>(a, frozen);
 #endif
     default:
-      return kBadDtype;
+      return L1BN_BAD_DTYPE;
   }
 }
 
@@ -87,7 +86,8 @@ void update_running(const l1bn_forward_args& a) {
   const bool wide = a.running_dtype == L1BN_F64;
   for (int64_t c = 0; c < a.problem.channels; ++c) {
     const double mean = static_cast<const A*>(a.mean)[c], scale = static_cast<const A*>(a.scale)[c];
-    const double var = (scale * scale - a.problem.eps) * unbias;
+    const double above = scale * scale - a.problem.eps;  // rounding takes a floored one below 0
+    const double var = (above < 0 ? 0 : above) * unbias;
     if (!__builtin_isfinite(wide ? mean : (double)(float)mean)) continue;
     if (!__builtin_isfinite(wide ? var : (double)(float)var)) continue;
     const double old_mean = read_param(a.running_mean, a.running_dtype, c, 0);
@@ -147,7 +147,7 @@ int64_t run_backward(const l1bn_backward_args& a) {
       return backward_as<double>(a);
 #endif
     default:
-      return kBadDtype;
+      return L1BN_BAD_DTYPE;
   }
 }
 

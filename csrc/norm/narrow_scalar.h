@@ -83,7 +83,7 @@ class SmallForward : Small<T> {
         scale(static_cast<A*>(a.scale)) {}
 
   int64_t run() const {
-    if (!Base::sums_.get()) return -2;
+    if (!Base::sums_.get()) return L1BN_NO_MEMORY;
     int64_t bad = 0;
     auto body = [&](Team team) {
       memset(Base::sums(team.index, 0), 0, sizeof(double) * 3 * args.problem.channels);
@@ -182,7 +182,7 @@ class SmallBackward : Small<T> {
   }
 
   int64_t run() const {
-    if (!Base::sums_.get() || !slopes.get()) return -2;
+    if (!Base::sums_.get() || !slopes.get()) return L1BN_NO_MEMORY;
     auto body = [&](Team team) {
       memset(Base::sums(team.index, 0), 0, sizeof(double) * 3 * args.problem.channels);
       accumulate(team);

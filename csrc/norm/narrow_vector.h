@@ -197,7 +197,7 @@ class SlimForward : Slim<T> {
         scale(static_cast<A*>(a.scale)) {}
 
   int64_t run() const {
-    if (!Base::allocated()) return -2;
+    if (!Base::allocated()) return L1BN_NO_MEMORY;
     int64_t bad = 0;
     auto body = [&](Team team) {
       if (!frozen) statistics(team);
@@ -338,7 +338,7 @@ class SlimBackward : Slim<T> {
   }
 
   int64_t run() const {
-    if (!Base::allocated() || !slopes.get()) return -2;
+    if (!Base::allocated() || !slopes.get()) return L1BN_NO_MEMORY;
     auto body = [&](Team team) { member(team); };
     parallel_run(Base::threads_, body);
     return 0;

@@ -250,7 +250,7 @@ struct PlanesBackward {
   }
 
   int64_t run() const {
-    if (!lines.get() || !sums.allocated() || (summed && !positive.get())) return -2;
+    if (!lines.get() || !sums.allocated() || (summed && !positive.get())) return L1BN_NO_MEMORY;
     auto body = [&](Team team) {
       for_batches(plan, channels, team, [&](const Batch& batch) { one(batch); });
     };

@@ -258,8 +258,8 @@ struct PlanesForward {
   }
 
   int64_t run() const {
-    if (!lines.get() || !sums.allocated() || (residual && !maxima.get())) return -2;
-    if (kDots<T> && (!cuts.get() || !positive.get())) return -2;
+    if (!lines.get() || !sums.allocated() || (residual && !maxima.get())) return L1BN_NO_MEMORY;
+    if (kDots<T> && (!cuts.get() || !positive.get())) return L1BN_NO_MEMORY;
     int64_t bad = 0;
     auto body = [&](Team team) {
       int64_t mine = 0;

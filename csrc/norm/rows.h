@@ -81,26 +81,24 @@ L1BN_INLINE bool if_narrow(int64_t channels, F&& f) {
 template <class T>
 L1BN_INLINE void put_streaming(T* p, const Pack<Acc<T>>& a) {
 #if defined(__x86_64__)
-  constexpr int64_t bytes = kLanes * sizeof(T);
-  constexpr int64_t piece = bytes < L1BN_NATIVE ? bytes : L1BN_NATIVE;
-  alignas(64) char staged[bytes];
-  store(reinterpret_cast<T*>(staged), a);
-  for (int64_t i = 0; i < bytes; i += piece) {
-    char* to = reinterpret_cast<char*>(p) + i;
+  using Out = Stored<T>;
+  const Out out = stored_as(p, a);
+  char* const to = reinterpret_cast<char*>(p);
+  L1BN_UNROLL for (int i = 0; i < Out::kCount; ++i) {
+    char* const piece = to + i * Out::kPiece;
 #if defined(L1BN_AVX512)
-    if constexpr (piece == 64) {
-      _mm512_stream_si512((__m512i*)to, _mm512_load_si512(staged + i));
+    if constexpr (Out::kPiece == 64) {
+      _mm512_stream_si512((__m512i*)piece, (__m512i)out.v[i]);
       continue;
     }
 #endif
 #if defined(__AVX2__)
-    if constexpr (piece == 32) {
-      _mm256_stream_si256((__m256i*)to, _mm256_load_si256((const __m256i*)(staged + i)));
+    if constexpr (Out::kPiece == 32) {
+      _mm256_stream_si256((__m256i*)piece, (__m256i)out.v[i]);
       continue;
     }
 #endif
-    if constexpr (piece == 16)
-      _mm_stream_si128((__m128i*)to, _mm_load_si128((const __m128i*)(staged + i)));
+    if constexpr (Out::kPiece == 16) _mm_stream_si128((__m128i*)piece, (__m128i)out.v[i]);
   }
 #else
   store(p, a);

@@ -266,7 +266,7 @@ struct RowsBackward {
   }
 
   int64_t run() const {
-    if (!constants.get() || !sums.get() || !running.get()) return -2;
+    if (!constants.get() || !sums.get() || !running.get()) return L1BN_NO_MEMORY;
     auto body = [&](Team team) { member(team); };
     parallel_run(plan.threads, body);
     return 0;

@@ -245,7 +245,7 @@ struct RowsForward {
   }
 
   int64_t run() const {
-    if (!constants.get() || !sums.get() || !maxima.get() || !running.get()) return -2;
+    if (!constants.get() || !sums.get() || !maxima.get() || !running.get()) return L1BN_NO_MEMORY;
     int64_t bad = 0;
     auto body = [&](Team team) { __atomic_fetch_add(&bad, member(team), __ATOMIC_RELAXED); };
     parallel_run(plan.threads, body);

@@ -52,13 +52,21 @@ struct Pack {
   static constexpr int kParts = kLanes / kWide;
   V v[kParts];
 
+  // Copies, loads and stores go vector by vector: gcc 12 moves a whole struct through the stack in
+  // pieces of 16 bytes, and the processor cannot forward those to the wide loads that follow.
+  Pack() = default;
+  L1BN_INLINE Pack(const Pack& other) {
+    L1BN_UNROLL for (int i = 0; i < kParts; ++i) v[i] = other.v[i];
+  }
+  L1BN_INLINE Pack& operator=(const Pack& other) {
+    L1BN_UNROLL for (int i = 0; i < kParts; ++i) v[i] = other.v[i];
+    return *this;
+  }
   static L1BN_INLINE Pack all(T value) {
     Pack p;
     L1BN_UNROLL for (int i = 0; i < kParts; ++i) p.v[i] = value - V{};
     return p;
   }
-  // Vector by vector: gcc 12 copies the whole struct through the stack in pieces of 16 bytes, and
-  // the processor cannot forward those to the wide loads that follow.
   static L1BN_INLINE Pack load(const T* from) {
     Pack p;
     L1BN_UNROLL for (int i = 0; i < kParts; ++i) memcpy(&p.v[i], from + i * kWide, sizeof(V));

@@ -8,16 +8,15 @@ a write past their end. An OpenMP runtime is loaded first, as torch would have.
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import itertools
 import math
 import sys
 from pathlib import Path
 
 import numpy as np
+from torchless import float_norm as native
+from torchless import library, load_openmp, selected
 
-ROOT = Path(__file__).parents[2]
 K = math.sqrt(math.pi / 2)
 EPS = 1e-5
 # outer, channels, inner: small ones, tails, several blocks of a plane, several tiles of rows.
@@ -48,19 +47,6 @@ SHAPES = [
 ]
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3, "float64": 1e-12}
-
-
-def _native():
-    """The module that packs arguments, without importing torch by way of the package."""
-    spec = importlib.util.spec_from_file_location(
-        "float_norm", ROOT / "src/l1bn/ops/native/float_norm.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["float_norm"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def encode(v: np.ndarray, dtype: str) -> np.ndarray:
@@ -115,7 +101,7 @@ def off_the_mean(x: np.ndarray, dtype: str) -> np.ndarray:
     return encode(x, dtype)
 
 
-def drive(library, native, shape, dtype, activation, with_residual, keep_x, threads, seed):
+def drive(stack, shape, dtype, activation, with_residual, keep_x, threads, seed):
     rng = np.random.default_rng(seed)
     outer, channels, inner = shape
     stored = lambda: encode(rng.standard_normal(shape), dtype)  # noqa: E731
@@ -137,14 +123,14 @@ def drive(library, native, shape, dtype, activation, with_residual, keep_x, thre
     block = native.pack_forward(
         *problem, *map(pointer, tensors), 1e30, *map(pointer, running), 0, 0.1
     )
-    unrecoverable = library.l1bn_forward(block)
+    unrecoverable = stack.call("forward", block)
     assert unrecoverable == 0, f"{unrecoverable} from forward, expected 0 ({shape}, seed {seed})"
     dx, dr = np.empty_like(x), np.empty_like(x)
     dw, db = np.empty(channels, wide), np.empty(channels, wide)
     kept = (x, None, None) if keep_x else (None, residual, bits)
     tensors = (grad, y, *kept, weight, bias, mean, scale, dx, dr, dw, db)
-    assert library.l1bn_backward(native.pack_backward(*problem, *map(pointer, tensors), 0)) == 0
-    check_in_place(library, native, problem, tensors)
+    assert stack.call("backward", native.pack_backward(*problem, *map(pointer, tensors), 0)) == 0
+    check_in_place(stack, problem, tensors)
 
     want = judge(
         decode(x, dtype),
@@ -173,7 +159,7 @@ def drive(library, native, shape, dtype, activation, with_residual, keep_x, thre
     np.testing.assert_allclose(running[1], var, rtol=1e-3)
 
 
-def check_in_place(library, native, problem, tensors):
+def check_in_place(stack, problem, tensors):
     """The gradient's memory taken for dx or for the residual's gradient: the same bits."""
     grad, *inputs, dx, dr, dw, db = tensors
     for take_dx in (True, False):
@@ -181,7 +167,7 @@ def check_in_place(library, native, problem, tensors):
         sums = np.empty_like(dw), np.empty_like(db)
         outputs = (own, None, *sums) if take_dx else (np.empty_like(grad), own, *sums)
         block = native.pack_backward(*problem, *map(pointer, (own, *inputs, *outputs)), 0)
-        assert library.l1bn_backward(block) == 0
+        assert stack.call("backward", block) == 0
         where = f"in the place of the gradient (dx {take_dx}, {problem})"
         np.testing.assert_array_equal(outputs[0], dx, err_msg=f"dx {where}")
         np.testing.assert_array_equal(sums, (dw, db), err_msg=f"sums {where}")
@@ -189,7 +175,7 @@ def check_in_place(library, native, problem, tensors):
             np.testing.assert_array_equal(own, dr, err_msg=f"d residual {where}")
 
 
-def drive_alive(library, native, elements, dtype, activation, threads):
+def drive_alive(stack, elements, dtype, activation, threads):
     """Packing what an activation lets pass, and spreading it out again."""
     rng = np.random.default_rng(elements)
     values = rng.standard_normal(elements)
@@ -198,34 +184,24 @@ def drive_alive(library, native, elements, dtype, activation, threads):
     top = 6.0 if activation == 2 else np.inf
     alive = (decode(y, dtype) > 0) & (decode(y, dtype) < top)
     problem = elements, DTYPES[dtype], activation, threads, pointer(y)
-    count = library.l1bn_count_alive(native.pack_alive(*problem, 0, 0))
+    count = stack.call("count_alive", native.pack_alive(*problem, 0, 0))
     assert count == alive.sum(), f"{count} of {elements} alive, expected {alive.sum()} ({dtype})"
     packed, out = np.empty(count, y.dtype), np.empty_like(y)
     block = native.pack_alive(*problem, pointer(values), pointer(packed))
-    assert library.l1bn_pack_alive(block) == 0
+    assert stack.call("pack_alive", block) == 0
     np.testing.assert_array_equal(packed, values[alive])
     block = native.pack_alive(*problem, pointer(packed), pointer(out))
-    assert library.l1bn_unpack_alive(block) == 0
+    assert stack.call("unpack_alive", block) == 0
     np.testing.assert_array_equal(out, np.where(alive, values, 0))
 
 
 def main(path: str) -> None:
-    native = _native()
-    for runtime in ("libgomp.so.1", "libomp.so.5"):
-        try:
-            ctypes.CDLL(runtime, ctypes.RTLD_GLOBAL)
-            break
-        except OSError:
-            continue
-    library = ctypes.CDLL(path)
-    for name in ("forward", "backward", "count_alive", "pack_alive", "unpack_alive"):
-        function = getattr(library, f"l1bn_{name}")
-        function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p]
-    library.l1bn_isas.restype = ctypes.c_char_p
-    library.l1bn_select.argtypes = [ctypes.c_char_p]
+    load_openmp()
+    stack = library.float_norm(Path(path))
     count = 0
-    for isa in library.l1bn_isas().split():
-        assert library.l1bn_select(isa) == 0
+    bad_dtype = native.pack_forward(2, 2, 2, 9, 0, 0, 1, EPS, *[0] * 8, 1.0, 0, 0, 0, 0.1)
+    for _ in selected(stack):
+        assert stack.functions()["forward"](bad_dtype) == library.ERROR - 1
         choices = itertools.product(SHAPES, DTYPES, (0, 1, 2), (False, True), (False, True), (1, 3))
         for shape, dtype, activation, with_residual, keep_x, threads in choices:
             if activation == 0 and not keep_x and with_residual:
@@ -233,8 +209,7 @@ def main(path: str) -> None:
             if threads > 1 and shape[0] * shape[1] * shape[2] < 2 * 16 * 1024:
                 continue  # one thread works on so few
             drive(
-                library,
-                native,
+                stack,
                 shape,
                 dtype,
                 activation,
@@ -246,9 +221,9 @@ def main(path: str) -> None:
             count += 1
         for elements, dtype in itertools.product((1, 17, 511, 512, 1025, 200_000), DTYPES):
             for activation, threads in itertools.product((1, 2), (1, 3)):
-                drive_alive(library, native, elements, dtype, activation, threads)
+                drive_alive(stack, elements, dtype, activation, threads)
                 count += 1
-    print(f"{count} passed, 0 failed ({library.l1bn_isas().decode()})")
+    print(f"{count} passed, 0 failed ({stack.isas()})")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ a write past their end. An OpenMP runtime is loaded first, as torch would have.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
+from torchless import library, load_openmp, selected
 
 # images, height, width, channels, outputs, kernel height, kernel width, stride, padding. The first
 # ones are large enough for several threads.
@@ -55,7 +56,7 @@ def judge(x, w, e, stride, padding):
     return y, dpadded[:, inner_rows, inner_cols], dw
 
 
-def drive(library, sizes, threads, with_peak, rng):
+def drive(stack, sizes, threads, with_peak, rng):
     count, high, wide, channels, outputs, kernel_high, kernel_wide, stride, padding = sizes
     out_high = (high + 2 * padding - kernel_high) // stride + 1
     out_wide = (wide + 2 * padding - kernel_wide) // stride + 1
@@ -72,7 +73,7 @@ def drive(library, sizes, threads, with_peak, rng):
     def call(name, *tensors):
         pointers = [0 if t is None else t.ctypes.data for t in tensors]
         block = struct.pack(f"{10 + len(pointers)}q", *sizes, threads, *pointers)
-        assert getattr(library, f"l1bn_int8_conv_{name}")(block) == 0
+        assert stack.call(name, block) == 0
 
     call("forward", x, w, y, y_peak if with_peak else None)
     call("input_gradient", e, w, dx, dx_peak if with_peak else None)
@@ -88,27 +89,16 @@ def drive(library, sizes, threads, with_peak, rng):
 
 
 def main(path: str) -> None:
-    for runtime in ("libgomp.so.1", "libomp.so.5"):
-        try:
-            ctypes.CDLL(runtime, ctypes.RTLD_GLOBAL)
-            break
-        except OSError:
-            continue
-    library = ctypes.CDLL(path)
-    for name in ("forward", "input_gradient", "weight_gradient"):
-        function = getattr(library, f"l1bn_int8_conv_{name}")
-        function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p]
-    library.l1bn_int8_conv_isas.restype = ctypes.c_char_p
-    library.l1bn_int8_conv_select.argtypes = [ctypes.c_char_p]
+    load_openmp()
+    stack = library.int8_conv(Path(path))
     too_large_a_kernel = struct.pack("14q", 1, 2, 2, 1, 1, 3, 3, 1, 0, 1, 0, 0, 0, 0)
-    assert library.l1bn_int8_conv_forward(too_large_a_kernel) == -2
+    assert stack.functions()["forward"](too_large_a_kernel) == library.ERROR - 2
     count, rng = 0, np.random.default_rng(0)
-    for isa in library.l1bn_int8_conv_isas().split():
-        assert library.l1bn_int8_conv_select(isa) == 0
+    for _ in selected(stack):
         for sizes, threads, with_peak in itertools.product(SIZES, (1, 3), (False, True)):
-            drive(library, sizes, threads, with_peak, rng)
+            drive(stack, sizes, threads, with_peak, rng)
             count += 1
-    print(f"{count} passed, 0 failed ({library.l1bn_int8_conv_isas().decode()})")
+    print(f"{count} passed, 0 failed ({stack.isas()})")
 
 
 if __name__ == "__main__":

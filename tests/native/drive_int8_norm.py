@@ -8,46 +8,34 @@ a write past their end. The judge is l1bn.fixed_point, which needs NumPy only.
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import struct
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
+from torchless import library, load_openmp, selected
 
-# The package without its __init__, which would load torch.
-package = ModuleType("l1bn")
-package.__path__ = [str(Path(__file__).parents[2] / "src" / "l1bn")]
-sys.modules["l1bn"] = package
-
-from l1bn import fixed_point as fp  # noqa: E402
-from l1bn.fixed_point.norm_layer import norm_layer_backward, norm_layer_forward  # noqa: E402
-from l1bn.fixed_point.scaling import rescale  # noqa: E402
+from l1bn import fixed_point as fp
+from l1bn.fixed_point.norm_layer import norm_layer_backward, norm_layer_forward
+from l1bn.fixed_point.scaling import rescale
 
 SEED, STREAM = 7, 123456789
 #: Rows and channels: below, at and beside the vectors' lengths; the last ones for several threads.
 SIZES = [(2, 1), (3, 5), (7, 16), (9, 17), (35, 33), (13, 64), (36, 100), (900, 48), (2100, 16)]
-CALLS = ("rescale", "peak", "norm_forward", "norm_apply", "norm_backward", "add", "sgd")
 
 
 class Kernels:
     """The entry points, with NumPy arrays in the place of pointers."""
 
     def __init__(self, path: str) -> None:
-        self.library = ctypes.CDLL(path)
-        for name in CALLS:
-            function = getattr(self.library, f"l1bn_int8_{name}")
-            function.restype, function.argtypes = ctypes.c_int64, [ctypes.c_char_p]
-        self.library.l1bn_int8_norm_isas.restype = ctypes.c_char_p
-        self.library.l1bn_int8_norm_select.argtypes = [ctypes.c_char_p]
+        self.stack = library.int8_norm(Path(path))
 
     def __call__(self, name: str, *fields: object) -> int:
         """Pack numbers and the addresses of arrays, all 8 bytes wide."""
         numbers = [f.ctypes.data if isinstance(f, np.ndarray) else int(f or 0) for f in fields]
         block = b"".join(struct.pack("q" if n < 2**63 else "Q", n) for n in numbers)
-        return getattr(self.library, f"l1bn_int8_{name}")(block)
+        return self.stack.call(name, block)
 
 
 def draw(rng, *shape):
@@ -146,16 +134,10 @@ def drive_elements(kernels, rows, channels, threads, stochastic, rng):
 
 
 def main(path: str) -> None:
-    for runtime in ("libgomp.so.1", "libomp.so.5"):
-        try:
-            ctypes.CDLL(runtime, ctypes.RTLD_GLOBAL)
-            break
-        except OSError:
-            continue
+    load_openmp()
     kernels, count, rng = Kernels(path), 0, np.random.default_rng(0)
     flags = (False, True)
-    for isa in kernels.library.l1bn_int8_norm_isas().split():
-        assert kernels.library.l1bn_int8_norm_select(isa) == 0
+    for _ in selected(kernels.stack):
         for (rows, channels), threads in itertools.product(SIZES, (1, 3)):
             for relu, residual, stochastic in itertools.product(flags, flags, flags):
                 drive_norm(kernels, rows, channels, threads, relu, residual, stochastic, rng)
@@ -163,7 +145,7 @@ def main(path: str) -> None:
             for stochastic in flags:
                 drive_elements(kernels, rows, channels, threads, stochastic, rng)
                 count += 1
-    print(f"{count} passed, 0 failed ({kernels.library.l1bn_int8_norm_isas().decode()})")
+    print(f"{count} passed, 0 failed ({kernels.stack.isas()})")
 
 
 if __name__ == "__main__":

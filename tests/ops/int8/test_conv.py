@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from l1bn.ops.int8 import conv as int8_conv
+from l1bn.ops.native import library
 
 MISSING = int8_conv.available()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -231,9 +232,11 @@ def test_sources_have_no_floating_point() -> None:
 
 def test_the_c_interface_without_torch() -> None:
     driver = Path(__file__).parents[2] / "native" / "drive_int8_conv.py"
-    library = Path(int8_conv.__file__).parents[1] / "native" / "libl1bn.so"
     done = subprocess.run(
-        [sys.executable, str(driver), str(library)], capture_output=True, text=True, check=False
+        [sys.executable, str(driver), str(library.PATH)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "passed, 0 failed" in done.stdout
@@ -246,10 +249,11 @@ def test_select_refuses_what_cannot_run() -> None:
 
 def test_says_why_it_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert int8_conv.available() is None
-    monkeypatch.setattr(int8_conv, "_load", lambda: "not built")
+    monkeypatch.setattr(library, "load", lambda path: "not built")
     assert int8_conv.available() == "not built"
+    monkeypatch.setattr(library.INT8_CONV, "_functions", None)
     x, w, _ = CASES[0].draw(0)
-    with pytest.raises(RuntimeError, match="no 8-bit convolution: not built"):
+    with pytest.raises(RuntimeError, match="expected the native library: not built"):
         int8_conv.conv2d(x, w)
 
 

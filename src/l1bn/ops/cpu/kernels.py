@@ -16,6 +16,7 @@ from l1bn.ops.cpu.layout import Layout, as_layout, as_vector, to_layout
 from l1bn.ops.cpu.memory import CPU, address, is_ordinary
 from l1bn.ops.native import float_norm as _native
 from l1bn.ops.native.float_norm import Native
+from l1bn.ops.native.library import check as _check
 
 __all__ = [
     "ACTIVATIONS",
@@ -61,13 +62,6 @@ def _native_or_raise() -> Native:
     if isinstance(NATIVE, str):
         raise RuntimeError(NATIVE)
     return NATIVE
-
-
-def _check(code: int) -> None:
-    if code == -2:
-        raise MemoryError("the native kernels could not allocate their scratch memory")
-    if code < 0:
-        raise RuntimeError(f"the native kernels refused the call with code {code}")
 
 
 class Call(NamedTuple):

@@ -10,13 +10,12 @@ The kernels are ``csrc/int8_conv/kernels.cpp``, their interface is ``csrc/int8_c
 
 from __future__ import annotations
 
-import ctypes
 import struct
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from l1bn.ops.native.library import INT8_CONV
 
 __all__ = [
     "available",
@@ -28,39 +27,17 @@ __all__ = [
     "select",
 ]
 
-#: Version of the argument blocks below; a library of another version is refused.
-ABI = 1
-
-_CALLS = ("forward", "input_gradient", "weight_gradient")
 #: Ten sizes, then x or e, w or e, the result, and its peak where there is one.
 _WITH_PEAK = struct.Struct("14q").pack
 _WITHOUT_PEAK = struct.Struct("13q").pack
 
 
-def available() -> str | None:
-    """Say why the kernels cannot be used here, or None where they can."""
-    library = _load()
-    return library if isinstance(library, str) else None
-
-
-def isas() -> list[str]:
-    """Instruction sets that can run here, the best first."""
-    return _library().l1bn_int8_conv_isas().decode().split()
-
-
-def isa() -> str:
-    """The instruction set in use."""
-    return _library().l1bn_int8_conv_isa().decode()
-
-
-def select(name: str) -> None:
-    """Use another instruction set, for tests and measurements.
-
-    Raises:
-        ValueError: it cannot run here.
-    """
-    if _library().l1bn_int8_conv_select(name.encode()) != 0:
-        raise ValueError(f"expected one of {isas()}, got {name!r}: this CPU has no other")
+available, isas, isa, select = (
+    INT8_CONV.available,
+    INT8_CONV.isas,
+    INT8_CONV.isa,
+    INT8_CONV.select,
+)
 
 
 def conv2d(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> tuple[Tensor, Tensor]:
@@ -96,7 +73,7 @@ def conv2d(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> tuple[Ten
     high, wide = _output_size(sizes)
     y, peak = _empty(x.shape[0], w.shape[0], high, wide), _peak(w.shape[0])
     xs, ws = _nhwc(x), _nhwc(w)
-    _call(
+    INT8_CONV.call(
         "forward",
         _WITH_PEAK(*sizes, xs.data_ptr(), ws.data_ptr(), y.data_ptr(), peak.data_ptr()),
     )
@@ -135,7 +112,7 @@ def conv2d_input_gradient(
     _check_error(e, (count, w.shape[0], *_output_size(sizes)))
     dx, peak = _empty(count, channels, *input_size), _peak(channels)
     es, ws = _nhwc(e), _nhwc(w)
-    _call(
+    INT8_CONV.call(
         "input_gradient",
         _WITH_PEAK(*sizes, es.data_ptr(), ws.data_ptr(), dx.data_ptr(), peak.data_ptr()),
     )
@@ -174,7 +151,9 @@ def conv2d_weight_gradient(
     _check_error(e, (x.shape[0], outputs, *_output_size(sizes)))
     dw = _empty(outputs, channels, *kernel_size)
     xs, es = _nhwc(x), _nhwc(e)
-    _call("weight_gradient", _WITHOUT_PEAK(*sizes, xs.data_ptr(), es.data_ptr(), dw.data_ptr()))
+    INT8_CONV.call(
+        "weight_gradient", _WITHOUT_PEAK(*sizes, xs.data_ptr(), es.data_ptr(), dw.data_ptr())
+    )
     return dw
 
 
@@ -247,41 +226,3 @@ def _empty(count: int, channels: int, high: int, wide: int) -> Tensor:
 
 def _peak(channels: int) -> Tensor:
     return torch.empty(channels, dtype=torch.int32)
-
-
-def _call(name: str, block: bytes) -> None:
-    status = getattr(_library(), f"l1bn_int8_conv_{name}")(block)
-    if status == -1:
-        raise MemoryError(f"no memory for the buffers of the 8-bit convolution's {name}")
-    if status != 0:
-        raise RuntimeError(f"the 8-bit convolution's {name} returned {status}: please report this")
-
-
-def _library() -> ctypes.CDLL:
-    library = _load()
-    if isinstance(library, str):
-        raise RuntimeError(f"no 8-bit convolution: {library}")
-    return library
-
-
-@cache
-def _load() -> ctypes.CDLL | str:
-    path = Path(__file__).parents[1] / "native" / "libl1bn.so"
-    if not path.is_file():
-        return f"{path} does not exist: it was not built, reinstall where there is a C++ compiler"
-    try:
-        library = ctypes.CDLL(str(path))
-        library.l1bn_int8_conv_abi.restype = ctypes.c_int64
-        found = library.l1bn_int8_conv_abi()
-    except (OSError, AttributeError) as error:
-        return f"{path} cannot be used: {error}; reinstall the package"
-    if found != ABI:
-        return f"{path} has interface {found}, expected {ABI}: reinstall the package"
-    for name in _CALLS:
-        call = getattr(library, f"l1bn_int8_conv_{name}")
-        call.restype, call.argtypes = ctypes.c_int64, [ctypes.c_char_p]
-    for name in ("isas", "isa"):
-        getattr(library, f"l1bn_int8_conv_{name}").restype = ctypes.c_char_p
-    library.l1bn_int8_conv_select.restype = ctypes.c_int64
-    library.l1bn_int8_conv_select.argtypes = [ctypes.c_char_p]
-    return library

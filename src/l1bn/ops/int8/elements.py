@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l1bn.ops.int8.checks import bits_of, like, require, require_dense, rows_of, shift_of
-from l1bn.ops.native.int8_norm import call
+from l1bn.ops.native.library import INT8_NORM
 
 if TYPE_CHECKING:
     from l1bn.fixed_point.update import SgdStep
@@ -70,7 +70,7 @@ def rescale(
     out = torch.empty_like(value, dtype=torch.int8)
     fields = rounding.fields()
     block = _pack_rescale(*shape, value.data_ptr(), *pair, bits_of(bits), *fields, out.data_ptr())
-    call("l1bn_int8_rescale", block)
+    INT8_NORM.call("rescale", block)
     return out
 
 
@@ -81,7 +81,7 @@ def peak(value: Tensor) -> int:
         - value: (N, C, H, W) or (N, C)
     """
     shape = rows_of("value", value, torch.int32)
-    return call("l1bn_int8_peak", _pack_peak(*shape, value.data_ptr()))
+    return INT8_NORM.call("peak", _pack_peak(*shape, value.data_ptr()))
 
 
 def add_scaled(
@@ -115,7 +115,7 @@ def add_scaled(
         *rounding.fields(),
         out.data_ptr(),
     )
-    return out, call("l1bn_int8_add", block)
+    return out, INT8_NORM.call("add", block)
 
 
 _GRADIENTS = {torch.int8: 0, torch.int32: 1, torch.int64: 2}
@@ -177,4 +177,4 @@ def sgd_step(
         int(step.nesterov),
         *rounding.fields(),
     )
-    return call("l1bn_int8_sgd", block)
+    return INT8_NORM.call("sgd", block)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from l1bn.ops.int8.checks import bits_of, channels_of, like, per_channel, rows_of, shift_of
 from l1bn.ops.int8.elements import NEAREST, Rounding, add_scaled, peak, rescale, sgd_step
-from l1bn.ops.native.int8_norm import available, call, isa, isas, select
+from l1bn.ops.native.library import INT8_NORM
 
 if TYPE_CHECKING:
     from l1bn.fixed_point import NormSpec
@@ -42,6 +42,13 @@ __all__ = [
     "select",
     "sgd_step",
 ]
+
+available, isas, isa, select = (
+    INT8_NORM.available,
+    INT8_NORM.isas,
+    INT8_NORM.isa,
+    INT8_NORM.select,
+)
 
 _pack_forward = struct.Struct("20q").pack
 _pack_apply = struct.Struct("11q").pack
@@ -232,7 +239,7 @@ def _forward(
         wide.data_ptr(),
         narrow.data_ptr(),
     )
-    call("l1bn_int8_norm_forward", block)
+    INT8_NORM.call("norm_forward", block)
     return y, NormState(rows, wide, narrow)
 
 
@@ -277,7 +284,7 @@ def norm_apply(
         int(relu),
         y.data_ptr(),
     )
-    call("l1bn_int8_norm_apply", block)
+    INT8_NORM.call("norm_apply", block)
     return y
 
 
@@ -344,5 +351,5 @@ def norm_backward(
         dgamma.data_ptr(),
         dbeta.data_ptr(),
     )
-    exponent = call("l1bn_int8_norm_backward", block)
+    exponent = INT8_NORM.call("norm_backward", block)
     return Gradients(dx, exponent, dresidual, dgamma, dbeta)

@@ -1,8 +1,7 @@
-"""The compiled kernels of ``csrc/``, loaded with ctypes. Knows C, and nothing of autograd.
+"""The blocks of arguments of the float kernels (``csrc/norm/interface.h``), and their functions.
 
-One library serves every Python and every torch. A call packs its arguments into one block of
-8-byte fields (``csrc/norm/interface.h``), which costs a microsecond where twenty ctypes
-arguments cost three.
+A call packs its arguments into one block of 8-byte fields, which costs a microsecond where twenty
+ctypes arguments cost three. Knows C, and nothing of autograd.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from l1bn.ops.native.library import PATH, Stack, float_norm
+
 __all__ = [
-    "ABI",
     "Native",
     "load",
     "pack_alive",
@@ -22,9 +22,6 @@ __all__ = [
     "pack_evaluate",
     "pack_forward",
 ]
-
-#: Version of the argument blocks below; a library of another version is refused.
-ABI = 6
 
 # Problem: outer, channels, inner, dtype, parameter dtype, activation, threads, eps.
 _PROBLEM = "7qd"
@@ -38,8 +35,6 @@ pack_evaluate = struct.Struct(_PROBLEM + "10qd").pack
 #: elements, dtype, activation, threads, y, from, to.
 pack_alive = struct.Struct("7q").pack
 
-_CALLS = ("forward", "backward", "evaluate", "count_alive", "pack_alive", "unpack_alive")
-
 
 @dataclass(frozen=True)
 class Native:
@@ -52,16 +47,20 @@ class Native:
     pack_alive: Callable[[bytes], int]
     unpack_alive: Callable[[bytes], int]
     bits_bytes: Callable[[int, int, int], int]
-    path: Path
-    library: ctypes.CDLL
+    stack: Stack
+
+    @property
+    def path(self) -> Path:
+        """The library's file."""
+        return self.stack.path
 
     def isas(self) -> list[str]:
         """Instruction sets that can run here, the best first."""
-        return self.library.l1bn_isas().decode().split()
+        return self.stack.isas()
 
     def isa(self) -> str:
         """The instruction set in use."""
-        return self.library.l1bn_isa().decode()
+        return self.stack.isa()
 
     def select(self, isa: str) -> None:
         """Use another instruction set, for tests and measurements.
@@ -69,40 +68,21 @@ class Native:
         Raises:
             ValueError: it cannot run here.
         """
-        if self.library.l1bn_select(isa.encode()) != 0:
-            raise ValueError(f"expected one of {self.isas()}, got {isa!r}: this CPU has no other")
+        self.stack.select(isa)
 
     def threaded(self) -> bool:
         """Whether the threads of the process's OpenMP runtime serve the kernels."""
-        return bool(self.library.l1bn_threaded())
+        return bool(self.stack.library().l1bn_threaded())
 
 
-def load() -> Native | str:
-    """Load the library that lies beside this file, or say why it cannot be loaded."""
-    path = Path(__file__).with_name("libl1bn.so")
-    if not path.is_file():
-        return f"{path} does not exist: it was not built, reinstall where there is a C++ compiler"
-    try:
-        library = ctypes.CDLL(str(path))
-    except OSError as error:
-        return f"{path} cannot be loaded: {error}"
-    library.l1bn_abi.restype = ctypes.c_int64
-    found = library.l1bn_abi()
-    if found != ABI:
-        return f"{path} has interface {found}, expected {ABI}: reinstall the package"
-    return _declare(library, path)
-
-
-def _declare(library: ctypes.CDLL, path: Path) -> Native:
-    calls = {}
-    for name in _CALLS:
-        call = getattr(library, f"l1bn_{name}")
-        call.restype, call.argtypes = ctypes.c_int64, [ctypes.c_char_p]
-        calls[name] = call
+def load(path: Path = PATH) -> Native | str:
+    """The float kernels of a library, or why there are none."""
+    stack = float_norm(path)
+    missing = stack.available()
+    if missing is not None:
+        return missing
+    library = stack.library()
     library.l1bn_bits_bytes.restype = ctypes.c_int64
     library.l1bn_bits_bytes.argtypes = [ctypes.c_int64] * 3
-    for name in ("isas", "isa"):
-        getattr(library, f"l1bn_{name}").restype = ctypes.c_char_p
-    library.l1bn_select.restype, library.l1bn_select.argtypes = ctypes.c_int64, [ctypes.c_char_p]
     library.l1bn_threaded.restype = ctypes.c_int64
-    return Native(**calls, bits_bytes=library.l1bn_bits_bytes, path=path, library=library)
+    return Native(**stack.functions(), bits_bytes=library.l1bn_bits_bytes, stack=stack)
