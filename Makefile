@@ -143,12 +143,14 @@ wheel: env  ## build the wheel and the source distribution into dist/, checked f
 	cp build/wheel/*.tar.gz dist/
 
 lint: env  ## formatting, lint, types, import contracts
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: env  ## format the code
+	$(BIN)/clang-format -i $(wildcard csrc/*/*.h csrc/*/*.cpp)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

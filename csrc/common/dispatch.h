@@ -81,7 +81,7 @@ inline bool avxvnni() {
 }  // namespace l1bn
 
 // The functions that list, name and choose the instruction sets of a stack.
-#define L1BN_DISPATCH_CALLS(prefix, dispatch)                              \
-  const char* prefix##_isas(void) { return dispatch.names(); }             \
-  const char* prefix##_isa(void) { return dispatch.name(); }               \
+#define L1BN_DISPATCH_CALLS(prefix, dispatch)                  \
+  const char* prefix##_isas(void) { return dispatch.names(); } \
+  const char* prefix##_isa(void) { return dispatch.name(); }   \
   int64_t prefix##_select(const char* isa) { return dispatch.select(isa); }

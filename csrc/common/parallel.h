@@ -21,7 +21,8 @@ bool threaded();
 
 template <class F>
 void parallel_run(int threads, F& body) {
-  parallel(threads, [](void* data, Team team) { (*static_cast<F*>(data))(team); }, &body);
+  parallel(
+      threads, [](void* data, Team team) { (*static_cast<F*>(data))(team); }, &body);
 }
 
 }  // namespace l1bn

@@ -1,10 +1,10 @@
 #include "common/plan.h"
 
-#include <algorithm>
-
 #include <stdio.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 namespace l1bn {
 namespace {
@@ -14,7 +14,8 @@ constexpr int64_t kLongPlane = 2048;
 // Below this many elements a second thread costs more than it brings.
 constexpr int64_t kPerThread = 16 * 1024;
 
-// What the kernel says of one cache of the first processor, such as "32768K"; 0 where it says nothing.
+// What the kernel says of one cache of the first processor, such as "32768K"; 0 where it says
+// nothing.
 int64_t cache_size(int index, int* level) {
   char path[64];
   const char* const directory = "/sys/devices/system/cpu/cpu0/cache/index";
@@ -89,7 +90,8 @@ void expect_large(void* data, int64_t bytes) {
   if (bytes < kWorthwhile) return;
   const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
   const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
+  const uintptr_t last =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / page * page;
   // A hint: where it fails, small pages serve.
   (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else

@@ -6,10 +6,10 @@ namespace l1bn {
 
 struct Plan {
   int threads;
-  bool streaming;   // outputs bypass the caches
+  bool streaming;  // outputs bypass the caches
   // Of layout `planes` only:
-  int64_t batch;    // channels worked on together
-  bool split;       // all threads share a batch's planes, instead of channels of their own each
+  int64_t batch;  // channels worked on together
+  bool split;     // all threads share a batch's planes, instead of channels of their own each
 };
 
 // `touched` tensors of the element size are read more than once per channel.

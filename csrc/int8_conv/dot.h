@@ -14,7 +14,9 @@
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #define L1BN_VNNI
 #endif
-#define L1BN_INLINE inline __attribute__((always_inline))
+// Of lambdas, and of functions.
+#define L1BN_INLINED __attribute__((always_inline))
+#define L1BN_INLINE inline L1BN_INLINED
 
 namespace l1bn {
 namespace int8_conv {

@@ -18,8 +18,8 @@ int64_t out_size(int64_t size, int64_t kernel, const l1bn_int8_conv_problem& p) 
 constexpr int64_t kProductsPerThread = 1 << 19;
 
 int64_t useful_threads(const l1bn_int8_conv_problem& p) {
-  const int64_t pixels = p.images * out_size(p.height, p.kernel_height, p) *
-                         out_size(p.width, p.kernel_width, p);
+  const int64_t pixels =
+      p.images * out_size(p.height, p.kernel_height, p) * out_size(p.width, p.kernel_width, p);
   const int64_t weights = p.outputs * p.kernel_height * p.kernel_width * p.channels;
   return max_of(min_of(pixels * weights / kProductsPerThread, p.threads), 1);
 }

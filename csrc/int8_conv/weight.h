@@ -6,9 +6,9 @@
 // columns of one) are interleaved into a panel; the inputs lie channel by channel, for stride s one
 // plane of every s-th column, so that the inputs of a group are neighbours too at every tap.
 #pragma once
+#include "common/parallel.h"
 #include "int8_conv/panels.h"
 #include "int8_conv/tile.h"
-#include "common/parallel.h"
 
 namespace l1bn {
 namespace int8_conv {
@@ -115,9 +115,7 @@ class WeightGradient {
   int64_t row_pitch(int64_t cols) const {
     return round_up(round_up(cols, kGroup) + (p_.kernel_width - 1) / p_.stride, kGroup);
   }
-  int64_t planes_size() const {
-    return round_up(unit_.images * p_.channels * plane_, kCacheLine);
-  }
+  int64_t planes_size() const { return round_up(unit_.images * p_.channels * plane_, kCacheLine); }
   int64_t panel_size() const { return depth_ * kMaxVectors * kLanes * kGroup; }
   int64_t sums_size() const { return direct_ ? 0 : positions_ * lanes_; }
 
@@ -127,8 +125,8 @@ class WeightGradient {
     if (p_.images * out_height_ == 1 && out_width_ > kUnitPixels)
       unit.cols = min_of(unit.cols, ceil_div(max_of(out_width_, 1), p_.threads));
     if (unit.cols < out_width_) return unit;
-    const int64_t row_bytes = p_.stride * column_phases_ * row_pitch(unit.cols) * p_.channels *
-                              (int64_t)sizeof(A);
+    const int64_t row_bytes =
+        p_.stride * column_phases_ * row_pitch(unit.cols) * p_.channels * (int64_t)sizeof(A);
     const int64_t fit = max_of(min_of(kUnitPixels / unit.cols, kUnitBytes / row_bytes), 1);
     unit.rows = min_of(fit, out_height_);
     if (p_.threads > 1 && p_.images < p_.threads)
@@ -170,8 +168,8 @@ class WeightGradient {
     for (int64_t b = 0; b < unit_.images; ++b)
       for (int64_t i = 0; i < unit_.rows; ++i)
         for (int64_t g = 0; g < row_groups_; ++g)
-          *offset++ = (b * p_.channels * plane_ + i * p_.stride * row + g * kGroup) *
-                      (int64_t)sizeof(A);
+          *offset++ =
+              (b * p_.channels * plane_ + i * p_.stride * row + g * kGroup) * (int64_t)sizeof(A);
   }
 
   void run_unit(int64_t unit, int thread) const {

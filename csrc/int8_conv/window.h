@@ -5,10 +5,10 @@
 // block of the source (images, or rows of one) is copied with its padding into a buffer that fits
 // the second-level cache, and every phase runs over it.
 #pragma once
-#include "int8_conv/panels.h"
-#include "int8_conv/tile.h"
 #include "common/parallel.h"
 #include "common/plan.h"
+#include "int8_conv/panels.h"
+#include "int8_conv/tile.h"
 
 namespace l1bn {
 namespace int8_conv {
@@ -129,8 +129,8 @@ class WindowRun {
     const int64_t bytes = image_size(steps_down_) * (int64_t)sizeof(A);
     const int64_t share = ceil_div(max_of(w_.images, 1), w_.threads);
     if (bytes <= kBlockBytes && w_.images >= 2 * w_.threads) {
-      const int64_t fit = min_of(kBlockBytes / bytes,
-                                 ceil_div(kBlockPixels, w_.result_height * w_.result_width));
+      const int64_t fit =
+          min_of(kBlockBytes / bytes, ceil_div(kBlockPixels, w_.result_height * w_.result_width));
       return {max_of(min_of(fit, share), 1), steps_down_};
     }
     const int64_t row_bytes = bytes / buffer_rows(steps_down_);
@@ -162,10 +162,10 @@ class WindowRun {
       const int64_t lanes = vectors * kLanes, outputs = min_of(lanes, w_.result_channels - lane);
       B* out = panel(phase, lane);
       for (int64_t t = 0; t < phase.taps; ++t, out += groups_ * lanes * kGroup)
-        pack_weights(out,
-                     w_.w + w_.taps[phase.first_tap + t].weight * w_.weight_step +
-                         lane * w_.output_step,
-                     outputs, lanes, w_.channels, w_.output_step, w_.input_step);
+        pack_weights(
+            out,
+            w_.w + w_.taps[phase.first_tap + t].weight * w_.weight_step + lane * w_.output_step,
+            outputs, lanes, w_.channels, w_.output_step, w_.input_step);
       uint32_t* bias = bias_.data + index * lanes_ + lane;
       shift_sums((int)vectors, panel(phase, lane), phase.taps * groups_, bias);
       for (int64_t i = 0; i < lanes; ++i) bias[i] = 0u - bias[i];
@@ -213,8 +213,7 @@ class WindowRun {
     const int64_t end = min_of(w_.result_height, (row + rows) * w_.result_step);
     const int64_t height = (images - 1) * w_.result_height + end - row * w_.result_step;
     if (gaps_)
-      memset(result, 0,
-             (size_t)(height * w_.result_width * w_.result_channels) * sizeof(int32_t));
+      memset(result, 0, (size_t)(height * w_.result_width * w_.result_channels) * sizeof(int32_t));
     for (int64_t p = 0; p < w_.phase_count; ++p) {
       const Phase& phase = w_.phases[p];
       if (phase.taps == 0) continue;

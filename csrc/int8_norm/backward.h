@@ -202,8 +202,8 @@ class Backward {
     BackwardScalars s;
     const int32_t coefficient = narrow(L1BN_INT8_COEFFICIENT, c);
     if (!backward_scalars(a_.spec, rows_, wide(L1BN_INT8_TOTAL, c), wide(L1BN_INT8_ABOVE, c),
-                          wide(L1BN_INT8_DEVIATION, c), narrow(L1BN_INT8_LIVE, c) != 0,
-                          coefficient, narrow(L1BN_INT8_RECIPROCAL, c), sums, &s))
+                          wide(L1BN_INT8_DEVIATION, c), narrow(L1BN_INT8_LIVE, c) != 0, coefficient,
+                          narrow(L1BN_INT8_RECIPROCAL, c), sums, &s))
       return false;
     a_.dgamma[c] = s.dgamma;
     a_.dbeta[c] = sums.g;

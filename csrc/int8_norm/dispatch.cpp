@@ -1,13 +1,14 @@
 // The C interface of the 8-bit normalization: picks the best instruction set at load.
 #include "common/dispatch.h"
+
 #include "int8_norm/kernels.h"
 
 namespace l1bn {
 namespace int8_norm {
 
-#define L1BN_DECLARE(isa)         \
-  namespace isa {                 \
-  extern const Kernels kKernels;  \
+#define L1BN_DECLARE(isa)        \
+  namespace isa {                \
+  extern const Kernels kKernels; \
   }
 #if defined(L1BN_X86)
 L1BN_DECLARE(avx512)

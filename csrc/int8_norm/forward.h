@@ -94,14 +94,13 @@ struct ApplyLanes {
       : coefficient(scratch.take<int32_t>(width)),
         bias(scratch.take<int32_t>(width)),
         shift(scratch.take<int32_t>(width)) {}
-  L1BN_INLINE void fill(int64_t width, int64_t channels, int64_t c, int32_t factor,
-                        int32_t offset, int32_t by) {
+  L1BN_INLINE void fill(int64_t width, int64_t channels, int64_t c, int32_t factor, int32_t offset,
+                        int32_t by) {
     expand(coefficient, width, channels, c, factor);
     expand(bias, width, channels, c, offset + (1 << (by - 1)));
     expand(shift, width, channels, c, by);
   }
-  Apply kernel(const int8_t* x, const int8_t* residual, int8_t* y, int64_t bits,
-               bool relu) const {
+  Apply kernel(const int8_t* x, const int8_t* residual, int8_t* y, int64_t bits, bool relu) const {
     const int32_t high = (1 << (bits - 1)) - 1, low = -high - 1;
     return {x, residual, y, coefficient, bias, shift, low, relu ? 0 : low, high};
   }

@@ -1,8 +1,8 @@
 // Random bits of stochastic rounding: l1bn.fixed_point.random_bits, the finalizer of SplitMix64
 // (Steele et al., OOPSLA 2014) over a Weyl sequence that counts places in memory.
 #pragma once
-#include "int8_norm/simd.h"
 #include "int8_norm/interface.h"
+#include "int8_norm/simd.h"
 
 namespace l1bn {
 namespace int8_norm {

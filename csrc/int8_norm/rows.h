@@ -6,8 +6,8 @@
 #pragma once
 #include <stdlib.h>
 
-#include "int8_norm/simd.h"
 #include "common/parallel.h"
+#include "int8_norm/simd.h"
 
 namespace l1bn {
 namespace int8_norm {

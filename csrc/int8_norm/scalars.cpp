@@ -79,10 +79,9 @@ bool forward_scalars(const l1bn_int8_spec& spec, int64_t count, int64_t total, i
                                  : exact_reciprocal(count, out->deviation, spec.mantissa_bits);
   const int64_t shift = r.exponent + spec.shift_base;
   if (shift < 1 || shift > 30) return false;
-  const int64_t coefficient =
-      (gamma * r.mantissa + ((int64_t)1 << (spec.width - 1))) >> spec.width;
-  const int64_t offset = (int64_t)divide_nearest((Big)-coefficient * total, count) +
-                         beta * ((int64_t)1 << shift);
+  const int64_t coefficient = (gamma * r.mantissa + ((int64_t)1 << (spec.width - 1))) >> spec.width;
+  const int64_t offset =
+      (int64_t)divide_nearest((Big)-coefficient * total, count) + beta * ((int64_t)1 << shift);
   if (!fits(coefficient, offset, shift)) return false;
   out->coefficient = (int32_t)coefficient;
   out->offset = (int32_t)offset;
@@ -107,8 +106,7 @@ bool backward_scalars(const l1bn_int8_spec& spec, int64_t count, int64_t total, 
     out->dgamma = (int64_t)((q * kInverseK + (1 << (kFractionBits - 1))) >> kFractionBits);
   }
   if (!live) q = 0;
-  const Big below =
-      floor_divide(2 * (Big)sums.g * count + count - 4 * q * above, 2 * (Big)count);
+  const Big below = floor_divide(2 * (Big)sums.g * count + count - 4 * q * above, 2 * (Big)count);
   out->peak = 0;
   for (int bit = 0; bit < 2; ++bit) {
     const Big offset = divide_nearest(-coefficient * (bit ? below + 2 * q : below), count);

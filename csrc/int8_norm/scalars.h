@@ -20,9 +20,9 @@ bool fits(int64_t coefficient, int64_t offset, int64_t shift);
 
 // Sums of a channel of the backward pass.
 struct GradientSums {
-  int64_t g, product;         // of g and of g * x
-  int32_t low[2], high[2];    // least and largest g where x < threshold, x >= threshold;
-                              // low > high where there is none
+  int64_t g, product;       // of g and of g * x
+  int32_t low[2], high[2];  // least and largest g where x < threshold, x >= threshold;
+                            // low > high where there is none
 };
 
 // What the element path of the backward pass needs: g * coefficient + offset[x >= threshold].

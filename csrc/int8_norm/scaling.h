@@ -61,8 +61,12 @@ int64_t rescale(const l1bn_int8_rescale_args& a) {
   const int64_t width = group_width(s.channels, kLanes<I32>);
   Scratch scratch(Shifts::bytes(width));
   if (scratch.failed()) return L1BN_NO_MEMORY;
-  Rescale kernel{a.value, a.out, Shifts(scratch, width), (1 << (a.bits - 1)) - 1,
-                 a.rounding.stochastic != 0, noise_start(a.rounding)};
+  Rescale kernel{a.value,
+                 a.out,
+                 Shifts(scratch, width),
+                 (1 << (a.bits - 1)) - 1,
+                 a.rounding.stochastic != 0,
+                 noise_start(a.rounding)};
   kernel.shifts.fill(width, s.channels, a.shift, a.all_shift);
   auto body = [&](Team team) { sweep<I32>(kernel, s.rows, s.channels, team); };
   parallel_run(useful_threads(s.rows * s.channels, s.threads), body);
@@ -135,9 +139,7 @@ struct Sum {
     const int64_t a = args.a_exponent - exponent, b = args.b_exponent - exponent;
     return {args.a, args.b, positive(a), positive(b), positive(-a), positive(-b)};
   }
-  static int32_t positive(int64_t shift) {
-    return static_cast<int32_t>(least(31, most(0, shift)));
-  }
+  static int32_t positive(int64_t shift) { return static_cast<int32_t>(least(31, most(0, shift))); }
   template <class V>
   static L1BN_INLINE V align(V value, int32_t up, int32_t down) {
     return round_nearest<V>(value * (1 << up), all<V>(down), all<V>(down ? down - 1 : 0),
@@ -206,8 +208,12 @@ int64_t add(const l1bn_int8_add_args& args) {
     team.wait();
     const int64_t mine = peak_shift(merge(members, team.size), args.bits);
     if (team.index == 0) shift = mine;
-    SumRescale second{sum, args.out, static_cast<int32_t>(mine), (1 << (args.bits - 1)) - 1,
-                      args.rounding.stochastic != 0, noise_start(args.rounding)};
+    SumRescale second{sum,
+                      args.out,
+                      static_cast<int32_t>(mine),
+                      (1 << (args.bits - 1)) - 1,
+                      args.rounding.stochastic != 0,
+                      noise_start(args.rounding)};
     sweep<I32>(second, args.count, 1, team);
   };
   parallel_run(threads, body);

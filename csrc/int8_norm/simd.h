@@ -10,7 +10,9 @@
 #include <immintrin.h>
 #endif
 
-#define L1BN_INLINE inline __attribute__((always_inline))
+// Of lambdas, and of functions.
+#define L1BN_INLINED __attribute__((always_inline))
+#define L1BN_INLINE inline L1BN_INLINED
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define L1BN_NATIVE 64
@@ -70,10 +72,10 @@ L1BN_INLINE void store(T* to, V value) {
 
 // gcc 12 converts between lanes of unlike widths element by element where one instruction would do.
 #if L1BN_NATIVE == 64
-#define L1BN_LOAD(V, T, call, raw)                 \
-  template <>                                      \
-  L1BN_INLINE V load<V, T>(const T* from) {        \
-    return (V)call(raw((const __m128i*)from));     \
+#define L1BN_LOAD(V, T, call, raw)             \
+  template <>                                  \
+  L1BN_INLINE V load<V, T>(const T* from) {    \
+    return (V)call(raw((const __m128i*)from)); \
   }
 template <>
 L1BN_INLINE I16 load<I16, int8_t>(const int8_t* from) {
@@ -96,10 +98,10 @@ L1BN_INLINE void store<int16_t, I64>(int16_t* to, I64 value) {
   _mm_storeu_si128((__m128i*)to, _mm512_cvtepi64_epi16((__m512i)value));
 }
 #elif L1BN_NATIVE == 32
-#define L1BN_LOAD(V, T, call, raw)                 \
-  template <>                                      \
-  L1BN_INLINE V load<V, T>(const T* from) {        \
-    return (V)call(raw((const __m128i*)from));     \
+#define L1BN_LOAD(V, T, call, raw)             \
+  template <>                                  \
+  L1BN_INLINE V load<V, T>(const T* from) {    \
+    return (V)call(raw((const __m128i*)from)); \
   }
 L1BN_LOAD(I16, int8_t, _mm256_cvtepi8_epi16, _mm_loadu_si128)
 L1BN_LOAD(I32, int8_t, _mm256_cvtepi8_epi32, _mm_loadl_epi64)

@@ -67,16 +67,15 @@ struct Sgd {
         of_gradient(Units::of(args.gradient_exponent)),
         of_decay(Units::of(args.exponent - 2 * kRateBits)),
         of_momentum(Units::of(args.momentum_exponent)),
-        of_weight(Division::of(kUnitBits + kRateBits + args.exponent,
-                               args.rounding.stochastic != 0)),
+        of_weight(
+            Division::of(kUnitBits + kRateBits + args.exponent, args.rounding.stochastic != 0)),
         high(((int64_t)1 << (args.bits - 1)) - 1),
         start_weight(noise_start(args.rounding)),
         start_momentum(noise_start({1, args.rounding.seed, args.rounding.stream + 1})) {}
 
   template <class V>
   L1BN_INLINE V descent(int64_t i) const {
-    return of_gradient.take(load<V>(gradient + i)) +
-           of_decay.take(load<V>(a.weight + i) * a.decay);
+    return of_gradient.take(load<V>(gradient + i)) + of_decay.take(load<V>(a.weight + i) * a.decay);
   }
   template <class V>
   L1BN_INLINE V damped(V v, V d) const {

@@ -3,9 +3,9 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "common/parallel.h"
 #include "norm/element.h"
 #include "norm/interface.h"
-#include "common/parallel.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -26,7 +26,8 @@ L1BN_INLINE double read_param(const void* vector, int64_t dtype, int64_t i, doub
   return read_narrow_or_wide(vector, dtype, i);
 }
 
-__attribute__((noinline)) inline void write_param(void* vector, int64_t dtype, int64_t i, double value) {
+__attribute__((noinline)) inline void write_param(void* vector, int64_t dtype, int64_t i,
+                                                  double value) {
   if (dtype == L1BN_F64)
     static_cast<double*>(vector)[i] = value;
   else if (dtype == L1BN_F32)
@@ -69,11 +70,11 @@ void split_mean(double mean, A* high, A* low) {
 // beta, less what is left of the mean, so that y = (x - high) * slope + shift.
 template <class A>
 A shift_of(const l1bn_forward_args& a, int64_t c, double gamma, A low, A scale) {
-  return (A)(read_param(a.bias, a.problem.param_dtype, c, 0) -
-             (double)low * gamma / (double)scale);
+  return (A)(read_param(a.bias, a.problem.param_dtype, c, 0) - (double)low * gamma / (double)scale);
 }
 
-// Smallest normal number of an element type: below it y loses digits, and so does what is read back.
+// Smallest normal number of an element type: below it y loses digits, and so does what is read
+// back.
 template <class T>
 constexpr double kTiny = 1.1754943508222875e-38;
 template <>
@@ -81,8 +82,8 @@ constexpr double kTiny<Half> = 6.103515625e-05;
 template <>
 constexpr double kTiny<double> = 2.2250738585072014e-308;
 
-// Whether x can be read back from y (a channel at the floor, where |x_hat| is small, cannot): |bias| and the residual must not drown weight * x_hat.
-// False for a zero or a NaN.
+// Whether x can be read back from y (a channel at the floor, where |x_hat| is small, cannot):
+// |bias| and the residual must not drown weight * x_hat. False for a zero or a NaN.
 template <class T>
 bool recoverable(double weight, double bias, double residual_max, double limit) {
   return fabs(bias) + residual_max + kTiny<T> <= limit * fabs(weight);

@@ -3,9 +3,9 @@
 // One storage type per width: among positive IEEE numbers, and against negative ones and -0, the
 // order is that of their bits as signed integers, and every NaN lies above infinity or below 0.
 #pragma once
+#include "common/parallel.h"
 #include "norm/kernels.h"
 #include "norm/simd.h"
-#include "common/parallel.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -63,7 +63,8 @@ struct Lanes<int32_t> {
   }
 };
 
-// Widened: compressing 16-bit lanes themselves takes instructions that not every CPU with AVX-512 has.
+// Widened: compressing 16-bit lanes themselves takes instructions that not every CPU with AVX-512
+// has.
 template <>
 struct Lanes<int16_t> {
   static constexpr int kCount = 16;

@@ -1,13 +1,14 @@
 // The C interface: picks the best instruction set at load.
 #include "common/dispatch.h"
+
 #include "common/parallel.h"
 #include "norm/kernels.h"
 
 namespace l1bn {
 
-#define L1BN_DECLARE(isa)         \
-  namespace isa {                 \
-  extern const Kernels kKernels;  \
+#define L1BN_DECLARE(isa)        \
+  namespace isa {                \
+  extern const Kernels kKernels; \
   }
 #if defined(L1BN_X86)
 L1BN_DECLARE(avx512bf16)

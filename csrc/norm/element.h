@@ -46,7 +46,8 @@ struct Stored {
 template <class T>
 L1BN_INLINE Stored<T> stored(const Pack<T>& a) {
   Stored<T> out;
-  L1BN_UNROLL for (int i = 0; i < Stored<T>::kCount; ++i) out.v[i] = (typename Stored<T>::V)a.v[i];
+  L1BN_UNROLL
+  for (int i = 0; i < Stored<T>::kCount; ++i) out.v[i] = (typename Stored<T>::V)a.v[i];
   return out;
 }
 L1BN_INLINE Stored<float> stored_as(const float*, const Pack<float>& a) { return stored(a); }
@@ -64,7 +65,8 @@ L1BN_INLINE __m256i narrowed(Word16 words) { return _mm512_cvtepi32_epi16((__m51
 #elif defined(__AVX2__)
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
   Pack<float> out;
-  L1BN_UNROLL for (int i = 0; i < 2; ++i) {
+  L1BN_UNROLL
+  for (int i = 0; i < 2; ++i) {
     const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8 * i)));
     out.v[i] = (FloatV)_mm256_slli_epi32(words, 16);
   }
@@ -77,7 +79,8 @@ L1BN_INLINE __m256i narrowed(Word16 low, Word16 high) {
 #else
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
   Pack<float> out;
-  L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+  L1BN_UNROLL
+  for (int i = 0; i < Pack<float>::kParts; ++i) {
     Short16 raw;
     memcpy(&raw, p + i * Pack<float>::kWide, sizeof raw);
     out.v[i] = (FloatV)(__builtin_convertvector(raw, Word16) << 16);
@@ -88,11 +91,13 @@ L1BN_INLINE Pack<float> load(const BFloat16* p) {
 // SSE2 narrows with signed saturation only, which the sign of the lower half passes.
 L1BN_INLINE __m128i narrowed(Word16 low, Word16 high) {
   typedef int32_t Signed __attribute__((vector_size(16)));
-  return _mm_packs_epi32((__m128i)((Signed)(low << 16) >> 16), (__m128i)((Signed)(high << 16) >> 16));
+  return _mm_packs_epi32((__m128i)((Signed)(low << 16) >> 16),
+                         (__m128i)((Signed)(high << 16) >> 16));
 }
 #else
 L1BN_INLINE Stored<BFloat16>::V narrowed(Word16 low, Word16 high) {
-  const Short16 a = __builtin_convertvector(low, Short16), b = __builtin_convertvector(high, Short16);
+  const Short16 a = __builtin_convertvector(low, Short16),
+                b = __builtin_convertvector(high, Short16);
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
 }
 #endif
@@ -110,7 +115,8 @@ L1BN_INLINE Pack<Acc<T>> load_odd(const T* p) {
 template <bool kOdd>
 L1BN_INLINE Pack<float> load_half(const BFloat16* p) {
   Pack<float> out;
-  L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+  L1BN_UNROLL
+  for (int i = 0; i < Pack<float>::kParts; ++i) {
     Word16 words;
     memcpy(&words, p + 2 * i * Pack<float>::kWide, sizeof words);
     out.v[i] = (FloatV)(kOdd ? words & 0xffff0000u : words << 16);
@@ -139,7 +145,8 @@ L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
 #if defined(L1BN_AVX512)
   out.v[0] = (Stored<BFloat16>::V)narrowed(rounded(a.v[0]));
 #else
-  L1BN_UNROLL for (int i = 0; i < Stored<BFloat16>::kCount; ++i)
+  L1BN_UNROLL
+  for (int i = 0; i < Stored<BFloat16>::kCount; ++i)
     out.v[i] = (Stored<BFloat16>::V)narrowed(rounded(a.v[2 * i]), rounded(a.v[2 * i + 1]));
 #endif
   return out;
@@ -205,7 +212,8 @@ L1BN_INLINE Word16 halved(FloatV value) {
 }
 L1BN_INLINE Pack<float> load(const Half* p) {
   Pack<float> out;
-  L1BN_UNROLL for (int i = 0; i < Pack<float>::kParts; ++i) {
+  L1BN_UNROLL
+  for (int i = 0; i < Pack<float>::kParts; ++i) {
     Short16 raw;
     memcpy(&raw, p + i * Pack<float>::kWide, sizeof raw);
     out.v[i] = widened(__builtin_convertvector(raw, SignedV));
@@ -214,7 +222,8 @@ L1BN_INLINE Pack<float> load(const Half* p) {
 }
 L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
   Stored<Half> out;
-  L1BN_UNROLL for (int i = 0; i < Stored<Half>::kCount; ++i)
+  L1BN_UNROLL
+  for (int i = 0; i < Stored<Half>::kCount; ++i)
     out.v[i] = (Stored<Half>::V)narrowed(halved(a.v[2 * i]), halved(a.v[2 * i + 1]));
   return out;
 }
@@ -224,7 +233,8 @@ template <class T>
 L1BN_INLINE void store(T* p, const Pack<Acc<T>>& a) {
   const Stored<T> out = stored_as(p, a);
   char* const to = reinterpret_cast<char*>(p);
-  L1BN_UNROLL for (int i = 0; i < Stored<T>::kCount; ++i)
+  L1BN_UNROLL
+  for (int i = 0; i < Stored<T>::kCount; ++i)
     memcpy(to + i * Stored<T>::kPiece, &out.v[i], Stored<T>::kPiece);
 }
 
@@ -265,7 +275,8 @@ __attribute__((noinline)) inline void stream_copy(char* to, const char* from, in
     _mm512_stream_si512((__m512i*)(to + i), _mm512_loadu_si512(from + i));
 #elif defined(__AVX2__)
     for (int j = 0; j < 64; j += 32)
-      _mm256_stream_si256((__m256i*)(to + i + j), _mm256_loadu_si256((const __m256i*)(from + i + j)));
+      _mm256_stream_si256((__m256i*)(to + i + j),
+                          _mm256_loadu_si256((const __m256i*)(from + i + j)));
 #else
     for (int j = 0; j < 64; j += 16)
       _mm_stream_si128((__m128i*)(to + i + j), _mm_loadu_si128((const __m128i*)(from + i + j)));

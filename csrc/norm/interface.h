@@ -7,10 +7,10 @@
 //   rows    (outer, channels)         channels_last and (N, C): inner == 1
 //
 // Statistics are float, or double for double tensors. `mean` has two parts of `channels` numbers
-// each, whose sum is the mean. `bits` holds one bit per element, set where x >= mean, in units of 16
-// bits in the order of memory: per plane in layout `planes`, per row in `rows`. The last unit of a
-// plane or row reaches back where no 16 elements are left; planes or rows of fewer than 16 elements
-// are one run of bits. Its size is l1bn_bits_bytes().
+// each, whose sum is the mean. `bits` holds one bit per element, set where x >= mean, in units of
+// 16 bits in the order of memory: per plane in layout `planes`, per row in `rows`. The last unit of
+// a plane or row reaches back where no 16 elements are left; planes or rows of fewer than 16
+// elements are one run of bits. Its size is l1bn_bits_bytes().
 //
 // Source of the method: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 #pragma once
@@ -59,9 +59,9 @@ typedef struct {
   const void* residual;  // read only where x is null and there is an activation
   const void* bits;      // read only where x is null
   const void *weight, *bias, *mean, *scale;
-  void *dx, *dresidual;      // may be null; dresidual, or dx without a dresidual, may be `grad`
-  void *dweight, *dbias;     // statistics' dtype, may be null
-  int64_t frozen;            // mean and scale are constants: no gradient through them
+  void *dx, *dresidual;   // may be null; dresidual, or dx without a dresidual, may be `grad`
+  void *dweight, *dbias;  // statistics' dtype, may be null
+  int64_t frozen;         // mean and scale are constants: no gradient through them
 } l1bn_backward_args;
 
 L1BN_API int64_t l1bn_backward(const l1bn_backward_args* args);

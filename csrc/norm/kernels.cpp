@@ -3,11 +3,11 @@
 #include "norm/kernels.h"
 
 #include "norm/compact.h"
+#include "norm/narrow_scalar.h"
+#include "norm/narrow_vector.h"
 #include "norm/planes_backward.h"
 #include "norm/planes_forward.h"
 #include "norm/rows_backward.h"
-#include "norm/narrow_vector.h"
-#include "norm/narrow_scalar.h"
 
 namespace l1bn {
 
@@ -19,7 +19,6 @@ extern const Kernels kKernels;
 
 namespace L1BN_ISA {
 namespace {
-
 
 template <class T>
 int64_t forward_as(const l1bn_forward_args& a, bool frozen) {
@@ -45,8 +44,8 @@ int64_t backward_as(const l1bn_backward_args& a) {
   const int touched = 1 + (a.x != nullptr) + (p.activation != L1BN_NONE);
   if (p.inner == 1)
     return RowsBackward<T>(a, plan_rows(p.outer, p.channels, sizeof(T), p.threads)).run();
-  return PlanesBackward<T>(
-             a, plan_planes(p.outer, p.channels, p.inner, sizeof(T), touched, p.threads))
+  return PlanesBackward<T>(a,
+                           plan_planes(p.outer, p.channels, p.inner, sizeof(T), touched, p.threads))
       .run();
 }
 

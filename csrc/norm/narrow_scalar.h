@@ -1,8 +1,8 @@
-// What is too little for slim.h: few rows of fewer than sixteen channels in `rows`, or of fewer than
-// sixteen elements in a plane. One value at a time, in the order of memory; sums in double.
+// What is too little for slim.h: few rows of fewer than sixteen channels in `rows`, or of fewer
+// than sixteen elements in a plane. One value at a time, in the order of memory; sums in double.
 #pragma once
-#include "norm/channel.h"
 #include "common/plan.h"
+#include "norm/channel.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -213,7 +213,8 @@ class SmallBackward : Small<T> {
     if (x) return value_of(x + i) - mean[c] - mean[args.problem.channels + c];
     if (!args.y) return 0;
     A q = value_of(static_cast<const T*>(args.y) + i) - (A)Base::param(args.bias, c, 0);
-    if (args.residual && args.problem.activation != L1BN_NONE) q -= value_of(static_cast<const T*>(args.residual) + i);
+    if (args.residual && args.problem.activation != L1BN_NONE)
+      q -= value_of(static_cast<const T*>(args.residual) + i);
     return q;
   }
 
@@ -239,10 +240,10 @@ class SmallBackward : Small<T> {
     for (int64_t c = team.index; c < args.problem.channels; c += team.size) {
       if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight(team, c);
       if (args.dbias) static_cast<A*>(args.dbias)[c] = (A)Base::total(team, 0, c);
-      slopes.get()[c] = slope_of<A>(
-          Base::param(args.weight, c, 1), (double)static_cast<const A*>(args.scale)[c],
-          Base::elements(), Base::total(team, 0, c), grad_weight(team, c),
-          Base::total(team, 2, c), args.problem.eps, args.frozen);
+      slopes.get()[c] =
+          slope_of<A>(Base::param(args.weight, c, 1), (double)static_cast<const A*>(args.scale)[c],
+                      Base::elements(), Base::total(team, 0, c), grad_weight(team, c),
+                      Base::total(team, 2, c), args.problem.eps, args.frozen);
     }
   }
 

@@ -1,9 +1,9 @@
-// Rows of fewer than sixteen channels and planes of fewer than sixteen elements: sixteen elements, a
-// pack, hold several rows or planes. Which channel a lane has repeats from step to step, a step being
-// as many packs as it takes, or more.
+// Rows of fewer than sixteen channels and planes of fewer than sixteen elements: sixteen elements,
+// a pack, hold several rows or planes. Which channel a lane has repeats from step to step, a step
+// being as many packs as it takes, or more.
 #pragma once
-#include "norm/channel.h"
 #include "common/plan.h"
+#include "norm/channel.h"
 #include "norm/planes_walk.h"
 
 namespace l1bn {
@@ -120,9 +120,8 @@ class Slim {
     }
     walk(
         team,
-        [&](auto how, int64_t q, int64_t at) __attribute__((always_inline)) {
-          term(how, q, at, recent + kKinds * q);
-        },
+        [&](auto how, int64_t q, int64_t at)
+            L1BN_INLINED { term(how, q, at, recent + kKinds * q); },
         [&] {
           for (int64_t i = 0; i < kKinds * packs_; ++i) {
             out[i].add(recent[i]);
@@ -141,7 +140,10 @@ class Slim {
       if (lane % kLanes == 0) {
         Pack<double> sum = Pack<double>::all(0);
         for (int member = 0; member < team.size; ++member)
-          sum += sums_.get()[((int64_t)member * kinds_ + kind) * packs_ + lane / kLanes * kKinds + which].lanes;
+          sum += sums_
+                     .get()[((int64_t)member * kinds_ + kind) * packs_ + lane / kLanes * kKinds +
+                            which]
+                     .lanes;
         sum.store(lanes);
       }
       out[c] += lanes[lane % kLanes];
@@ -159,10 +161,10 @@ class Slim {
   const int64_t steps_;
   const int threads_;
   const int kinds_;
-  Buffer<Wide> sums_;        // [member][pack][kind], of those summed together
-  Buffer<P> recent_;         // the same, not yet flushed
-  Buffer<P> constants_;      // [member][which][pack]
-  Buffer<double> totals_;    // [member][kind][channel]
+  Buffer<Wide> sums_;      // [member][pack][kind], of those summed together
+  Buffer<P> recent_;       // the same, not yet flushed
+  Buffer<P> constants_;    // [member][which][pack]
+  Buffer<double> totals_;  // [member][kind][channel]
 
  private:
   // Until the channels repeat, and at least eight: an addition must not wait for the one before.
@@ -219,10 +221,10 @@ class SlimForward : Slim<T> {
     P* const centre = Base::constant(team, kCentre);
     P* const rest = Base::constant(team, kRest);
     Base::fill(centre, [&](int64_t c) { return first(c); });
-    Base::template accumulate<1>(team, 0, [&](auto how, int64_t q, int64_t at, P* sum)
-                                              __attribute__((always_inline)) {
-      *sum += how.keep(how.get(x + at) - centre[q]);
-    });
+    Base::template accumulate<1>(team, 0,
+                                 [&](auto how, int64_t q, int64_t at, P* sum) L1BN_INLINED {
+                                   *sum += how.keep(how.get(x + at) - centre[q]);
+                                 });
     team.wait();
     const double* sums = Base::template total<1>(team, 0, 0);
     auto split = [&](int64_t c, bool second) {
@@ -232,10 +234,10 @@ class SlimForward : Slim<T> {
     };
     Base::fill(centre, [&](int64_t c) { return split(c, false); });
     Base::fill(rest, [&](int64_t c) { return split(c, true); });
-    Base::template accumulate<1>(team, 1, [&](auto how, int64_t q, int64_t at, P* sum)
-                                              __attribute__((always_inline)) {
-      *sum += how.keep(absolute(how.get(x + at) - centre[q] - rest[q]));
-    });
+    Base::template accumulate<1>(
+        team, 1, [&](auto how, int64_t q, int64_t at, P* sum) L1BN_INLINED {
+          *sum += how.keep(absolute(how.get(x + at) - centre[q] - rest[q]));
+        });
     team.wait();
     const double* deviations = Base::template total<1>(team, 1, 0);
     for (int64_t c = team.index; c < channels; c += team.size) {
@@ -270,7 +272,7 @@ class SlimForward : Slim<T> {
     uint16_t* const units = static_cast<uint16_t*>(args.bits);
     Base::walk(
         team,
-        [&](auto how, int64_t q, int64_t at) __attribute__((always_inline)) {
+        [&](auto how, int64_t q, int64_t at) L1BN_INLINED {
           const P d = how.get(from + at) - centre[q];
           P z = d * slope[q] + shift[q];
           if (residual) {
@@ -296,8 +298,8 @@ class SlimForward : Slim<T> {
     int64_t bad = 0;
     for (int64_t c = 0; c < Base::channels_; ++c) {
       const bool floored = !frozen && scale[c] <= scale_floor<A>(args.problem.eps);
-      bad += floored || !recoverable<T>(Base::param(args.weight, c, 1), Base::param(args.bias, c, 0),
-                                        top[c], args.recoverable);
+      bad += floored || !recoverable<T>(Base::param(args.weight, c, 1),
+                                        Base::param(args.bias, c, 0), top[c], args.recoverable);
     }
     return bad;
   }
@@ -328,7 +330,8 @@ class SlimBackward : Slim<T> {
         grad(static_cast<const T*>(a.grad)),
         y(static_cast<const T*>(a.y)),
         x(static_cast<const T*>(a.x)),
-        residual(static_cast<const T*>(a.x || a.problem.activation == L1BN_NONE ? nullptr : a.residual)),
+        residual(
+            static_cast<const T*>(a.x || a.problem.activation == L1BN_NONE ? nullptr : a.residual)),
         units(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
@@ -348,9 +351,8 @@ class SlimBackward : Slim<T> {
   void member(const Team& team) const {
     const int64_t channels = Base::channels_;
     // What is subtracted before the product with g: µ from x, β from y.
-    Base::fill(Base::constant(team, kCentre), [&](int64_t c) {
-      return x ? (double)mean[c] : Base::param(args.bias, c, 0);
-    });
+    Base::fill(Base::constant(team, kCentre),
+               [&](int64_t c) { return x ? (double)mean[c] : Base::param(args.bias, c, 0); });
     Base::fill(Base::constant(team, kRest), [&](int64_t c) { return mean[channels + c]; });
     const bool summed = !args.frozen || args.dweight || args.dbias;
     if (summed) accumulate_products(team);
@@ -376,26 +378,27 @@ class SlimBackward : Slim<T> {
     const P* const centre = Base::constant(team, kCentre);
     const P* const rest = Base::constant(team, kRest);
     const P least = P::all(low), most = P::all(high), one = P::all(1), zero = P::all(0);
-    Base::template accumulate<3>(team, 0, [&](auto how, int64_t q, int64_t at, P* sum)
-                                              __attribute__((always_inline)) {
-      const P g = how.keep(masked(how, at, least, most));
-      P factor = zero;
-      if (x)
-        factor = how.get(x + at) - centre[q];
-      else if (y)
-        factor = how.get(y + at) - centre[q];
-      if (residual) factor = factor - how.get(residual + at);
-      sum[0] += g;
-      sum[1] += how.keep(g * factor);
-      sum[2] += how.keep(choose(positive(how, at, centre[q], rest[q]), one, zero));
-    });
+    Base::template accumulate<3>(
+        team, 0, [&](auto how, int64_t q, int64_t at, P* sum) L1BN_INLINED {
+          const P g = how.keep(masked(how, at, least, most));
+          P factor = zero;
+          if (x)
+            factor = how.get(x + at) - centre[q];
+          else if (y)
+            factor = how.get(y + at) - centre[q];
+          if (residual) factor = factor - how.get(residual + at);
+          sum[0] += g;
+          sum[1] += how.keep(g * factor);
+          sum[2] += how.keep(choose(positive(how, at, centre[q], rest[q]), one, zero));
+        });
   }
 
   void finish(const Team& team, bool summed) const {
     const int64_t channels = Base::channels_;
     const double elements = (double)(Base::elements_ / channels);
     const double* of[3] = {};
-    for (int kind = 0; summed && kind < 3; ++kind) of[kind] = Base::template total<3>(team, 0, kind);
+    for (int kind = 0; summed && kind < 3; ++kind)
+      of[kind] = Base::template total<3>(team, 0, kind);
     for (int64_t c = team.index; c < channels; c += team.size) {
       const double grad_sum = summed ? of[0][c] : 0, product = summed ? of[1][c] : 0;
       const double gamma = Base::param(args.weight, c, 1), sigma = (double)scale[c];
@@ -422,7 +425,7 @@ class SlimBackward : Slim<T> {
     T* const dresidual = static_cast<T*>(args.dresidual);
     Base::walk(
         team,
-        [&](auto how, int64_t q, int64_t at) __attribute__((always_inline)) {
+        [&](auto how, int64_t q, int64_t at) L1BN_INLINED {
           const P g = masked(how, at, least, most);
           if (dresidual) how.put(dresidual + at, g);
           if (!dx) return;

@@ -1,7 +1,7 @@
 // How the channels of layout `planes` are shared out, and the sums that members keep of them.
 #pragma once
-#include "norm/channel.h"
 #include "common/plan.h"
+#include "norm/channel.h"
 #include "norm/planes_walk.h"
 
 namespace l1bn {

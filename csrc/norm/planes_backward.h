@@ -96,7 +96,7 @@ struct PlanesBackward {
     const P low_pack = P::all(low), high_pack = P::all(high);
     const bool direct = inner >= kBlock;
     Countdown flush(planes_per_flush(inner));
-    auto flush_long = [&](int64_t i) __attribute__((always_inline)) {
+    auto flush_long = [&](int64_t i) L1BN_INLINED {
       if (!direct) return;
       grads.flush(i);
       products.flush(i);
@@ -119,7 +119,7 @@ struct PlanesBackward {
             return;
           }
           Two<A> g_sum, q_sum;
-          for_any_order(block, [&](auto how, int64_t pos, int64_t, auto k) __attribute__((always_inline)) {
+          for_any_order(block, [&](auto how, int64_t pos, int64_t, auto k) L1BN_INLINED {
             P g = how.get(g_from + pos), q = P::all(0);
             if constexpr (kActive) {
               const P out_value = how.get(y_from + pos);
@@ -171,13 +171,14 @@ struct PlanesBackward {
           const T* y_from = kActive ? y + from + start : nullptr;
           const T* x_from = kInput ? x + from + start : nullptr;
           const uint16_t* b =
-              bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes : nullptr;
+              bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes
+                   : nullptr;
           T* to = dx ? stage_x.begin(dx + from + start, block) : nullptr;
           T* to_r = dresidual ? stage_r.begin(dresidual + from + start, block) : nullptr;
           if constexpr (kDots<T> && kActive && !kInput) {
             if (b) return Slopes<T>{line.slope, top()}.write(g_from, y_from, b, to, to_r, block);
           }
-          for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) __attribute__((always_inline)) {
+          for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) L1BN_INLINED {
             const P from_memory = how.get(g_from + pos);
             P g = from_memory;
             if constexpr (kActive) g = between(how.get(y_from + pos), low_pack, high_pack, g);

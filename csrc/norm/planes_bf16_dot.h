@@ -1,6 +1,6 @@
 // Sums over bfloat16 planes by the dot product of AVX-512 BF16: 32 elements at a time, as they are
-// stored, and comparisons of their bits. A product of two bfloat16 is exact in float; the instruction
-// takes what is below the smallest normal number for 0.
+// stored, and comparisons of their bits. A product of two bfloat16 is exact in float; the
+// instruction takes what is below the smallest normal number for 0.
 #pragma once
 #include "norm/planes.h"
 
@@ -82,8 +82,8 @@ L1BN_INLINE Pack<float> sum_around(const BFloat16* x, int64_t n, uint16_t bits) 
   const Pivot pivot(bits);
   __m512 sum[4] = {};
   int64_t i = 0;
-  for (; i + 4 * kPair <= n; i += 4 * kPair)
-    L1BN_UNROLL for (int k = 0; k < 4; ++k) sum[k] = pivot.add(sum[k], pair_at(x + i + k * kPair));
+  for (; i + 4 * kPair <= n; i += 4 * kPair) L1BN_UNROLL
+  for (int k = 0; k < 4; ++k) sum[k] = pivot.add(sum[k], pair_at(x + i + k * kPair));
   for (; i + kPair <= n; i += kPair) sum[0] = pivot.add(sum[0], pair_at(x + i));
   if (i < n) {
     const __mmask32 rest = (1u << (n - i)) - 1;
@@ -96,23 +96,25 @@ L1BN_INLINE Pack<float> sum_around(const BFloat16* x, int64_t n, uint16_t bits) 
 L1BN_INLINE Pack<float> sum_above(const BFloat16* x, int64_t n, const Cut& cut, uint16_t* units,
                                   int64_t* count) {
   const Pivot pivot(cut.pivot);
-  const __m512i flip = _mm512_set1_epi16((short)cut.flip), limit = _mm512_set1_epi16((short)cut.limit);
+  const __m512i flip = _mm512_set1_epi16((short)cut.flip),
+                limit = _mm512_set1_epi16((short)cut.limit);
   __m512 sum[4] = {};
   int64_t i = 0, ones_seen = 0;
-  auto above = [&](__m512i v) __attribute__((always_inline)) {
+  auto above = [&](__m512i v) L1BN_INLINED {
     return _mm512_cmple_epu16_mask(_mm512_xor_si512(v, flip), limit);
   };
-  auto take = [&](__m512 s, __m512i v, __mmask32 mask) __attribute__((always_inline)) {
+  auto take = [&](__m512 s, __m512i v, __mmask32 mask) L1BN_INLINED {
     ones_seen += __builtin_popcount(mask);
     return pivot.add(s, _mm512_mask_mov_epi16(pivot.each, mask, v));
   };
-  auto pair = [&](int k) __attribute__((always_inline)) {
+  auto pair = [&](int k) L1BN_INLINED {
     const __m512i v = pair_at(x + i + k * kPair);
     const __mmask32 mask = above(v);
     if (units) memcpy(units + (i + k * kPair) / kLanes, &mask, sizeof mask);
     sum[k] = take(sum[k], v, mask);
   };
-  for (; i + 4 * kPair <= n; i += 4 * kPair) L1BN_UNROLL for (int k = 0; k < 4; ++k) pair(k);
+  for (; i + 4 * kPair <= n; i += 4 * kPair) L1BN_UNROLL
+  for (int k = 0; k < 4; ++k) pair(k);
   for (; i + kPair <= n; i += kPair) pair(0);
   // What is left is one unit of sixteen, or the last sixteen, some of which were there before.
   while (i < n) {
@@ -139,18 +141,17 @@ L1BN_INLINE Products products_of(const BFloat16* g, const BFloat16* y, const BFl
   const __m512i zero = _mm512_setzero_si512(), top = _mm512_set1_epi16((short)above);
   __m512 grad[4] = {}, product[4] = {}, less[4] = {};
   // Zero where dead in every factor: infinity times 0 would be NaN.
-  auto add = [&](int k, int64_t i, __m512i value) __attribute__((always_inline)) {
+  auto add = [&](int k, int64_t i, __m512i value) L1BN_INLINED {
     const __mmask32 positive = _mm512_cmpgt_epi16_mask(value, zero);
     const __mmask32 alive = _mm512_mask_cmplt_epi16_mask(positive, value, top);
     const __m512i some = _mm512_maskz_loadu_epi16(alive, g + i);
     grad[k] = dot(grad[k], some, ones());
     product[k] = dot(product[k], some, _mm512_maskz_mov_epi16(alive, value));
-    if (residual)
-      less[k] = dot(less[k], some, _mm512_maskz_loadu_epi16(alive, residual + i));
+    if (residual) less[k] = dot(less[k], some, _mm512_maskz_loadu_epi16(alive, residual + i));
   };
   int64_t i = 0;
-  for (; i + 4 * kPair <= n; i += 4 * kPair)
-    L1BN_UNROLL for (int k = 0; k < 4; ++k) add(k, i + k * kPair, pair_at(y + i + k * kPair));
+  for (; i + 4 * kPair <= n; i += 4 * kPair) L1BN_UNROLL
+  for (int k = 0; k < 4; ++k) add(k, i + k * kPair, pair_at(y + i + k * kPair));
   for (; i + kPair <= n; i += kPair) add(0, i, pair_at(y + i));
   if (i < n) add(1, i, _mm512_maskz_loadu_epi16((1u << (n - i)) - 1, y + i));
   Products out = {total_of(grad), total_of(product)};
@@ -177,13 +178,15 @@ struct Slopes<BFloat16> {
     const __mmask32 rest = (1u << (n - i)) - 1;
     const __m512i some = passed(_mm512_maskz_loadu_epi16(rest, y + i), g + i);
     if (dresidual) _mm512_mask_storeu_epi16(dresidual + i, rest, some);
-    if (dx) _mm512_mask_storeu_epi16(dx + i, rest, sloped(some, last_bits(units + i / kLanes, n - i)));
+    if (dx)
+      _mm512_mask_storeu_epi16(dx + i, rest, sloped(some, last_bits(units + i / kLanes, n - i)));
   }
 
  private:
   L1BN_INLINE __m512i passed(__m512i y, const BFloat16* g) const {
     const __mmask32 positive = _mm512_cmpgt_epi16_mask(y, _mm512_setzero_si512());
-    const __mmask32 alive = _mm512_mask_cmplt_epi16_mask(positive, y, _mm512_set1_epi16((short)top));
+    const __mmask32 alive =
+        _mm512_mask_cmplt_epi16_mask(positive, y, _mm512_set1_epi16((short)top));
     return _mm512_maskz_loadu_epi16(alive, g);
   }
 
@@ -192,14 +195,17 @@ struct Slopes<BFloat16> {
     const __m512i high = _mm512_set1_epi32((int)0xffff0000), where = _mm512_movm_epi16(bits);
     const __m512 even = along((__m512)_mm512_slli_epi32(g, 16),
                               _mm512_test_epi32_mask(where, _mm512_set1_epi32(0xffff)));
-    const __m512 odd = along((__m512)_mm512_and_si512(g, high), _mm512_test_epi32_mask(where, high));
+    const __m512 odd =
+        along((__m512)_mm512_and_si512(g, high), _mm512_test_epi32_mask(where, high));
     // Elements 0, 16, 1, 17 and so on, two of them to a lane.
     __m512i order = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    order = _mm512_or_si512(order, _mm512_slli_epi32(_mm512_add_epi32(order, _mm512_set1_epi32(16)), 16));
+    order = _mm512_or_si512(order,
+                            _mm512_slli_epi32(_mm512_add_epi32(order, _mm512_set1_epi32(16)), 16));
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
   }
   L1BN_INLINE __m512 along(__m512 g, __mmask16 bits) const {
-    const __m512 shift = _mm512_mask_blend_ps(bits, _mm512_set1_ps(line.below), _mm512_set1_ps(line.above));
+    const __m512 shift =
+        _mm512_mask_blend_ps(bits, _mm512_set1_ps(line.below), _mm512_set1_ps(line.above));
     return _mm512_fmadd_ps(g, _mm512_set1_ps(line.slope), shift);
   }
 

@@ -1,7 +1,7 @@
 // Forward pass, layout `planes`: three passes over a batch of channels, in the order of memory.
 #pragma once
-#include "norm/channel.h"
 #include "common/plan.h"
+#include "norm/channel.h"
 #include "norm/planes.h"
 #include "norm/planes_bf16_dot.h"
 
@@ -32,8 +32,8 @@ struct PlanesForward {
   const bool frozen;
   Buffer<Line> lines;
   MemberSums<A> sums;
-  Buffer<A> maxima;  // of the residual, per member and channel of a batch
-  Buffer<Cut> cuts;  // per channel; these two only for sums by dot products
+  Buffer<A> maxima;          // of the residual, per member and channel of a batch
+  Buffer<Cut> cuts;          // per channel; these two only for sums by dot products
   Buffer<int64_t> positive;  // elements with x >= µ, per member and channel of a batch
 
   PlanesForward(const l1bn_forward_args& a, const Plan& p, bool is_frozen)
@@ -92,28 +92,26 @@ struct PlanesForward {
   template <class Term>
   void accumulate_terms(const Batch& batch, bool backwards, Term&& term) const {
     const Line* const line = lines.get() + batch.first;
-    accumulate(batch, backwards, [&](int64_t i, int64_t, int64_t, const T* p, int64_t count)
-                                     __attribute__((always_inline)) {
-      const P centre = P::all(line[i].centre), rest = P::all(line[i].rest);
-      Two<A> sum;
-      for_any_order(count, [&](auto how, int64_t pos, int64_t, auto k) __attribute__((always_inline)) {
-        sum.part[k.value] += how.keep(term(how.get(p + pos) - centre, rest));
-      });
-      return sum.total();
-    });
+    accumulate(batch, backwards,
+               [&](int64_t i, int64_t, int64_t, const T* p, int64_t count) L1BN_INLINED {
+                 const P centre = P::all(line[i].centre), rest = P::all(line[i].rest);
+                 Two<A> sum;
+                 for_any_order(count, [&](auto how, int64_t pos, int64_t, auto k) L1BN_INLINED {
+                   sum.part[k.value] += how.keep(term(how.get(p + pos) - centre, rest));
+                 });
+                 return sum.total();
+               });
   }
 
   // Σ (x - centre).
   void accumulate_differences(const Batch& batch) const {
     if constexpr (kDots<T>)
-      accumulate(batch, false, [&](int64_t i, int64_t, int64_t, const T* p, int64_t count)
-                                   __attribute__((always_inline)) {
-        return sum_around(p, count, cuts.get()[batch.first + i].pivot);
-      });
+      accumulate(batch, false,
+                 [&](int64_t i, int64_t, int64_t, const T* p, int64_t count) L1BN_INLINED {
+                   return sum_around(p, count, cuts.get()[batch.first + i].pivot);
+                 });
     else
-      accumulate_terms(batch, false, [](const P& d, const P&) __attribute__((always_inline)) {
-        return d;
-      });
+      accumulate_terms(batch, false, [](const P& d, const P&) L1BN_INLINED { return d; });
   }
 
   // Σ |x - µ|, or with dot products what absolute_sum() needs for it, and the bits.
@@ -121,15 +119,15 @@ struct PlanesForward {
     if constexpr (kDots<T>) {
       int64_t* const above = positives(batch, batch.team.index);
       memset(above, 0, batch.count * sizeof *above);
-      accumulate(batch, true, [&](int64_t i, int64_t plane, int64_t offset, const T* p, int64_t count)
-                                  __attribute__((always_inline)) {
-        const int64_t c = batch.first + i;
-        return sum_above(p, count, cuts.get()[c], units_at(plane, c, offset), above + i);
-      });
+      accumulate(
+          batch, true,
+          [&](int64_t i, int64_t plane, int64_t offset, const T* p, int64_t count) L1BN_INLINED {
+            const int64_t c = batch.first + i;
+            return sum_above(p, count, cuts.get()[c], units_at(plane, c, offset), above + i);
+          });
     } else {
-      accumulate_terms(batch, true, [](const P& d, const P& rest) __attribute__((always_inline)) {
-        return absolute(d - rest);
-      });
+      accumulate_terms(batch, true,
+                       [](const P& d, const P& rest) L1BN_INLINED { return absolute(d - rest); });
     }
   }
 
@@ -207,7 +205,7 @@ struct PlanesForward {
           const T* r = kResidual ? residual + from + start : nullptr;
           uint16_t* b = kDots<T> ? nullptr : units_at(plane, c, offset + start);
           T* out = stage.begin(y + from + start, block);
-          for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) __attribute__((always_inline)) {
+          for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) L1BN_INLINED {
             const P d = how.get(p + pos) - centre;
             P z = d * slope + shift;
             if constexpr (kResidual) {

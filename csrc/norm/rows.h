@@ -25,9 +25,9 @@ struct Groups {
   int64_t fresh(int64_t group) const { return group * kLanes - start(group); }
 };
 
-// f(row, stop) over tiles of the rows [first, last). Within them whole rows are read, in the order of
-// memory: blocks of channels that would fit a cache are short pieces, which the hardware prefetches
-// badly (docs/notes.md).
+// f(row, stop) over tiles of the rows [first, last). Within them whole rows are read, in the order
+// of memory: blocks of channels that would fit a cache are short pieces, which the hardware
+// prefetches badly (docs/notes.md).
 template <class F>
 L1BN_INLINE void for_tiles(int64_t first, int64_t last, bool backwards, F&& f) {
   const int64_t tiles = (last - first + kTileRows - 1) / kTileRows;
@@ -49,11 +49,11 @@ struct Narrow {
   template <class Each>
   static L1BN_INLINE void walk(int64_t row, int64_t stop, Each&& each) {
     int64_t at = row * groups * kLanes;
-    for (; row + rows <= stop; row += rows, at += packs * kLanes)
-      L1BN_UNROLL_ALL for (int j = 0; j < packs; ++j) each(j, j % groups, at + j * kLanes);
+    for (; row + rows <= stop; row += rows, at += packs * kLanes) L1BN_UNROLL_ALL
+    for (int j = 0; j < packs; ++j) each(j, j % groups, at + j * kLanes);
     if constexpr (rows > 1)
-      for (; row < stop; ++row, at += groups * kLanes)
-        L1BN_UNROLL_ALL for (int j = 0; j < groups; ++j) each(j, j, at + j * kLanes);
+      for (; row < stop; ++row, at += groups * kLanes) L1BN_UNROLL_ALL
+    for (int j = 0; j < groups; ++j) each(j, j, at + j * kLanes);
   }
 };
 
@@ -61,19 +61,21 @@ struct Narrow {
 // types that training mostly uses: each width is compiled by itself.
 template <class T, int kMost, class F>
 L1BN_INLINE bool if_narrow(int64_t channels, F&& f) {
-  if constexpr (sizeof(Acc<T>) == 8 || std::is_same_v<T, Half>) return false;
-  else switch (channels) {
-    case kLanes:
-      return f(Narrow<1>{}), true;
-    case 2 * kLanes:
-      return f(Narrow<2>{}), true;
-    case 4 * kLanes:
-      return f(Narrow<4>{}), true;
-    case 8 * kLanes:
-      return f(Narrow<8>{}), true;
-    case 16 * kLanes:
-      if constexpr (kMost >= 16) return f(Narrow<16>{}), true;
-  }
+  if constexpr (sizeof(Acc<T>) == 8 || std::is_same_v<T, Half>)
+    return false;
+  else
+    switch (channels) {
+      case kLanes:
+        return f(Narrow<1>{}), true;
+      case 2 * kLanes:
+        return f(Narrow<2>{}), true;
+      case 4 * kLanes:
+        return f(Narrow<4>{}), true;
+      case 8 * kLanes:
+        return f(Narrow<8>{}), true;
+      case 16 * kLanes:
+        if constexpr (kMost >= 16) return f(Narrow<16>{}), true;
+    }
   return false;
 }
 
@@ -84,7 +86,8 @@ L1BN_INLINE void put_streaming(T* p, const Pack<Acc<T>>& a) {
   using Out = Stored<T>;
   const Out out = stored_as(p, a);
   char* const to = reinterpret_cast<char*>(p);
-  L1BN_UNROLL for (int i = 0; i < Out::kCount; ++i) {
+  L1BN_UNROLL
+  for (int i = 0; i < Out::kCount; ++i) {
     char* const piece = to + i * Out::kPiece;
 #if defined(L1BN_AVX512)
     if constexpr (Out::kPiece == 64) {

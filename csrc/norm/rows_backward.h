@@ -74,7 +74,7 @@ struct RowsBackward {
     const P* const of_group = constants.get();
     const Groups columns = groups;
     const int64_t count = width;
-    auto add = [&](int64_t at, const P* c, int64_t unit, P* sum) __attribute__((always_inline)) {
+    auto add = [&](int64_t at, const P* c, int64_t unit, P* sum) L1BN_INLINED {
       P g = load(g_from + at), q = zero;
       if constexpr (kActive) {
         const P out_value = load(y_from + at);
@@ -95,11 +95,11 @@ struct RowsBackward {
     };
     // The usual case: from y and bits, with an activation.
     if constexpr (kActive && !kInput) {
-      const bool done = if_narrow<T, 8>(channels, [&](auto narrow) __attribute__((always_inline)) {
-        for_tiles(first, last, false, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
+      const bool done = if_narrow<T, 8>(channels, [&](auto narrow) L1BN_INLINED {
+        for_tiles(first, last, false, [&](int64_t row, int64_t stop) L1BN_INLINED {
           P sum[narrow.packs][3];
           for (auto& of : sum) of[0] = of[1] = of[2] = zero;
-          narrow.walk(row, stop, [&](int j, int g, int64_t at) __attribute__((always_inline)) {
+          narrow.walk(row, stop, [&](int j, int g, int64_t at) L1BN_INLINED {
             add(at, of_group + kConstants * g, at / kLanes, sum[j]);
           });
           for (int j = 0; j < narrow.packs; ++j)
@@ -111,11 +111,11 @@ struct RowsBackward {
     }
     P* const sum = running.get() + (int64_t)team.index * 3 * width;
     for (int64_t i = 0; i < 3 * count; ++i) sum[i] = zero;
-    for_tiles(first, last, false, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
+    for_tiles(first, last, false, [&](int64_t row, int64_t stop) L1BN_INLINED {
       for (; row < stop; ++row)
         for (int64_t g = 0; g < count; ++g)
-          add(row * columns.channels + columns.start(g), of_group + kConstants * g,
-              row * count + g, sum + 3 * g);
+          add(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
+              sum + 3 * g);
       for (int64_t g = 0; g < count; ++g)
         for (int kind = 0; kind < 3; ++kind) {
           out[kind * count + g].add(sum[3 * g + kind]);
@@ -141,7 +141,7 @@ struct RowsBackward {
     const int64_t whole = channels / kLanes;
     const bool repeats = whole < count && dx == grad;  // and what is repeated was written already
     const unsigned last_fresh = 0xffffu << groups.fresh(count - 1);
-    auto one = [&](int64_t at, const P* c, int64_t unit, auto tail) __attribute__((always_inline)) {
+    auto one = [&](int64_t at, const P* c, int64_t unit, auto tail) L1BN_INLINED {
       const P from_memory = load(g_from + at);
       P g = from_memory;
       if constexpr (kActive) g = between(load(y_from + at), low, high, g);
@@ -153,14 +153,14 @@ struct RowsBackward {
       if (tail.value && repeats) result = choose(last_fresh, result, from_memory);
       put<kStream>(to + at, result);
     };
-    for_tiles(first, last, true, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
+    for_tiles(first, last, true, [&](int64_t row, int64_t stop) L1BN_INLINED {
       if constexpr (kActive && !kInput) {
-        const bool done = if_narrow<T, 8>(channels, [&](auto narrow) __attribute__((always_inline)) {
+        const bool done = if_narrow<T, 8>(channels, [&](auto narrow) L1BN_INLINED {
           constexpr int G = decltype(narrow)::groups;
           P c[G][kConstants];
           for (int g = 0; g < G; ++g)
             for (int k = 1; k < 4; ++k) c[g][k] = of_group[kConstants * g + k];
-          narrow.walk(row, stop, [&](int, int g, int64_t at) __attribute__((always_inline)) {
+          narrow.walk(row, stop, [&](int, int g, int64_t at) L1BN_INLINED {
             one(at, c[g], at / kLanes, std::false_type{});
           });
         });
@@ -168,8 +168,9 @@ struct RowsBackward {
       }
       for (; row < stop; ++row) {
         const int64_t at = row * columns.channels, unit = row * count;
-        L1BN_UNROLL_SOME for (int64_t g = 0; g < whole; ++g)
-            one(at + g * kLanes, of_group + kConstants * g, unit + g, std::false_type{});
+        L1BN_UNROLL_SOME
+        for (int64_t g = 0; g < whole; ++g)
+          one(at + g * kLanes, of_group + kConstants * g, unit + g, std::false_type{});
         for (int64_t g = whole; g < count; ++g)
           one(at + columns.start(g), of_group + kConstants * g, unit + g, std::true_type{});
       }

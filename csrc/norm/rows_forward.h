@@ -1,8 +1,8 @@
 // Forward pass, layout `rows`: whole rows are read three times in the order of memory; the threads
 // share them.
 #pragma once
-#include "norm/channel.h"
 #include "common/plan.h"
+#include "norm/channel.h"
 #include "norm/rows.h"
 
 namespace l1bn {
@@ -27,8 +27,8 @@ struct RowsForward {
   uint16_t* const bits;
   const bool frozen;
   const bool streaming;
-  // Per group: centre, slope, shift, rest of the mean; and per member sums, a maximum, and a mean in
-  // two parts.
+  // Per group: centre, slope, shift, rest of the mean; and per member sums, a maximum, and a mean
+  // in two parts.
   const int64_t width;  // groups
   Buffer<P> constants;
   Buffer<Wide> sums;
@@ -48,8 +48,7 @@ struct RowsForward {
         scale(static_cast<A*>(a.scale)),
         bits(static_cast<uint16_t*>(a.bits)),
         frozen(is_frozen),
-        streaming(p.streaming && a.problem.channels % kLanes == 0 &&
-                  (uintptr_t)a.y % 64 == 0),
+        streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.y % 64 == 0),
         width(groups.count()),
         constants(kConstants * width),
         sums((size_t)p.threads * 2 * width),
@@ -62,11 +61,11 @@ struct RowsForward {
                   const P* low, Wide* out, Term&& term) const {
     const T* const x_from = x;
     for (int64_t g = 0; g < width; ++g) out[g].clear();
-    const bool done = if_narrow<T, 16>(channels, [&](auto narrow) __attribute__((always_inline)) {
-      for_tiles(first, last, backwards, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
+    const bool done = if_narrow<T, 16>(channels, [&](auto narrow) L1BN_INLINED {
+      for_tiles(first, last, backwards, [&](int64_t row, int64_t stop) L1BN_INLINED {
         P sum[narrow.packs];
         for (P& s : sum) s = P::all(0);
-        narrow.walk(row, stop, [&](int j, int g, int64_t at) __attribute__((always_inline)) {
+        narrow.walk(row, stop, [&](int j, int g, int64_t at) L1BN_INLINED {
           sum[j] += term(load(x_from + at) - centre[g], low[g]);
         });
         for (int j = 0; j < narrow.packs; ++j) out[j % narrow.groups].add(sum[j]);
@@ -77,9 +76,10 @@ struct RowsForward {
     for (int64_t g = 0; g < width; ++g) sum[g] = P::all(0);
     const Groups columns = groups;
     const int64_t count = width;
-    for_tiles(first, last, backwards, [&](int64_t row, int64_t stop) __attribute__((always_inline)) {
-      for (; row < stop; ++row)
-        L1BN_UNROLL_SOME for (int64_t g = 0; g < count; ++g) sum[g] +=
+    for_tiles(first, last, backwards, [&](int64_t row, int64_t stop) L1BN_INLINED {
+      for (; row < stop; ++row) L1BN_UNROLL_SOME
+      for (int64_t g = 0; g < count; ++g)
+        sum[g] +=
             term(load(x_from + row * columns.channels + columns.start(g)) - centre[g], low[g]);
       for (int64_t g = 0; g < count; ++g) {
         out[g].add(sum[g]);
@@ -106,7 +106,7 @@ struct RowsForward {
       low[g] = P::all(0);
     }
     accumulate(team, first, last, false, centre, low, mine,
-               [](const P& d, const P&) __attribute__((always_inline)) { return d; });
+               [](const P& d, const P&) L1BN_INLINED { return d; });
     team.wait();
     for (int64_t g = 0; g < width; ++g) {
       A middle[kLanes], rest[kLanes];
@@ -118,9 +118,7 @@ struct RowsForward {
       low[g] = P::load(rest);
     }
     accumulate(team, first, last, true, centre, low, mine + width,
-               [](const P& d, const P& rest) __attribute__((always_inline)) {
-                 return absolute(d - rest);
-               });
+               [](const P& d, const P& rest) L1BN_INLINED { return absolute(d - rest); });
     team.wait();
     for (int64_t g = team.index; g < width; g += team.size) {
       A middle[kLanes], rest[kLanes];
@@ -171,7 +169,7 @@ struct RowsForward {
     T* const to = y;
     uint16_t* const units_to = bits;
     const P* const of_group = constants.get();
-    auto one = [&](int64_t at, const P* c, int64_t unit, P* top) __attribute__((always_inline)) {
+    auto one = [&](int64_t at, const P* c, int64_t unit, P* top) L1BN_INLINED {
       const P d = load(x_from + at) - c[0];
       P z = d * c[1] + c[2];
       if constexpr (kResidual) {
@@ -182,14 +180,14 @@ struct RowsForward {
       put<kStream>(to + at, clamp(z, low, high));
       if (units_to) units_to[unit] = (uint16_t)at_least_bits(d, c[3]);
     };
-    const bool done = if_narrow<T, 16>(channels, [&](auto narrow) __attribute__((always_inline)) {
+    const bool done = if_narrow<T, 16>(channels, [&](auto narrow) L1BN_INLINED {
       constexpr int G = decltype(narrow)::groups;
       P c[G][kConstants], top[G];
       for (int g = 0; g < G; ++g) {
         for (int k = 0; k < kConstants; ++k) c[g][k] = of_group[kConstants * g + k];
         top[g] = P::all(0);
       }
-      narrow.walk(first, last, [&](int, int g, int64_t at) __attribute__((always_inline)) {
+      narrow.walk(first, last, [&](int, int g, int64_t at) L1BN_INLINED {
         one(at, c[g], at / kLanes, top + g);
       });
       if constexpr (kResidual)
@@ -197,10 +195,10 @@ struct RowsForward {
     });
     const Groups columns = groups;
     const int64_t count = width;
-    for (int64_t row = first; !done && row < last; ++row)
-      L1BN_UNROLL_SOME for (int64_t g = 0; g < count; ++g)
-          one(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
-              most + g);
+    for (int64_t row = first; !done && row < last; ++row) L1BN_UNROLL_SOME
+    for (int64_t g = 0; g < count; ++g)
+      one(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
+          most + g);
     if (kStream) stream_fence();
   }
 
