@@ -3,7 +3,10 @@
 BN adds the residual and applies ReLU in place, as most networks have it ("batch_norm"), or into new
 tensors ("batch_norm new").
 
-    python benchmarks/cpu_ops.py [--threads 1 2] [--variants batch_norm l1bn] [--busy]
+    python benchmarks/cpu_ops.py [--threads 1 2] [--variants batch_norm l1bn] [--isas avx2] [--busy]
+
+The native kernels are timed with every instruction set that the machine has, or those of --isas: a
+row each, with its name and the processor's.
 
 Writes ``results/cpu_ops.csv``, its environment and ``results/cpu_ops.png``, and prints a summary.
 The floor is the time that the fewest bytes need at the speed of a copy into existing memory of the
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from statistics import median
 from typing import Any
@@ -27,7 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import clock_for, geometric_mean, interleave, quartiles, refuse_on_red, seconds, write
+from l1bn.environment import cpu_name
 from l1bn.functional import l1_batch_norm
+from l1bn.ops.native.library import FLOAT_NORM
 
 SHAPES = [
     (32, 64, 56, 56),
@@ -78,8 +84,23 @@ def configs(counts: list[int]) -> Iterator[Config]:
                 yield Config(shape, dtype, layout, True, threads)
 
 
+def isas_for(dtype: torch.dtype, wanted: Collection[str]) -> list[str]:
+    """Those instruction sets that have code of their own for a dtype."""
+    return [i for i in wanted if i != "avx512bf16" or dtype == torch.bfloat16]
+
+
+def forced(isas: Collection[str], call: Callable[[], Tensor]) -> dict[str, Callable[[], Tensor]]:
+    """The call with each instruction set, by the variant's name."""
+
+    def on(isa: str) -> Tensor:
+        FLOAT_NORM.select(isa)
+        return call()
+
+    return {f"l1bn {isa}": partial(on, isa) for isa in isas}
+
+
 def variants(
-    config: Config, clock: Callable[[], float], wanted: Collection[str]
+    config: Config, clock: Callable[[], float], wanted: Collection[str], isas: Collection[str]
 ) -> dict[str, Callable[[], tuple[float, float]]]:
     channels = config.shape[1]
     norm = NORMS[len(config.shape)](channels)
@@ -119,7 +140,7 @@ def variants(
 
     chosen: dict[str, Callable[[], Any]] = {
         "batch_norm": batch_norm,
-        "l1bn": lambda: ours("cpu"),
+        **forced(isas_for(config.dtype, isas), lambda: ours("cpu")),
     }
     if "batch_norm new" in wanted:
         chosen["batch_norm new"] = batch_norm_new
@@ -144,12 +165,12 @@ def floor(config: Config, rounds: int, clock: Callable[[], float]) -> tuple[floa
 
 
 def measure(
-    config: Config, rounds: int, busy: bool, wanted: Collection[str]
+    config: Config, rounds: int, busy: bool, wanted: Collection[str], isas: Collection[str]
 ) -> list[dict[str, Any]]:
     torch.set_num_threads(config.threads)
     clock = clock_for(config.threads, busy)
     floors = floor(config, rounds, clock)
-    times = interleave(variants(config, clock, wanted), rounds)
+    times = interleave(variants(config, clock, wanted, isas), rounds)
     rows = []
     for name, samples in times.items():
         row: dict[str, Any] = {
@@ -159,7 +180,9 @@ def measure(
             "residual": config.residual,
             "threads": config.threads,
             "clock": clock.__name__,
-            "variant": name,
+            "variant": "l1bn" if name.removeprefix("l1bn ") in isas else name,
+            "isa": name.removeprefix("l1bn ") if name.removeprefix("l1bn ") in isas else "",
+            "processor": cpu_name(),
         }
         parts = [[s[0] for s in samples], [s[1] for s in samples], [sum(s) for s in samples]]
         for part, values in zip(("forward", "backward", "both"), parts, strict=True):
@@ -171,25 +194,36 @@ def measure(
     return rows
 
 
-def ratios(rows: list[dict[str, Any]], against: str, **where: Any) -> dict[str, float]:
+def ratios(rows: list[dict[str, Any]], against: str, isa: str, **where: Any) -> dict[str, float]:
     """Times of ``against`` over those of the native kernels, by shape."""
     chosen = [r for r in rows if all(r[k] == v for k, v in where.items())]
-    by = {(r["shape"], r["variant"]): r["both_ms"] for r in chosen}
-    shapes = [s for s, name in by if name == against]
-    return {s: by[s, against] / by[s, "l1bn"] for s in shapes}
+    ours = {r["shape"]: r["both_ms"] for r in chosen if r["isa"] == isa}
+    theirs = {r["shape"]: r["both_ms"] for r in chosen if r["variant"] == against}
+    return {s: theirs[s] / ours[s] for s in theirs}
+
+
+def isas_in(rows: list[dict[str, Any]], dtype: str) -> list[str]:
+    """Instruction sets that were timed with a dtype, the best first."""
+    return list(dict.fromkeys(r["isa"] for r in rows if r["dtype"] == dtype and r["isa"]))
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     everyone = max(r["threads"] for r in rows)
-    lines = ["| dtype | layout | geometric mean | worst | best |", "|---|---|---|---|---|"]
+    lines = [
+        "| dtype | layout | kernels | geometric mean | worst | best |",
+        "|---|---|---|---|---|---|",
+    ]
     for dtype, layout in product(("float32", "bfloat16"), ("contiguous", "channels_last")):
         where = {"dtype": dtype, "layout": layout, "threads": everyone, "residual": False}
-        found = ratios(rows, "batch_norm", **where)
-        worst, best = min(found, key=lambda s: found[s]), max(found, key=lambda s: found[s])
-        lines.append(
-            f"| {dtype} | {layout} | {geometric_mean(list(found.values())):.2f}x "
-            f"| {found[worst]:.2f}x ({worst}) | {found[best]:.2f}x ({best}) |"
-        )
+        for isa in isas_in(rows, dtype):
+            found = ratios(rows, "batch_norm", isa, **where)
+            if not found:
+                continue
+            worst, best = min(found, key=lambda s: found[s]), max(found, key=lambda s: found[s])
+            lines.append(
+                f"| {dtype} | {layout} | {isa} | {geometric_mean(list(found.values())):.2f}x "
+                f"| {found[worst]:.2f}x ({worst}) | {found[best]:.2f}x ({best}) |"
+            )
     return "\n".join(lines)
 
 
@@ -206,7 +240,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     pairs = product(("float32", "bfloat16"), ("contiguous", "channels_last"))
     for axis, (dtype, layout) in zip(axes.flat, pairs, strict=True):
         where = {"dtype": dtype, "layout": layout, "threads": everyone, "residual": False}
-        found = ratios(rows, "batch_norm", **where)
+        found = ratios(rows, "batch_norm", isas_in(rows, dtype)[0], **where)
         bars = axis.barh(list(found)[::-1], list(found.values())[::-1], color="#4477aa")
         axis.bar_label(bars, fmt="%.1f×", padding=3)
         axis.axvline(1, color="black", linewidth=0.8)
@@ -221,6 +255,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1, 2 and all")
     parser.add_argument("--variants", nargs="+", default=VARIANTS, choices=VARIANTS)
+    parser.add_argument("--isas", nargs="+", default=FLOAT_NORM.isas(), choices=FLOAT_NORM.isas())
+    parser.add_argument("--shapes", type=int, nargs="+", help="places in the list, default: all")
     parser.add_argument("--busy", action="store_true", help="processor time where one thread runs")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
     options = parser.parse_args()
@@ -230,16 +266,21 @@ def main() -> None:
     torch.manual_seed(0)
     rows: list[dict[str, Any]] = []
     counts = options.threads or sorted({1, 2, torch.get_num_threads()}, reverse=True)
+    wanted = [SHAPES[i] for i in options.shapes or range(len(SHAPES))]
     for config in configs(counts):
-        found = measure(config, max(20, options.rounds), options.busy, options.variants)
-        by = {r["variant"]: r["both_ms"] for r in found}
+        if config.shape not in wanted:
+            continue
+        rounds = max(20, options.rounds)
+        found = measure(config, rounds, options.busy, options.variants, options.isas)
+        by = {r["isa"] or r["variant"]: r["both_ms"] for r in found}
         print(
             config.shape, config.dtype, config.layout, f"{config.threads} threads", by, flush=True
         )
         rows += found
-    print(write("cpu_ops", rows))
+    if not options.shapes:
+        print(write("cpu_ops", rows))
+        plot(rows)
     print(summary(rows))
-    plot(rows)
 
 
 if __name__ == "__main__":
