@@ -1,6 +1,7 @@
 """Break the formulas one by one and expect the tests to notice: ``make mutants``.
 
-Each mutant is a textual change of one file, tested in a copy of the source tree.
+Each mutant is a textual change of one file, tested in a copy of the source tree. A mutant of csrc/
+is compiled there, once, for this processor.
 """
 
 from __future__ import annotations
@@ -32,10 +33,44 @@ class Mutant:
         "tests/nn/test_batchnorm.py",
     )
 
+    @property
+    def is_native(self) -> bool:
+        """Whether the file is compiled."""
+        return self.file.startswith("csrc/")
+
 
 FIXED_POINT = ("tests/test_fixed_point.py",)
 HARDWARE = ("tests/rtl/verify/test_simulation.py",)
+NATIVE = ("tests/ops/cpu/test_backend.py",)
 MUTANTS = [
+    Mutant(
+        "native: gradient without the mean of the bits",
+        "csrc/norm/channel.h",
+        "const double mean_bit = 2 * positive / count - 1;",
+        "const double mean_bit = 0 * positive;",
+        NATIVE,
+    ),
+    Mutant(
+        "native: few channels: lanes past the end of memory are summed",
+        "csrc/norm/narrow_vector.h",
+        "return choose((1u << count) - 1, a, Pack<A>::all(0));",
+        "return a;",
+        NATIVE,
+    ),
+    Mutant(
+        "native: few channels: a step ends before its channels repeat",
+        "csrc/norm/narrow_vector.h",
+        "i < 4 && period % 2 == 0",
+        "i < 5 && period % 2 == 0",
+        NATIVE,
+    ),
+    Mutant(
+        "native: sums by dot products: not moved from the pivot to the mean",
+        "csrc/norm/planes_forward.h",
+        "return 2 * (sum - above * from_pivot);",
+        "return 2 * (sum - 0 * above * from_pivot);",
+        NATIVE,
+    ),
     Mutant(
         "eager: gradient without the mean of the signs",
         "ops/formula.py",
@@ -224,16 +259,32 @@ TESTS = [
 ]
 
 
+def compile_native(folder: Path, package: Path) -> None:
+    """Build the library of a copy, with the instructions of this processor only."""
+    options = ("-DL1BN_SINGLE=ON", "-DCMAKE_CXX_FLAGS=-march=native")
+    for command in (
+        ["-S", folder, "-B", folder / "build", *options],
+        ["--build", folder / "build"],
+    ):
+        subprocess.run(["cmake", *map(str, command)], check=True, capture_output=True)
+    shutil.copy(folder / "build" / "libl1bn.so", package / "ops" / "native")
+
+
 def survives(mutant: Mutant) -> bool:
     """Whether the tests pass with the mistake in place."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "l1bn"
         shutil.copytree(ROOT / "src" / "l1bn", package)
-        source = package / mutant.file
+        if mutant.is_native:
+            shutil.copytree(ROOT / "csrc", Path(folder) / "csrc")
+            shutil.copy(ROOT / "CMakeLists.txt", folder)
+        source = (Path(folder) if mutant.is_native else package) / mutant.file
         text = source.read_text()
         if text.count(mutant.old) != 1:
             raise SystemExit(f"mutant {mutant.name!r}: its text is not once in {mutant.file}")
         source.write_text(text.replace(mutant.old, mutant.new))
+        if mutant.is_native:
+            compile_native(Path(folder), package)
         # -S: an editable installation would put the unbroken package first.
         command = [sys.executable, "-S", "-m", "pytest", "-x", "-q", *mutant.tests]
         path = os.pathsep.join([folder, sysconfig.get_path("purelib")])
@@ -241,7 +292,8 @@ def survives(mutant: Mutant) -> bool:
         result = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
-        if result.returncode not in (0, 1):
+        crashed = mutant.is_native and result.returncode < 0  # by a signal, as kernels may
+        if result.returncode not in (0, 1) and not crashed:
             raise SystemExit(f"mutant {mutant.name!r}: the tests did not run\n{result.stdout}")
         return result.returncode == 0
 
