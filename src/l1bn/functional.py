@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from l1bn.ops import masked
+from l1bn.ops import frozen, masked
 from l1bn.ops.registry import PairBackend, registry
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_traced
@@ -90,16 +90,37 @@ def l1_batch_norm(
         )
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
+    tensors = input, running_mean, running_var, weight, bias, residual
+    options = activation, momentum, eps, mask, backend
+    if frozen.only_shifts(input, weight, bias, residual):
+        return frozen.shift(bias, residual, activation, lambda: _train(*tensors, *options))
+    return _train(*tensors, *options)
+
+
+def _train(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: Activation | None,
+    momentum: float | Tensor,
+    eps: float,
+    mask: Tensor | None,
+    backend: str,
+) -> Tensor:
+    """Normalize with the statistics of the batch, and move the running ones."""
     if mask is not None:
-        y, mean, scale, count = masked.train(input, mask, weight, bias, residual, activation, eps)
+        y, mean, scale, count = masked.train(x, mask, weight, bias, residual, activation, eps)
         if running_mean is not None and running_var is not None:
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
         return y
-    chosen = registry.resolve(backend, input, weight, bias, residual)
+    chosen = registry.resolve(backend, x, weight, bias, residual)
     if running_mean is None or running_var is None:
-        return chosen.train(input, weight, bias, residual, activation, eps)[0]
+        return chosen.train(x, weight, bias, residual, activation, eps)[0]
     return chosen.train_and_update(
-        input, running_mean, running_var, weight, bias, residual, activation, momentum, eps
+        x, running_mean, running_var, weight, bias, residual, activation, momentum, eps
     )
 
 

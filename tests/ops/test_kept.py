@@ -18,9 +18,11 @@ BITS = ELEMENTS // 8
 FACTORS = 4 * 4 * 24  # a few numbers per channel
 
 
-@pytest.fixture(params=["cpu", "eager"])
+@pytest.fixture(params=["cpu", "eager", "triton"])
 def backend(request: pytest.FixtureRequest) -> str:
     """The backends whose table this is."""
+    if request.param == "triton":
+        pytest.importorskip("triton")
     if registry.get(request.param).unavailable():
         pytest.skip(f"backend {request.param} cannot run here")
     return request.param
@@ -53,7 +55,7 @@ def step(
             leaves["x"], mean, var, leaves["weight"], leaves["bias"], training,
             activation=activation, residual=residual, backend=backend,
         )  # fmt: skip
-        found = torch.autograd.grad(y, [leaves[k] for k in names], torch.ones_like(y))
+        found = torch.autograd.grad(y, [leaves[k] for k in names], torch.randn_like(y))
     given = {leaves[k].untyped_storage().data_ptr() for k in ("weight", "bias")}
     kept = [v for at, v in saved.items() if at not in given]
     return kept, dict(zip(names, found, strict=True))
@@ -77,8 +79,31 @@ def test_a_frozen_layer(backend: str, activation: str | None, wanted: str, layou
 
 def test_a_frozen_layer_that_learns_gamma(backend: str) -> None:
     assert size(step(backend, "x weight bias", None, False)[0]) <= FULL + FACTORS
-    most = 2 * FULL if backend == "eager" else FULL  # x and y, or y alone
+    most = FULL if backend == "cpu" else 2 * FULL  # y alone, or x and y
     assert size(step(backend, "x weight bias", "relu", False)[0]) <= most + FACTORS
+
+
+@pytest.mark.parametrize("wanted", ["bias", "residual", "bias residual"])
+@pytest.mark.parametrize("activation", [None, "relu", "relu6"])
+def test_training_what_is_added(backend: str, activation: str | None, wanted: str) -> None:
+    kept, found = step(backend, wanted, activation, True)
+    assert size(kept) <= (BITS if activation else 0)
+    _, want = step("eager", f"{wanted} weight", activation, True)
+    for name, value in found.items():
+        assert_close(value, want[name])
+
+
+@pytest.mark.parametrize("wanted", ["weight", "weight bias", "weight bias residual"])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_training_without_the_gradient_of_x(
+    backend: str, activation: str | None, wanted: str
+) -> None:
+    kept, found = step(backend, wanted, activation, True)
+    tensors = 1 + ("residual" in wanted) if backend == "cpu" and activation else 2
+    assert size(kept) <= tensors * FULL + FACTORS + (BITS if backend == "triton" else 0)
+    _, want = step("eager", f"{wanted} x", activation, True)
+    for name, value in found.items():
+        assert_close(value, want[name])
 
 
 def test_training(backend: str) -> None:
@@ -97,6 +122,28 @@ def test_a_second_derivative_of_a_frozen_layer(backend: str) -> None:
 
     assert torch.autograd.gradcheck(call, (x, bias))
     assert torch.autograd.gradgradcheck(call, (x, bias))
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("wanted", ["weight bias", "bias residual", "weight residual"])
+def test_a_second_derivative_without_the_gradient_of_x(
+    backend: str, activation: str | None, wanted: str
+) -> None:
+    x = torch.randn(3, 4, 5, dtype=torch.float64)
+    leaves = {"weight": torch.rand(4) + 0.5, "bias": torch.randn(4) / 4, "residual": x.roll(1)}
+    leaves = {name: v.double() for name, v in leaves.items()}
+    names = wanted.split()
+
+    def call(*values: Tensor) -> Tensor:
+        given = leaves | dict(zip(names, values, strict=True))
+        return l1_batch_norm(
+            x, None, None, given["weight"], given["bias"], True,
+            activation=activation, residual=given["residual"], backend=backend,
+        )  # fmt: skip
+
+    inputs = [leaves[name].requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (1, 1), (2, 3, 4, 5), (0, 3), (2, 17, 3)])

@@ -107,8 +107,9 @@ class Eager:
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, see :class:`l1bn.ops.registry.Backend`."""
-        evaluate = formula.evaluate if is_transformed(x) else frozen.composed
-        return evaluate(x, running_mean, running_var, weight, bias, residual, activation, eps)
+        return frozen.composed(
+            x, running_mean, running_var, weight, bias, residual, activation, eps
+        )
 
     def train_and_update(
         self,

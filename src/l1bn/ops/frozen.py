@@ -1,7 +1,9 @@
-"""Evaluation through which a gradient passes, but none of γ's own.
+"""Calls in which x̂ is a constant to every gradient in demand: backward needs no tensor for them.
 
-The output is then a constant per channel times x: backward needs that constant, and with an
-activation one bit per element. BatchNorm keeps the whole input here, and its ReLU the output.
+In evaluation without γ's gradient the output is a constant per channel times x; in training that
+demands neither x's gradient nor γ's, the output is a constant plus β and the residual. Backward
+needs the constants per channel, and with an activation one bit per element. BatchNorm keeps the
+whole input here, and its ReLU the output.
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ import torch
 from torch import Tensor
 
 from l1bn.ops import formula, mask
+from l1bn.ops.tracing import is_transformed
 
-__all__ = ["composed", "evaluate", "serves"]
+__all__ = ["composed", "evaluate", "only_shifts", "serves", "shift"]
 
 
 class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        x: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,  # noqa: ARG004  added by compute; its gradient is g
         weight: Tensor | None,
-        running_var: Tensor,
+        running_var: Tensor | None,
         activation: str | None,
         eps: float,
         compute: Callable[[], Tensor],
@@ -35,7 +38,7 @@ class _Frozen(torch.autograd.Function):
             (None, None) if activation is None else mask.pack(formula.alive(y, activation))
         )
         factor = None
-        if ctx.needs_input_grad[0]:
+        if x is not None and running_var is not None and ctx.needs_input_grad[0]:
             wide = formula.accumulate_dtype(x.dtype)
             factor = (running_var.to(wide) + eps).rsqrt()
             factor = factor if weight is None else factor * weight.to(wide)
@@ -95,6 +98,34 @@ def evaluate(
     return _Frozen.apply(x, bias, residual, weight, running_var, activation, eps, compute)
 
 
+def only_shifts(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+) -> bool:
+    """Whether in training a gradient is wanted, but neither x's nor γ's."""
+    return not x.requires_grad and serves(x, weight, bias, residual) and not is_transformed(x)
+
+
+def shift(
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    compute: Callable[[], Tensor],
+) -> Tensor:
+    """Give what ``compute`` returns the gradients of β and the residual, which are added in it.
+
+    Args:
+        bias: β.
+        residual: residual.
+        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        compute: training without gradients.
+
+    Shape:
+        - residual, Output: :math:`(N, C, *)`
+        - bias: :math:`(C,)`
+    """
+    return _Frozen.apply(None, bias, residual, None, None, activation, 0.0, compute)
+
+
 def composed(
     x: Tensor,
     running_mean: Tensor,
@@ -115,6 +146,6 @@ def composed(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
 
-    if not serves(x, weight, bias, residual):
+    if is_transformed(x) or not serves(x, weight, bias, residual):
         return compute()
     return evaluate(x, running_var, weight, bias, residual, activation, eps, compute)

@@ -367,6 +367,23 @@ def test_the_operators_pass_opcheck(activation: str | None, residual: bool, layo
     torch.library.opcheck(cpu_library.forward, arguments)
 
 
+@pytest.mark.parametrize("expanded", [(0,), (1,), (2, 3), (0, 2, 3)], ids=str)
+def test_the_operators_pass_opcheck_on_expanded_inputs(expanded: tuple[int, ...]) -> None:
+    shape = (3, 5, 4, 4)
+
+    def some() -> Tensor:
+        stored = [1 if d in expanded else n for d, n in enumerate(shape)]
+        return torch.randn(stored).expand(shape).requires_grad_()
+
+    weight, bias = torch.ones(1).expand(5).requires_grad_(), torch.randn(5, requires_grad=True)
+    x, options = some(), (1, 1e-5)
+    torch.library.opcheck(cpu_library.forward, (x, weight, bias, some(), *options))
+    with torch.no_grad():
+        y, statistics = cpu_library.forward(x, weight, bias, None, *options)
+        arguments = some(), x, y, statistics, weight, bias, *options
+        torch.library.opcheck(cpu_library.backward, arguments)
+
+
 def test_a_compiled_layer_can_use_the_operators() -> None:
     case = make_case((4, 6, 5, 5), activation="relu")
     leaves = case.leaves()

@@ -36,6 +36,15 @@ def test_the_kernels_in_the_interpreter(half: str) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_what_is_kept_for_backward() -> None:
+    _run(
+        "-m", "pytest", "-p", "triton_interpreter", "-p", "no:xdist", "-q", "-W", "ignore",
+        "-k", "triton and (frozen_layer or what_is_added and relu6-residual) and not channels_last",
+        "tests/ops/test_kept.py",
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
 def test_the_kernels_compile_for_gpus_without_spills_or_float_atomics() -> None:
     _run("-W", "ignore", "benchmarks/gpu/ahead_of_time.py", "--quick", TRITON_INTERPRET="0")
 

@@ -61,8 +61,11 @@ class _Train(torch.autograd.Function):
         if bits is None:
             ctx.save_for_backward(x, weight, bias, statistics, y if code else None)
             return y
-        scale = statistics[2]
         ctx.set_materialize_grads(False)
+        if not ctx.needs_input_grad[0]:  # the sign of x − μ is for x's gradient
+            ctx.save_for_backward(None, weight, bias, statistics, y, residual, None, None)
+            return y
+        scale = statistics[2]
         ctx.save_for_backward(None, weight, bias, statistics, y, residual, bits, scale)
         return y, scale
 
@@ -71,36 +74,64 @@ class _Train(torch.autograd.Function):
         x, weight, bias, statistics, y, *recovery = ctx.saved_tensors
         code, activation, eps, layout = ctx.options
         grad = grads[0]
-        grad_scale = grads[1] if recovery else None
-        residual, bits, scale = recovery or (None, None, None)
+        grad_scale = grads[1] if len(grads) > 1 else None
         if grad is None and grad_scale is None:
             return (None,) * 5
         wanted = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
-        if (
-            grad is not None
-            and grad_scale is None
-            and not torch.is_grad_enabled()
-            and not is_transformed(grad)
-        ):
+        if grad is None or grad_scale is not None or _looked_at(grad):
+            residual, sign, scale = None, None, None
+            if recovery:
+                residual, bits, scale = recovery
+                sign = None if bits is None else sign_bits(bits, layout, y.shape)
+            found = _differentiable(
+                grad, grad_scale, x, y, residual, sign, weight, bias, statistics, scale,
+                activation, eps,
+            )  # fmt: skip
+        else:
+            residual, bits, _ = recovery or (None, None, None)
+            # Without bits, x̂ comes from y for γ alone: to it the statistics are constants.
+            constants = x is None and bits is None
             found = kernels.backward(
                 grad,
                 kernels.Call(weight, bias, code, eps),
-                kernels.Kept(layout, statistics, x, bits, residual, y),
+                kernels.Kept(layout, statistics, x, bits, residual, y, constants),
                 kernels.Wanted(wanted[0], wanted[1] or wanted[2], wanted[3]),
             )
-        elif recovery:
-            assert bits is not None  # both are kept together
-            assert scale is not None
-            sign = sign_bits(bits, layout, y.shape)
-            found = double_backward(
-                grad, grad_scale, y, residual, sign, weight, bias, scale, activation, eps
-            )
-        else:
-            assert grad is not None  # there is no other output
-            found = formula.closed_form_backward(grad, x, y, weight, activation, eps)
         of_x = y if x is None else x
         return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None
+
+
+def _looked_at(grad: Tensor) -> bool:
+    """Whether backward has to be made of operations that are seen or differentiated."""
+    return torch.is_grad_enabled() or is_transformed(grad)
+
+
+def _differentiable(
+    grad: Tensor | None,
+    grad_scale: Tensor | None,
+    x: Tensor | None,
+    y: Tensor | None,
+    residual: Tensor | None,
+    sign: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    statistics: Tensor,
+    scale: Tensor | None,
+    activation: str | None,
+    eps: float,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of training as operations that autograd differentiates."""
+    if scale is not None:
+        assert y is not None  # all three are kept together
+        assert sign is not None
+        return double_backward(
+            grad, grad_scale, y, residual, sign, weight, bias, scale, activation, eps
+        )
+    assert grad is not None  # there is no other output
+    if x is not None:
+        return formula.closed_form_backward(grad, x, y, weight, activation, eps)
+    return frozen_backward(grad, x, y, residual, weight, bias, statistics, activation)
 
 
 #: Activation, eps, running statistics to move, and where the batch's go.
@@ -148,7 +179,7 @@ class _Evaluate(torch.autograd.Function):
         code, activation, eps, layout = ctx.options
         of_x, _, _, of_weight, of_bias, of_residual, _, _ = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
-        if torch.is_grad_enabled() or is_transformed(grad):
+        if _looked_at(grad):
             found = frozen_backward(grad, x, y, residual, weight, bias, statistics, activation)
         else:
             found = kernels.backward(

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from l1bn.ops import formula
+from l1bn.ops import formula, frozen
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
@@ -106,7 +106,7 @@ class Triton:
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics: torch's own kernels, exactly ``F.batch_norm``."""
-        return formula.evaluate(
+        return frozen.composed(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
 
