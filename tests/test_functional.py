@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from l1bn import reference
+from l1bn import L1BatchNorm2d, reference
 from l1bn.functional import l1_batch_norm
 
 
@@ -181,8 +181,38 @@ ERRORS = [
     (ValueError, "on the input's device cpu, got meta", {"weight": torch.ones(3, device="meta")}),
     (ValueError, r"residual of the input's shape \(4, 3, 2, 2\), got", {"residual": X[:1]}),
     (ValueError, "residual of the input's dtype", {"residual": X.double()}),
+    (TypeError, "expected residual to be a torch.Tensor, got list", {"residual": [1.0]}),
+    (TypeError, "expected weight to be a torch.Tensor, got list", {"weight": [1.0, 1.0, 1.0]}),
+    (TypeError, "expected mask to be a torch.Tensor, got list", {"mask": [True]}),
+    (TypeError, "expected momentum as a number or a tensor.*got None", {"momentum": None}),
+    (ValueError, r"at least one channel, got .*\(4, 0\)", {"input": torch.zeros(4, 0)}),
+    (
+        ValueError,
+        r"at least one channel, got .*\(4, 0, 2\)",
+        {"input": torch.zeros(4, 0, 2), "training": False},
+    ),
+    (TypeError, "input as a dense tensor .*got torch.sparse_coo", {"input": X.to_sparse()}),
+    (TypeError, "input as a dense tensor .*got torch._mkldnn", {"input": X.to_mkldnn()}),
+    (TypeError, "residual as a dense tensor .*sparse_coo", {"residual": X.to_sparse()}),
+    (TypeError, "mask as a dense tensor .*sparse_coo", {"mask": (X > 0).to_sparse()}),
+    (TypeError, "weight as a dense tensor .*sparse_coo", {"weight": torch.ones(3).to_sparse()}),
     (ValueError, r"expected backend 'auto' or one of .*, got 'cuda'.*doctor", {"backend": "cuda"}),
 ]
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*", "ignore:Sparse CSR")
+@pytest.mark.parametrize("training", [False, True])
+def test_sparse_and_nested_inputs_are_refused(training: bool) -> None:
+    layer = L1BatchNorm2d(3).train(training)
+    with pytest.raises(TypeError, match=r"got a nested tensor: .*to_padded_tensor.* mask"):
+        layer(torch.nested.nested_tensor([X[0], X[0, :, :, :1]]))
+    with pytest.raises(TypeError, match=r"got torch\.sparse_csr: .*to_dense"):
+        l1_batch_norm(X[:, :, 0, 0].to_sparse_csr(), *running(), training=training)
+    with pytest.raises(TypeError, match=r"got torch\.sparse_coo: .*to_dense"):
+        layer(X.to_sparse())
+    with pytest.raises(TypeError, match=r"expected input to be a torch\.Tensor, got list"):
+        layer([1.0])
+    assert layer.num_batches_tracked == 0
 
 
 @pytest.mark.parametrize(("kind", "text", "change"), ERRORS, ids=[e[1][:30] for e in ERRORS])

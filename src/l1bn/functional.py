@@ -90,6 +90,11 @@ def l1_batch_norm(
         )
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
+    if not isinstance(momentum, (float, int, Tensor)):
+        raise TypeError(
+            f"expected momentum as a number or a tensor of one element, got {momentum!r}: for a "
+            "cumulative average pass one over the number of batches"
+        )
     tensors = input, running_mean, running_var, weight, bias, residual
     options = activation, momentum, eps, mask, backend
     if frozen.only_shifts(input, weight, bias, residual):
@@ -199,17 +204,7 @@ def _check(
     activation: str | None,
     residual: Tensor | None,
 ) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"expected input to be a torch.Tensor, got {type(x).__name__}")
-    if x.dtype not in _DTYPES:
-        raise TypeError(
-            f"expected a floating-point input of 16, 32 or 64 bits, got {x.dtype} of shape "
-            f"{tuple(x.shape)}: convert it, for instance with input.float()"
-        )
-    if x.dim() < 2:
-        raise ValueError(
-            f"expected at least 2D input (got {x.dim()}D input): the shape is (N, C, *)"
-        )
+    _check_input(x, training)
     if activation not in ACTIVATIONS:
         raise ValueError(
             f"expected activation None, 'relu' or 'relu6', got {activation!r}: "
@@ -220,13 +215,38 @@ def _check(
     vectors = running_mean, running_var, weight, bias
     size, device = x.shape[1:2], x.device
     for vector in vectors:
-        if vector is not None and (
-            vector.shape != size or vector.device != device or vector.dtype not in _DTYPES
+        if vector is not None and not (
+            isinstance(vector, Tensor)
+            and vector.shape == size
+            and vector.device == device
+            and vector.dtype in _DTYPES
+            and vector.layout is torch.strided
         ):
             names = "running_mean", "running_var", "weight", "bias"
             _refuse_vector(names[[v is vector for v in vectors].index(True)], vector, x)
     if residual is not None:
         _check_residual(residual, x)
+
+
+def _check_input(x: Tensor, training: bool) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"expected input to be a torch.Tensor, got {type(x).__name__}")
+    if x.is_nested or (x.layout is not torch.strided and (training or not x.is_mkldnn)):
+        _refuse_layout("input", x)
+    if x.dtype not in _DTYPES:
+        raise TypeError(
+            f"expected a floating-point input of 16, 32 or 64 bits, got {x.dtype} of shape "
+            f"{tuple(x.shape)}: convert it, for instance with input.float()"
+        )
+    if x.dim() < 2:
+        raise ValueError(
+            f"expected at least 2D input (got {x.dim()}D input): the shape is (N, C, *)"
+        )
+    if x.shape[1] == 0:
+        raise ValueError(
+            f"expected at least one channel, got an input of shape {tuple(x.shape)}: "
+            "dimension 1 holds the channels"
+        )
 
 
 def _check_eps_and_size(x: Tensor, training: bool, eps: float) -> None:
@@ -257,6 +277,7 @@ def _check_running(running_mean: Tensor | None, running_var: Tensor | None, trai
 
 
 def _refuse_vector(name: str, vector: Tensor, x: Tensor) -> None:
+    _check_tensor(name, vector)
     channels = x.shape[1]
     if vector.dtype not in _DTYPES:
         raise TypeError(
@@ -274,7 +295,17 @@ def _refuse_vector(name: str, vector: Tensor, x: Tensor) -> None:
     )
 
 
+def _refuse_layout(name: str, v: Tensor) -> None:
+    found, how = str(v.layout), ".to_dense()"
+    if v.is_nested:
+        found, how = "a nested tensor", ".to_padded_tensor(0.0), and pass a mask"
+    raise TypeError(
+        f"expected {name} as a dense tensor (torch.strided), got {found}: convert it with {how}"
+    )
+
+
 def _check_mask(mask: Tensor, x: Tensor) -> None:
+    _check_tensor("mask", mask)
     shape = (x.shape[0], 1, *x.shape[2:])
     fits = mask.dim() == x.dim() and all(
         size in (1, whole) for size, whole in zip(mask.shape, shape, strict=True)
@@ -291,7 +322,15 @@ def _check_mask(mask: Tensor, x: Tensor) -> None:
         )
 
 
+def _check_tensor(name: str, v: Tensor) -> None:
+    if not isinstance(v, Tensor):
+        raise TypeError(f"expected {name} to be a torch.Tensor, got {type(v).__name__}")
+    if v.is_nested or v.layout is not torch.strided:
+        _refuse_layout(name, v)
+
+
 def _check_residual(residual: Tensor, x: Tensor) -> None:
+    _check_tensor("residual", residual)
     if residual.shape != x.shape:
         raise ValueError(
             f"expected residual of the input's shape {tuple(x.shape)}, got "

@@ -87,6 +87,8 @@ class _L1BatchNorm(_BatchNorm):
 
     def _arguments(self, input: Tensor) -> tuple[Any, ...]:
         """The first arguments of :func:`l1bn.functional.l1_batch_norm` in the present mode."""
+        if not isinstance(input, Tensor):
+            raise TypeError(f"expected input to be a torch.Tensor, got {type(input).__name__}")
         self._check_input_dim(input)
         training = self.training
         try:
