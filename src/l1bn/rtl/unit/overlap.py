@@ -21,15 +21,12 @@ gradient needs both.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from amaranth.hdl import Module
 
+from l1bn.rtl.unit import passes
+from l1bn.rtl.unit.passes import Ports
 from l1bn.rtl.unit.ports import Phase
 from l1bn.rtl.unit.program import Parts
-
-if TYPE_CHECKING:
-    from l1bn.rtl.unit.top import NormUnit
 
 
 def begin_forward(m: Module, parts: Parts) -> str:
@@ -44,20 +41,20 @@ def begin_forward(m: Module, parts: Parts) -> str:
     return "BEGIN_NORMALIZE" if config.norm == "l1" or config.side else "DEVIATION"
 
 
-def forward_passes(m: Module, unit: NormUnit, parts: Parts) -> str:
+def forward_passes(m: Module, unit: Ports, parts: Parts) -> str:
     """States of the passes; returns the state after the scalars."""
     if parts.config.norm == "l2" and not parts.config.side:
         _square_beside_sums(m, unit, parts)
-        unit.normalize_pass(m, parts)
+        passes.normalize_pass(m, unit, parts)
         return "BEGIN_NORMALIZE"
     _normalize_beside_statistics(m, unit, parts)
     return "FINISH"
 
 
-def _normalize_beside_statistics(m: Module, unit: NormUnit, parts: Parts) -> None:
+def _normalize_beside_statistics(m: Module, unit: Ports, parts: Parts) -> None:
     statistic, path = parts.statistic, parts.path
     l1 = parts.config.norm == "l1"
-    unit.load_coefficient(m, parts, "BEGIN_NORMALIZE", "NORMALIZE")
+    passes.load_coefficient(m, parts, "BEGIN_NORMALIZE", "NORMALIZE")
     with m.State("NORMALIZE"):
         m.d.comb += [
             unit.phase.eq(Phase.NORMALIZE),
@@ -80,7 +77,7 @@ def _normalize_beside_statistics(m: Module, unit: NormUnit, parts: Parts) -> Non
             m.next = "SPREAD"
 
 
-def _square_beside_sums(m: Module, unit: NormUnit, parts: Parts) -> None:
+def _square_beside_sums(m: Module, unit: Ports, parts: Parts) -> None:
     statistic, path = parts.statistic, parts.path
     with m.State("DEVIATION"):
         m.d.comb += [
@@ -88,7 +85,7 @@ def _square_beside_sums(m: Module, unit: NormUnit, parts: Parts) -> None:
             unit.element.ready.eq(path.go),
             statistic.add_total.eq(unit.taken),
         ]
-        unit.square(m, parts)
+        passes.square(m, unit, parts)
         with m.If(unit.final):
             m.next = "DRAIN_SQUARES"
     with m.State("DRAIN_SQUARES"), m.If(path.empty):
@@ -98,10 +95,10 @@ def _square_beside_sums(m: Module, unit: NormUnit, parts: Parts) -> None:
             m.next = "SPREAD"
 
 
-def gradient_pass(m: Module, unit: NormUnit, parts: Parts) -> None:
+def gradient_pass(m: Module, unit: Ports, parts: Parts) -> None:
     """Gradient of a channel beside the reduction of the next, whose context comes after it."""
     statistic, path = parts.statistic, parts.path
-    unit.load_coefficient(m, parts, "BEGIN_GRADIENT", "GRADIENT")
+    passes.load_coefficient(m, parts, "BEGIN_GRADIENT", "GRADIENT")
     with m.State("GRADIENT"):
         m.d.comb += [
             unit.phase.eq(Phase.GRADIENT),
@@ -118,5 +115,5 @@ def gradient_pass(m: Module, unit: NormUnit, parts: Parts) -> None:
     with m.State("DRAIN_REDUCE"), m.If(path.empty):
         m.next = "LOAD"
     with m.State("LOAD"):
-        unit.load_context(m, parts)
+        passes.load_context(m, unit, parts)
         m.next = "COVARIANCE"

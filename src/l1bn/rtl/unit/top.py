@@ -7,7 +7,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.unit import overlap
+from l1bn.rtl.unit import overlap, passes
 from l1bn.rtl.unit.backward import backward_states
 from l1bn.rtl.unit.element import ElementPath
 from l1bn.rtl.unit.normalize import forward_states
@@ -200,28 +200,19 @@ class NormUnit(wiring.Component):
             if config.overlap:
                 after = overlap.forward_passes(m, self, parts)
             else:
-                after = self._forward_passes(m, parts)
+                after = passes.forward_passes(m, self, parts)
             forward_states(m, parts, payload.gamma, payload.beta, "SPREAD", after)
             if config.overlaps_gradient:
                 overlap.gradient_pass(m, self, parts)
                 backward_states(m, parts, "COVARIANCE", "FINISH")
             else:
-                self._reduce(m, parts)
+                passes.reduce_pass(m, self, parts)
                 backward_states(m, parts, "COVARIANCE", "BEGIN_GRADIENT")
-                self._gradient(m, parts)
+                passes.gradient_pass(m, self, parts)
             with m.State("FINISH"), m.If(parts.path.empty & parts.scalar.done):
                 m.d.comb += self.command.ready.eq(1)
                 m.d.sync += r.repeated.eq(0)
                 m.next = "IDLE"
-
-    def _forward_passes(self, m: Module, parts: Parts) -> str:
-        """Statistics, then normalize; returns the state after the scalars."""
-        if self.config.norm == "l1":
-            self._l1_statistics(m, parts)
-        else:
-            self._l2_statistics(m, parts)
-        self.normalize_pass(m, parts)
-        return "BEGIN_NORMALIZE"
 
     def _idle(self, m: Module, parts: Parts) -> None:
         config, r = self.config, parts.registers
@@ -246,160 +237,7 @@ class NormUnit(wiring.Component):
                         m.next = "REDUCE"
                 with m.Case(Operation.RESTORE):
                     m.d.comb += self.command.ready.eq(1)
-                    self.load_context(m, parts)
+                    passes.load_context(m, self, parts)
                 with m.Default():
                     m.d.comb += self.command.ready.eq(1)
                     m.d.sync += unknown.eq(1)
-
-    def load_context(self, m: Module, parts: Parts) -> None:
-        """Take the context of an earlier channel from ``restore``."""
-        r = parts.registers
-        m.d.comb += parts.statistic.load.eq(1)
-        m.d.sync += [
-            r.spread.eq(self.restore.spread),
-            r.live.eq(self.restore.live),
-            r.coefficient.eq(self.restore.coefficient),
-            r.shift.eq(self.restore.shift),
-        ]
-        if self.config.norm == "l1":
-            m.d.sync += r.threshold.eq(self.restore.threshold)
-        if self.config.holds_total:
-            m.d.sync += r.total.eq(self.restore.total)
-
-    def _l1_statistics(self, m: Module, parts: Parts) -> None:
-        config, statistic, r = self.config, parts.statistic, parts.registers
-        one_pass = config.passes == 1
-        with m.State("STATISTICS"):
-            m.d.comb += [self.phase.eq(Phase.STATISTICS), self.element.ready.eq(1)]
-            m.d.comb += statistic.add_total.eq(self.taken)
-            if one_pass:
-                m.d.comb += statistic.add_high.eq(self.taken)
-            with m.If(self.final):
-                m.next = "SPREAD" if one_pass else "THRESHOLD"
-        if not one_pass:
-            with m.State("THRESHOLD"):
-                m.d.sync += r.threshold.eq(parts.ceiling)
-                m.next = "DEVIATION"
-        with m.State("DEVIATION"):
-            m.d.comb += [self.phase.eq(Phase.DEVIATION), self.element.ready.eq(1)]
-            m.d.comb += statistic.add_high.eq(self.taken)
-            with m.If(self.final):
-                m.next = "SPREAD"
-
-    def _l2_statistics(self, m: Module, parts: Parts) -> None:
-        """Σx, then Σ(x − ⌊μ⌋)²; or both sums, the second of x², in one pass."""
-        config, statistic, path = self.config, parts.statistic, parts.path
-        with m.State("STATISTICS"):
-            m.d.comb += [self.phase.eq(Phase.STATISTICS), self.element.ready.eq(path.go)]
-            m.d.comb += statistic.add_total.eq(self.taken)
-            if config.passes == 1:
-                self.square(m, parts)
-            with m.If(self.final):
-                m.next = "DRAIN_SQUARES" if config.passes == 1 else "DEVIATION"
-        if config.passes == 2:
-            with m.State("DEVIATION"):
-                m.d.comb += [self.phase.eq(Phase.DEVIATION), self.element.ready.eq(path.go)]
-                self.square(m, parts)
-                with m.If(self.final):
-                    m.next = "DRAIN_SQUARES"
-        with m.State("DRAIN_SQUARES"), m.If(path.empty):
-            m.next = "SPREAD"
-
-    def square(self, m: Module, parts: Parts) -> None:
-        """Signals of a pass that squares x, or x less the mean."""
-        path = parts.path
-        m.d.comb += [
-            self.squares.eq(1),
-            path.enter.eq(self.taken),
-            path.load_b.eq(self.taken),
-            path.use_sum.eq(1),
-        ]
-
-    def normalize_pass(self, m: Module, parts: Parts) -> None:
-        """States of the pass that emits y."""
-        config, statistic, path = self.config, parts.statistic, parts.path
-        recount = config.norm == "l1" and config.passes == 1
-        self.load_coefficient(m, parts, "BEGIN_NORMALIZE", "NORMALIZE")
-        with m.State("NORMALIZE"):
-            m.d.comb += [
-                self.phase.eq(Phase.NORMALIZE),
-                self.element.ready.eq(path.go),
-                path.enter.eq(self.taken),
-                path.emit.eq(1),
-            ]
-            if config.norm == "l1":
-                m.d.comb += path.select.eq(statistic.is_above)
-            if recount:
-                m.d.comb += statistic.count_high.eq(self.taken)
-            with m.If(self.final):
-                m.next = "FINISH"
-
-    def load_coefficient(self, m: Module, parts: Parts, state: str, goes_to: str) -> None:
-        """A state that puts the coefficient at the multiplier, one clock before a pass."""
-        with m.State(state):
-            m.d.comb += parts.path.load_b.eq(1)
-            if self.config.side and self.config.norm == "l2":
-                m.d.comb += parts.path.load_b2.eq(1)
-            if self.config.norm == "l1" and self.config.passes == 1 and goes_to == "NORMALIZE":
-                # The bit of the backward pass is about the mean, not about the guess.
-                m.d.comb += parts.statistic.clear_above.eq(1)
-            m.next = goes_to
-
-    def _reduce(self, m: Module, parts: Parts) -> None:
-        statistic, path = parts.statistic, parts.path
-        with m.State("REDUCE"):
-            m.d.comb += [
-                self.phase.eq(Phase.REDUCE),
-                self.element.ready.eq(path.go),
-                statistic.add_gradient.eq(self.taken),
-                path.enter.eq(self.taken),
-                path.load_b.eq(self.taken),
-                self.reducing.eq(1),
-                path.use_sum.eq(1),
-            ]
-            with m.If(self.final):
-                m.next = "DRAIN_REDUCE"
-        with m.State("DRAIN_REDUCE"), m.If(path.empty):
-            m.next = "COVARIANCE"
-
-    def _gradient(self, m: Module, parts: Parts) -> None:
-        config, path = self.config, parts.path
-        if config.norm == "l2" and config.multipliers == 1:
-            self._gradient_in_two(m, parts)
-            return
-        payload = self.element.payload
-        self.load_coefficient(m, parts, "BEGIN_GRADIENT", "GRADIENT")
-        with m.State("GRADIENT"):
-            m.d.comb += [
-                self.phase.eq(Phase.GRADIENT),
-                self.element.ready.eq(path.go),
-                path.enter.eq(self.taken),
-                path.emit.eq(1),
-            ]
-            if config.norm == "l1":
-                m.d.comb += path.select.eq(payload.above)
-            else:
-                m.d.comb += path.second.eq(1)
-            with m.If(self.final):
-                m.next = "FINISH"
-
-    def _gradient_in_two(self, m: Module, parts: Parts) -> None:
-        """L2 on one multiplier: g · coefficient, then x · slope, two clocks per element."""
-        path, half = parts.path, self.half
-        enter = Signal()
-        with m.State("BEGIN_GRADIENT"):
-            m.next = "GRADIENT"
-        with m.State("GRADIENT"):
-            m.d.comb += [
-                self.phase.eq(Phase.GRADIENT),
-                self.element.ready.eq(path.go & half),
-                enter.eq(self.element.valid & path.go),
-                path.enter.eq(enter),
-                path.load_b.eq(enter),
-                path.use_sum.eq(half),
-                path.emit.eq(half),
-            ]
-            with m.If(enter):
-                m.d.sync += half.eq(~half)
-            with m.If(self.final):
-                m.next = "FINISH"
