@@ -191,7 +191,8 @@ def test_gan_writes_into_its_folder(
     out = tmp_path / "run"
     options = ["--steps", "2", "--width", "0.0625", "--no-progress", "--no-tensorboard"]
     assert main(["gan", "--out", str(out), *options]) == 0
-    text = capsys.readouterr().out
+    line, text = capsys.readouterr().out.splitlines()
+    assert line.startswith("step 2/2  critic loss ")
     assert text.startswith("losses of critic and generator ")
     assert text.endswith(f"images and results in {out}\n")
     assert (out / "images" / "step-000002.png").is_file()

@@ -106,7 +106,7 @@ def gan_command(arguments: list[str]) -> int:
     from l1bn.recipes.interrupt import Interrupted
 
     try:
-        trainer = train_gan(config, resume=folder is not None)
+        trainer = train_gan(config, resume=folder is not None, say=_silent if quiet else _say)
     except Interrupted as stop:
         return _report_stop(stop, f"l1bn gan --resume {shlex.quote(str(config.out))}")
     print(f"{trainer.summary()}; images and results in {config.out}")
@@ -126,7 +126,9 @@ def gan_compare_command(arguments: list[str]) -> int:
 
     console = Console(highlight=False, markup=False)
     try:
-        results = compare_gans(config, say=_silent if quiet else _say)
+        results = compare_gans(
+            config, say=_silent if quiet else _say, follow=None if quiet else _say
+        )
     except Interrupted as stop:
         return _report_stop(stop, shlex.join(["l1bn", "gan-compare", *arguments]))
     console.print(gan_table(results))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -92,6 +93,22 @@ def test_a_run_leaves_its_files(model: str, norm: str, gan: Make, tiny: ImageSet
     assert last[2:66, 2:66].std() > 0
     assert (first != last).any()
     assert trainer.summary().startswith("losses of critic and generator ")
+
+
+def test_a_line_is_said_with_each_grid(gan: Make, tiny: ImageSet) -> None:
+    said: list[str] = []
+    config = gan(model="wgan-gp")
+    train_gan(config, tiny, say=said.append)
+    pattern = (
+        r"step (\d)/6  critic loss (-?\d+\.\d{3})  generator loss -?\d+\.\d{3}  "
+        r"score of real -?\d+\.\d\d, of generated -?\d+\.\d\d  [1-9]\d* images/s  "
+        r"0:00:\d\d left"
+    )
+    found = [re.fullmatch(pattern, line) for line in said]
+    samples, _ = curve(config.out)
+    assert [m and m[1] for m in found] == ["3", "6"]
+    assert [m and m[2] for m in found] == [f"{float(r['critic_loss']):.3f}" for r in samples]
+    assert said[-1].endswith("0:00:00 left")
 
 
 def test_the_networks_learn(gan: Make, tiny: ImageSet) -> None:

@@ -35,12 +35,17 @@ def gan_pairs(config: GanCompareConfig) -> list[GanConfig]:
     return [config.run(norm, seed).filled() for seed in range(config.seeds) for norm in NORMS]
 
 
-def compare_gans(config: GanCompareConfig, say: Callable[[str], None] = print) -> dict[str, Any]:
+def compare_gans(
+    config: GanCompareConfig,
+    say: Callable[[str], None] = print,
+    follow: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Train what is not yet trained, and collect the results.
 
     Args:
         config: What to compare.
         say: Receives a line after each finished run.
+        follow: Receives a line with each grid of images.
 
     Returns:
         The content of ``results.json``.
@@ -51,10 +56,12 @@ def compare_gans(config: GanCompareConfig, say: Callable[[str], None] = print) -
     """
     config.validate()
     with own_folder(config.out):
-        return _compare(config, say)
+        return _compare(config, say, follow)
 
 
-def _compare(config: GanCompareConfig, say: Callable[[str], None]) -> dict[str, Any]:
+def _compare(
+    config: GanCompareConfig, say: Callable[[str], None], follow: Callable[[str], None] | None
+) -> dict[str, Any]:
     runs = gan_pairs(config)
     for run in runs:
         if (run.out / RESULT).exists():
@@ -67,7 +74,7 @@ def _compare(config: GanCompareConfig, say: Callable[[str], None]) -> dict[str, 
             _check_same(run, _result(run), data)
     for number, run in enumerate(runs, 1):
         if _steps_done(run) < steps:
-            train_gan(run, data, resume=(run.out / CHECKPOINT).exists())
+            train_gan(run, data, resume=(run.out / CHECKPOINT).exists(), say=follow)
         title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
         say(f"{title}: {_line(_result(run))}")
     with thread_count(config.threads):  # for the environment that it describes

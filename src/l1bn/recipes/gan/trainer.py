@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,19 @@ def load_gan_data(recipe: GanRecipe) -> ImageSet:
     return fit_size(data)
 
 
-def train_gan(config: GanConfig, data: ImageSet | None = None, resume: bool = False) -> GanTrainer:
+def train_gan(
+    config: GanConfig,
+    data: ImageSet | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> GanTrainer:
     """Train one GAN; leave ``result.json``, CSV curves, grids and a checkpoint in ``config.out``.
 
     Args:
         config: What to train.
         data: The images, if they are loaded already.
         resume: Continue from the checkpoint in ``config.out``, to more steps if asked.
+        say: Receives a line with each grid of images.
 
     Returns:
         The finished trainer.
@@ -118,7 +125,7 @@ def train_gan(config: GanConfig, data: ImageSet | None = None, resume: bool = Fa
         trainer = GanTrainer(config, load_gan_data(config) if data is None else fit_size(data))
         if saved is not None:
             trainer.restore(saved)
-        trainer.fit()
+        trainer.fit(say)
     return trainer
 
 
@@ -181,8 +188,11 @@ class GanTrainer:
         """Steps of the generator in the whole run."""
         return step_count(self.config, len(self.data.train))
 
-    def fit(self) -> None:
+    def fit(self, say: Callable[[str], None] | None = None) -> None:
         """Train to the last step.
+
+        Args:
+            say: Receives a line with each grid of images.
 
         Raises:
             Interrupted: If the user pressed Ctrl-C; everything is saved then.
@@ -203,7 +213,7 @@ class GanTrainer:
         log.open(self._state.step, config.tensorboard)
         try:
             with deferred_interrupt() as stop:
-                self._run(log, stop)
+                self._run(log, stop, say)
         finally:
             log.close()
         self._write_result()
@@ -345,7 +355,9 @@ class GanTrainer:
         loss.backward()
         optimizer.step()
 
-    def _run(self, log: CurveLog, stop: StopRequest) -> None:
+    def _run(
+        self, log: CurveLog, stop: StopRequest, say: Callable[[str], None] | None = None
+    ) -> None:
         config, total = self.config, self.total_steps
         with tqdm(
             total=total,
@@ -356,7 +368,10 @@ class GanTrainer:
         ) as bar:
             while True:
                 if self._grid_is_due():
+                    count = self._state.count
                     self._write_samples(log)
+                    if say is not None:
+                        say(self._progress(count))
                 if self._state.step == total:
                     return
                 if stop.made:
@@ -368,6 +383,20 @@ class GanTrainer:
                 bar.set_postfix(critic=f"{values[0]:.3f}", generator=f"{values[1]:.3f}")
                 if stop.made:
                     self._interrupt(stop)
+
+    def _progress(self, count: int) -> str:
+        """Say how the last steps went, so many, and how long the others will take."""
+        row, total = self.curves.rows(SAMPLES)[-1], self.total_steps
+        seconds = max(row["seconds"], 1e-3)
+        images = count * self.settings.n_critic * self.settings.batch_size
+        left = timedelta(seconds=round(seconds / count * (total - row["step"])))
+        distance = f"distance {row[DISTANCE]:.2f}  " if DISTANCE in row else ""
+        return (
+            f"step {row['step']:>{len(str(total))}}/{total}  "
+            f"critic loss {row['critic_loss']:.3f}  generator loss {row['generator_loss']:.3f}  "
+            f"score of real {row['real_score']:.2f}, of generated {row['fake_score']:.2f}  "
+            f"{distance}{images / seconds:.0f} images/s  {left} left"
+        )
 
     def _timed_step(self) -> list[float]:
         state = self._state
