@@ -194,7 +194,7 @@ def test_gan_writes_into_its_folder(
     line, text = capsys.readouterr().out.splitlines()
     assert line.startswith("step 2/2  critic loss ")
     assert text.startswith("losses of critic and generator ")
-    assert text.endswith(f"images and results in {out}\n")
+    assert text.endswith(f"images and results in {out}")
     assert (out / "images" / "step-000002.png").is_file()
     assert main(["gan", "--out", str(out), *options]) == 2
     assert f"continue it with --resume {out}" in capsys.readouterr().err
