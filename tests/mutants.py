@@ -213,14 +213,14 @@ MUTANTS = [
         "rtl/silicon/power.py",
         "0.5 * load * library.voltage**2",
         "load * library.voltage**2",
-        ("tests/rtl/silicon/test_liberty.py",),
+        ("tests/rtl/silicon/test_power.py",),
     ),
     Mutant(
         "timing: a falling output takes the rising delay",
         "rtl/silicon/timing.py",
         "delay_table, slew_table = arc.delay[edge], arc.transition[edge]",
         "delay_table, slew_table = arc.delay[RISE], arc.transition[edge]",
-        ("tests/rtl/silicon/test_liberty.py",),
+        ("tests/rtl/silicon/test_timing.py",),
     ),
     Mutant(
         "gan: every step draws the same noise",
