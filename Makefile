@@ -114,14 +114,16 @@ sensitivity: $(VENV)/.demo  ## where L1BN and BN part: conditions, terms left ou
 	$(BIN)/python benchmarks/layer_analysis.py --data $(CIFAR10) --out $(DATED)-layers
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
-# One script for abc and a channel of each stimulus: treats all units alike, and ends in an hour or two.
-RTL_SCOPE = --variants all
-rtl-report: env  ## synthesize and weigh the hardware units on three libraries: an hour or two
-	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width 8 16 $(RTL_SCOPE) \
-	    --recipes twice --channels 1 --liberty \
-	    /usr/share/qflow/tech/osu018/osu018_stdcells.lib \
-	    $(LIBERTY)/sky130_fd_sc_hd__tt_025C_1v80.lib.gz \
-	    $(LIBERTY)/sg13g2_stdcell_typ_1p20V_25C.lib.gz
+# One script for abc and a channel of each stimulus treats all units alike. The units of the tables at 8 bits take half an hour of
+# a quiet core, at 16 bits another hour: RTL_WIDTH="8 16". RTL_SCOPE="--variants all" has every unit and its parts, hours.
+RTL_SCOPE = --variants main --no-parts
+RTL_WIDTH = 8
+RTL_LIBRARIES = /usr/share/qflow/tech/osu018/osu018_stdcells.lib \
+    $(addprefix $(LIBERTY)/, sky130_fd_sc_hd__tt_025C_1v80.lib.gz sg13g2_stdcell_typ_1p20V_25C.lib.gz \
+    nangate45_typ.lib.gz gf180mcu_fd_sc_mcu9t5v0__tt_025C_5v00.lib.gz) $(sort $(wildcard $(LIBERTY)/asap7sc7p5t_*.lib.gz))
+rtl-report: env  ## synthesize and weigh the hardware units on six libraries: half an hour, resumable
+	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width $(RTL_WIDTH) $(RTL_SCOPE) \
+	    --recipes twice --channels 1 --liberty $(RTL_LIBRARIES)
 
 rtl-accuracy: env  ## train with one-pass statistics, and see what they cost
 	$(BIN)/python benchmarks/rtl/one_pass_training.py

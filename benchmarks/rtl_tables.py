@@ -1,4 +1,7 @@
-"""Tables of docs/ about the hardware, from benchmarks/results/rtl/results.json."""
+"""Tables of docs/ about the hardware, from benchmarks/results/rtl/results.json.
+
+Libraries and widths that it lacks come from the report before it, and say so.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "rtl" / "results.json"
+EARLIER = RESULTS.parent / "2026-11-23" / "results.json"
 LIBRARIES = {
     "osu018_stdcells": "OSU 0.18 µm",
     "sky130_fd_sc_hd__tt_025C_1v80": "sky130",
     "sg13g2_stdcell_typ_1p20V_25C": "IHP sg13g2",
+    "NangateOpenCellLibrary": "NanGate45",
+    "gf180mcu_fd_sc_mcu9t5v0__tt_025C_5v00": "GF180MCU 9-track",
+    "asap7sc7p5t": "ASAP7",
 }
 ALONE = "Like for like: one multiplier, two passes, one channel at a time"
 LIKE = "Like for like: one multiplier, two passes, overlapped"
@@ -20,10 +27,19 @@ STIMULI = ("gaussian", "activations")
 Comparison = dict[str, Any]
 
 
-def comparisons(stimulus: str) -> dict[tuple[str, int], dict[str, Comparison]]:
+def comparisons(stimulus: str) -> dict[tuple[str, str], dict[str, Comparison]]:
     """Return the comparisons of each library and width, by their question."""
+    now, before = (_read(path, stimulus) for path in (RESULTS, EARLIER))
+    found = {(library, str(width)): entry for (library, width), entry in now.items()}
+    for (library, width), entry in before.items():
+        if (library, width) not in now:
+            found[library, f"{width}, earlier"] = entry
+    return dict(sorted(found.items(), key=lambda item: list(LIBRARIES).index(item[0][0])))
+
+
+def _read(path: Path, stimulus: str) -> dict[tuple[str, int], dict[str, Comparison]]:
     found: dict[tuple[str, int], dict[str, Comparison]] = {}
-    for entry in json.loads(RESULTS.read_text())["comparisons"][stimulus]:
+    for entry in json.loads(path.read_text())["comparisons"][stimulus]:
         found.setdefault((entry["library"], entry["width"]), {})[entry["question"]] = entry
     return found
 
@@ -41,7 +57,7 @@ def cells(entry: Comparison | None, *names: str) -> list[str]:
 def lines(stimulus: str, *columns: tuple[str, tuple[str, ...]]) -> list[list[str]]:
     """Return a row for each library and width."""
     return [
-        [LIBRARIES[library], str(width)]
+        [LIBRARIES[library], width]
         + [c for question, names in columns for c in cells(found.get(question), *names)]
         for (library, width), found in comparisons(stimulus).items()
     ]

@@ -30,8 +30,8 @@ PHASES = {
 LEFT_OUT = (
     "Wires: there is no placement, so nets carry pin capacitance only.",
     "The clock tree: ideal, without delay; clock pins, clock gates and their loads are counted.",
-    "Memory: the traffic of x, g, y, dx and the stored context is outside. Per element the "
-    "gradient pass of L1 reads g and one bit, that of L2 reads g and x.",
+    "Memory: the traffic of x, g, y, dx and the stored context is outside. Words read per element: "
+    "L1 3 + 2 + 1 and a bit, L2 in two passes 3 + 2 + 2, L2 in one pass 2 + 2 + 2.",
     "Process corners: the typical corner of each library.",
 )
 
