@@ -121,7 +121,7 @@ RTL_WIDTH = 8
 RTL_LIBRARIES = /usr/share/qflow/tech/osu018/osu018_stdcells.lib \
     $(addprefix $(LIBERTY)/, sky130_fd_sc_hd__tt_025C_1v80.lib.gz sg13g2_stdcell_typ_1p20V_25C.lib.gz \
     nangate45_typ.lib.gz gf180mcu_fd_sc_mcu9t5v0__tt_025C_5v00.lib.gz) $(sort $(wildcard $(LIBERTY)/asap7sc7p5t_*.lib.gz))
-rtl-report: env  ## synthesize and weigh the hardware units on six libraries: half an hour, resumable
+rtl-report: env  ## synthesize and measure the hardware units on six libraries: half an hour, resumable
 	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width $(RTL_WIDTH) $(RTL_SCOPE) \
 	    --recipes twice --channels 1 --liberty $(RTL_LIBRARIES)
 

@@ -247,7 +247,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axis.set_title(f"{dtype}, {layout}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.12)
-    figure.supxlabel("times faster than nn.BatchNorm + ReLU, forward + backward (median)")
+    figure.supxlabel("time of nn.BatchNorm + ReLU over that of L1BN, forward + backward (median)")
     figure.savefig(RESULTS / "cpu_ops.png", dpi=120)
 
 

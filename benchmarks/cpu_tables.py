@@ -73,7 +73,7 @@ def _ratios(
 
 
 def networks(_: str) -> Table:
-    """Training steps, and bytes kept for backward, against BN."""
+    """Training steps, and bytes saved activation memory, against BN."""
     rows = {(r["network"], r["norm"], r["threads"]): r for r in _read("cpu_networks")}
     body = []
     for name, threads in product(NETWORKS, ("1", "2")):
@@ -82,11 +82,11 @@ def networks(_: str) -> Table:
         kept = int(ours["kept_bytes"]) / int(theirs["kept_bytes"])
         images = f"{ours['batch']}×3×{ours['pixels']}×{ours['pixels']}"
         body.append([NETWORKS[name], images, threads, f"{speed:.2f}× as fast", f"{kept:.2f}"])
-    return ["", "images", "threads", "step", "kept for backward"], body
+    return ["", "images", "threads", "step", "saved activation memory"], body
 
 
 def integers(_: str) -> Table:
-    """Training steps in integers against float32, and bytes kept for backward."""
+    """Training steps in integers against float32, and bytes saved activation memory."""
     rows = _read("integer_steps")
     times: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -103,7 +103,7 @@ def integers(_: str) -> Table:
         if threads == "1":
             kept = [f"{float(r['kept_mib']):.1f}" for r in found]
             ratio = f"{float(found[-1]['kept_over_bn']):.2f}"
-            body.append([f"kept for backward, {name} [MiB]", *kept, ratio])
+            body.append([f"saved activation memory, {name} [MiB]", *kept, ratio])
     return ["", *(r["variant"] for r in rows[:3]), "int8 over BN"], body
 
 

@@ -23,7 +23,7 @@ from l1bn.rtl.verify.schedule import Step
 from l1bn.rtl.verify.simulate import simulate, steps
 from l1bn.rtl.verify.stimulus import expected, gaussian
 
-CHANNELS, ELEMENTS = 3, 128
+CHANNELS, ELEMENTS = 3, 256
 UNITS = (
     ("L1, one channel at a time", UnitConfig(width=8, elements=ELEMENTS)),
     ("L1, overlapped, one multiplier", UnitConfig(width=8, elements=ELEMENTS, overlap=True)),

@@ -52,7 +52,7 @@ COMMANDS = {
         "recipes",
     ),
     "rtl": Command(
-        "l1bn.rtl.cli:rtl_command", "generate, verify and weigh an L1BN training unit", "rtl"
+        "l1bn.rtl.cli:rtl_command", "generate, verify and measure an L1BN training unit", "rtl"
     ),
     "doctor": Command(
         "l1bn.doctor:doctor_command", "what can run here, and why something cannot", "recipes"

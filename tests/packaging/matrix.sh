@@ -14,6 +14,8 @@ folder=build/matrix-$torch
 [ -x "$folder/bin/python" ] || "$python" -m venv "$folder"
 # TORCH_INDEX may name an index of CPU builds.
 "$folder/bin/python" -m pip install -q "$want" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
-"$folder/bin/python" -m pip install -q '.[test]'
+# Held by a constraint: tools that want another torch must not replace it.
+"$folder/bin/python" -m pip freeze | sed -nE 's/^(torch==[0-9.]+).*/\1/p' >"$folder/torch.txt"
+"$folder/bin/python" -m pip install -q -c "$folder/torch.txt" '.[test]'
 "$folder/bin/python" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)'
 "$folder/bin/python" -m pytest -n auto tests

@@ -124,8 +124,8 @@ def test_one_seed_claims_nothing(results: dict[str, Any]) -> None:
 def test_costs_are_said_whichever_way_they_point(results: dict[str, Any]) -> None:
     detail = "medians 20.0 and 30.0 ms; BN / L1BN by round {0:.2f}, quartiles {1:.2f} to {2:.2f}"
     for ratio, claim in (
-        (1.5, "A training step is 1.50 times faster with L1BN"),
-        (0.5, "A training step is 2.00 times slower with L1BN"),
+        (1.5, "A training step is 1.50× as fast with L1BN"),
+        (0.5, "A training step takes 2.00 times as long with L1BN"),
         (0.95, "A training step takes about as long with both"),
     ):
         results["step"]["l2_over_l1"] = _quartiles(ratio)
@@ -144,7 +144,7 @@ def test_the_table_has_both_columns(results: dict[str, Any]) -> None:
     text = console.export_text()
     assert re.search(r"test accuracy, 2 seeds \[%\] .* 98\.11 ± 0\.10 .* 98\.22 ± 0\.20 ", text)
     assert re.search(r"step of 128 images \[ms\] .* 20\.0 \(18\.0 to 24\.0\) ", text)
-    assert re.search(r"kept for backward \[MiB\] .* 10\.0 .* 16\.0 ", text)
+    assert re.search(r"saved activation memory \[MiB\] .* 10\.0 .* 16\.0 ", text)
 
 
 def _page(folder: pathlib.Path, results: dict[str, Any], curves: pd.DataFrame) -> str:

@@ -30,7 +30,7 @@ def results_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
         ["test loss [nat]", *over_seeds("test_loss", 1, 4)],
         ["training loss [nat]", *over_seeds("train_loss", 1, 4)],
         [f"step of {step['batch_size']} images [ms]", *(quartiles(n) for n in NAMES)],
-        ["kept for backward [MiB]", *(f"{saved[n] / 2**20:.1f}" for n in NAMES)],
+        ["saved activation memory [MiB]", *(f"{saved[n] / 2**20:.1f}" for n in NAMES)],
     ]
     return [(a, b, c) for a, b, c in rows]
 

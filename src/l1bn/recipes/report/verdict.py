@@ -83,8 +83,8 @@ def _time_sentence(step: dict[str, Any]) -> str:
     if ratio["q25"] <= 1 <= ratio["q75"]:
         return f"A training step takes about as long with both ({detail})."
     if ratio["median"] > 1:
-        return f"A training step is {ratio['median']:.2f} times faster with L1BN ({detail})."
-    return f"A training step is {1 / ratio['median']:.2f} times slower with L1BN ({detail})."
+        return f"A training step is {ratio['median']:.2f}× as fast with L1BN ({detail})."
+    return f"A training step takes {1 / ratio['median']:.2f} times as long with L1BN ({detail})."
 
 
 def _memory_sentence(saved: dict[str, int]) -> str:
