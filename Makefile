@@ -25,7 +25,7 @@ $(VENV)/.dev: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 	@echo "Fetching PyTorch and what the recipes need into $(VENV) (several hundred MB to a few GB),"
-	@echo "and compiling the kernels in csrc/ (a minute or two). Nothing is printed until that is done."
+	@echo "and compiling the kernels in csrc/ (about three minutes on two cores). Nothing is printed until that is done."
 	$(INSTALL) -e '.[recipes]'
 	touch $@
 
