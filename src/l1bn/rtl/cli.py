@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -162,7 +161,7 @@ def report(config: ReportConfig) -> int:
         raise UserError(f"the report needs programs that are missing: {absent}")
     from l1bn.rtl.cache import Cache, default_folder
     from l1bn.rtl.config import UnitConfig
-    from l1bn.rtl.report import flow, part_flow
+    from l1bn.rtl.report import comparison, flow, part_flow
     from l1bn.rtl.report import report as writer
     from l1bn.rtl.silicon import synthesis
     from l1bn.rtl.variants import select
@@ -203,8 +202,9 @@ def report(config: ReportConfig) -> int:
             say=partial(say, number),
         )  # fmt: skip
     paths = writer.write(records, config.out, parts)
-    for line in _verdict(config.out):
-        print(line)
+    for name, rows in comparison.by_stimulus(records).items():
+        for row in rows:
+            print(row.verdict(name))
     for path in paths:
         print(f"  {path}")
     return 0
@@ -230,17 +230,3 @@ def _progress(total: int) -> Callable[[int, str], None]:
         print(f"[{minutes:02d}:{seconds:02d}] {number}/{total} {line}", file=sys.stderr, flush=True)
 
     return say
-
-
-def _verdict(folder: Path) -> list[str]:
-    """One line per comparison."""
-    content = json.loads((folder / "results.json").read_text())
-    lines = []
-    for name, rows in content["comparisons"].items():
-        for row in rows:
-            mark = {None: "", True: "  goal reached", False: "  goal not reached"}[row["reached"]]
-            lines.append(
-                f"{row['library']}, {row['width']} bit, {name}: {row['question']}: "
-                f"{row['speed']:.2f}x speed, {row['energy_saved']:.1%} energy saved{mark}"
-            )
-    return lines

@@ -6,6 +6,7 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import jinja2
 
 from l1bn.rtl import tools
 from l1bn.rtl.report import plots
-from l1bn.rtl.variants import COMPARISONS, VARIANTS
+from l1bn.rtl.report.comparison import Comparison, by_stimulus
+from l1bn.rtl.variants import VARIANTS
 
 Record = dict[str, Any]
 
@@ -46,39 +48,6 @@ def environment() -> dict[str, str]:
         "amaranth": amaranth.__version__,
         "python": platform.python_version(),
     }
-
-
-def compare(records: Sequence[Record], stimulus: str) -> list[Record]:
-    """The comparisons that the records allow, one per library and width."""
-    records = [r for r in records if stimulus in r["stimuli"]]
-    found = {(r["library"], r["config"]["width"], r["variant"]): r for r in records}
-    result = []
-    for library, width in dict.fromkeys((r["library"], r["config"]["width"]) for r in records):
-        for question, one, two, speed, saving in COMPARISONS:
-            a, b = found.get((library, width, one)), found.get((library, width, two))
-            if a is None or b is None:
-                continue
-            l1, l2 = a["stimuli"][stimulus], b["stimuli"][stimulus]
-            got_speed = l2["time_per_element"] / l1["time_per_element"]
-            got_saving = 1 - l1["energy_per_element"] / l2["energy_per_element"]
-            result.append(
-                {
-                    "question": question,
-                    "library": library,
-                    "width": width,
-                    "l1": one,
-                    "l2": two,
-                    "speed": got_speed,
-                    "clock_ratio": b["period"] / a["period"],
-                    "energy_saved": got_saving,
-                    "area_saved": 1 - a["area"] / b["area"],
-                    "goal": None if speed is None else {"speed": speed, "energy_saved": saving},
-                    "reached": None
-                    if speed is None or saving is None
-                    else got_speed >= speed and got_saving >= saving,
-                }
-            )
-    return result
 
 
 def compare_parts(parts: Sequence[Record], stimulus: str) -> list[Record]:
@@ -114,8 +83,8 @@ def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ())
         parts: Parts, from `l1bn.rtl.report.part_flow.measure`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(n for r in records for n in r["stimuli"]))
-    comparisons = {name: compare(records, name) for name in names}
+    comparisons = by_stimulus(records)
+    names = list(comparisons)
     content = {
         "environment": environment(),
         "conditions": {
@@ -124,7 +93,7 @@ def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ())
         },
         "records": list(records),
         "parts": list(parts),
-        "comparisons": comparisons,
+        "comparisons": {name: [asdict(c) for c in rows] for name, rows in comparisons.items()},
     }
     json_path = folder / "results.json"
     json_path.write_text(json.dumps(content, indent=1) + "\n")
@@ -181,7 +150,7 @@ def _render(
     records: Sequence[Record],
     parts: Sequence[Record],
     names: Sequence[str],
-    comparisons: dict[str, list[Record]],
+    comparisons: dict[str, list[Comparison]],
     pictures: Iterable[Path],
 ) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
