@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import runpy
+import shutil
 import subprocess
 import sys
 import warnings
@@ -25,6 +27,7 @@ NEEDS = {
 }
 LAUNCHED = {"data_parallel"}
 """Those that a launcher starts."""
+TOOLS = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
@@ -68,6 +71,14 @@ def test_two_processes_share_their_statistics(tmp_path: Path) -> None:
     assert "2 processes, loss" in done.stdout
 
 
+def test_the_hardware_unit_is_generated(tmp_path: Path) -> None:
+    if importlib.util.find_spec("amaranth") is None or shutil.which("l1bn", path=TOOLS) is None:
+        pytest.skip("needs an installation with the extra rtl")
+    command = ["bash", str(EXAMPLES / "hardware_unit.sh"), str(tmp_path / "rtl")]
+    subprocess.run(command, env={**os.environ, "PATH": TOOLS}, check=True, capture_output=True)
+    assert {path.suffix for path in (tmp_path / "rtl").iterdir()} >= {".v", ".json", ".h", ".md"}
+
+
 def test_the_notebook_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = json.loads((EXAMPLES / "plain_loop.ipynb").read_text())
     assert notebook["nbformat"] == 4
@@ -82,7 +93,7 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -
 
 def test_each_is_short_and_named_in_the_docs() -> None:
     page = (EXAMPLES.parent / "docs/start/examples.md").read_text()
-    for path in EXAMPLES.iterdir():
+    for path in filter(Path.is_file, EXAMPLES.iterdir()):
         assert path.name in page
         if path.suffix != ".ipynb":
             assert len(path.read_text().splitlines()) < 60, path
