@@ -21,9 +21,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
     made: list[tuple[Any, bool]] = []
     original = _L1BatchNorm._normalize
 
-    def spy(self: Any, x: Tensor, activation: Any = None, residual: Any = None) -> Tensor:
+    def spy(
+        self: Any, x: Tensor, activation: Any = None, residual: Any = None, mask: Any = None
+    ) -> Tensor:
         made.append((activation, residual is not None))
-        return original(self, x, activation, residual)
+        return original(self, x, activation, residual, mask)
 
     def spy_on_pairs(first: Any, second: Any, activation: Any, backend: str) -> Tensor:
         made.extend([(activation, True), (activation, False)])
