@@ -59,7 +59,7 @@ def main() -> None:
         model = build(name)
         plain = copy.deepcopy(model)
         before = saved_bytes(copy.deepcopy(model), x)
-        l1bn.convert_(plain)
+        l1bn.convert_(plain, fuse=False)
         report = l1bn.convert_(model, example=x[:2])
         reasons = sorted({item.text for item in report.not_fused})
         fusions.append(

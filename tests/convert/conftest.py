@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from l1bn.convert import norm_act
+from l1bn.convert.fusion import decide
 from l1bn.functional import l1_batch_norm_pair
 from l1bn.nn.batchnorm import _L1BatchNorm
 
@@ -32,5 +32,5 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, bool]]:
         return l1_batch_norm_pair(first, second, activation, backend)
 
     monkeypatch.setattr(_L1BatchNorm, "_normalize", spy)
-    monkeypatch.setattr(norm_act, "l1_batch_norm_pair", spy_on_pairs)
+    monkeypatch.setattr(decide, "l1_batch_norm_pair", spy_on_pairs)
     return made

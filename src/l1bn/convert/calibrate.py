@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from l1bn.convert.observe import preserved
+from l1bn.convert.example import preserved
 from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import bare_type
 from l1bn.convert.report import Calibration, CalibrationReport, Item

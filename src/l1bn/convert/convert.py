@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from l1bn.convert.check import forget, remember
-from l1bn.convert.fuse import fuse, unfuse
-from l1bn.convert.fused import install
+from l1bn.convert.example import verify
+from l1bn.convert.fusion.search import fuse as fuse_blocks
+from l1bn.convert.fusion.search import unfuse
 from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import (
     Change,
@@ -19,13 +20,12 @@ from l1bn.convert.replace import (
     plan_to_sync,
 )
 from l1bn.convert.report import ConversionReport, Item
-from l1bn.convert.watch import FUSION, is_fused
 from l1bn.nn import L1SyncBatchNorm, L1SyncBatchNormAct2d
 
 _SAME_OBJECTS = "parameters and buffers are the same objects: optimizers built before stay valid"
 
 
-def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
+def convert_(model: nn.Module, example: Any = None, fuse: bool = True) -> ConversionReport:
     """Turn a model's batch normalization into L1BN, in place.
 
     Converts ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's ``BatchNormAct2d``: these
@@ -34,18 +34,18 @@ def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
     changes. So evaluation outputs stay the same to the last bit, an optimizer built before stays
     valid, a layer used in several places stays shared, and the model itself may be a layer.
 
-    With an ``example``, layers followed by ReLU or ReLU6, directly or after an addition, are also
-    fused with it: one pass over memory, and less saved for backward. The blocks that
-    contain them get a rewritten forward (their class becomes a subclass of itself); submodules,
-    state-dict keys, pickling and copying work as before. The rewritten forward is used only where
-    it is the same function: where somebody hooks a layer, replaces a submodule, or calls the
-    block in another way, the original one runs. Differences are those of rounding.
+    In training, layers followed by ReLU or ReLU6, directly or after an addition, are computed
+    with it in one call: one pass over memory, and less kept for backward. The blocks that contain
+    them go on running their own forward, line by line; what can be one call is decided each time
+    it is reached. So hooks, replaced parts, edits, pickling and copying work as before, and
+    evaluation without gradients is the same to the last bit.
 
     Args:
         model: any module. It may be on any device and in any mode.
-        example: input to find what can be fused: a tensor, a tuple of positional arguments, or a
-            mapping of keyword arguments. The model runs on it in evaluation mode and without
-            gradients, and is left as it was.
+        example: input for a check: copies of the model run it, fused and unfused, and outputs
+            and gradients must agree. A tensor, a tuple of positional arguments, or a mapping of
+            keyword arguments. The model itself does not run.
+        fuse: ``False`` leaves every block as it is.
 
     Returns:
         What was converted, fused and left, and why. ``print`` it.
@@ -53,13 +53,13 @@ def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
     Raises:
         TypeError: not a module.
         ValueError: a compiled, scripted or distributed-wrapped model, or an example that the
-            model cannot run, or with lazy layers. The model is as it was.
+            model cannot run. The model is as it was.
 
     Examples:
         >>> import torch
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
-        >>> print(convert_(model, example=torch.randn(2, 3, 8, 8)))
+        >>> print(convert_(model))
         convert_: Sequential
           1 converted
               1 × BatchNorm2d → L1BatchNorm2d
@@ -74,16 +74,18 @@ def convert_(model: nn.Module, example: Any = None) -> ConversionReport:
         check_ready(model, "convert_")
     changes, left = plan_to_l1(model)
     report = _report("convert_", model, changes, left)
-    before = [(module, type(module)) for _, module, _ in changes]
-    fusions = [(block, block.__dict__[FUSION]) for block in model.modules() if is_fused(block)]
+    before = [(module, type(module)) for module in model.modules()]
     try:
+        unfuse(model)
+        for _, module, cls in changes:
+            become(module, cls)
+        if fuse:
+            report.fused, report.not_fused = fuse_blocks(model)
         if example is not None:
-            unfuse(model)
-        _apply(changes)
-        if example is not None:
-            report.fused, report.not_fused = fuse(model, example)
+            verify(model, example)
     except BaseException:
-        _restore(model, before, fusions, example is not None)
+        for module, cls in before:
+            module.__class__ = cls
         raise
     remember(model)
     if changes:
@@ -163,22 +165,3 @@ def _report(
 ) -> ConversionReport:
     converted = [Item(path, describe(module, cls)) for path, module, cls in changes]
     return ConversionReport(verb, type(model).__name__, converted, left)
-
-
-def _apply(changes: list[Change]) -> None:
-    for _, module, cls in changes:
-        become(module, cls)
-
-
-def _restore(
-    model: nn.Module,
-    before: list[tuple[nn.Module, type[nn.Module]]],
-    fusions: list[tuple[nn.Module, Any]],
-    refused: bool,
-) -> None:
-    for module, cls in before:
-        module.__class__ = cls
-    if refused:
-        unfuse(model)
-        for block, fusion in fusions:
-            install(block, fusion)

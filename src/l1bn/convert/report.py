@@ -36,7 +36,7 @@ class ConversionReport:
         converted: layers that changed type.
         left: normalization layers that did not, and why.
         fused: layers computed together with what follows them (for ``revert_``: no longer).
-        not_fused: layers that are not, and why. Empty unless an example was given.
+        not_fused: layers that are not, and why.
         notes: what else is worth knowing.
     """
 

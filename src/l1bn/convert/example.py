@@ -1,0 +1,134 @@
+"""The user's example: run it on a copy of the model, fused against unfused."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from l1bn.convert.fusion.search import unfuse
+from l1bn.convert.generators import rewound
+
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+
+
+def call_with(model: nn.Module, example: Any) -> Any:
+    """Call a model: a tuple or list gives positional arguments, a mapping keywords."""
+    if isinstance(example, Mapping):
+        return model(**example)
+    if isinstance(example, (tuple, list)):
+        return model(*example)
+    return model(example)
+
+
+def verify(model: nn.Module, example: Any) -> None:
+    """Compare outputs and gradients of a fused model with those of the same, unfused.
+
+    Copies run, without the user's hooks; the model itself does not.
+
+    Args:
+        model: the model.
+        example: its input, see :func:`call_with`.
+
+    Raises:
+        ValueError: the model cannot be copied, does not run on the example, or differs.
+    """
+    try:
+        fused = copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            "convert_: expected a model that can be copied, to check the fusion by the example, "
+            f"got one whose copy raised {type(error).__name__}: {error}; convert it without "
+            "example, or with fuse=False"
+        ) from error
+    _remove_hooks(fused)
+    plain = copy.deepcopy(fused)
+    unfuse(plain)
+    for training in (False, True):
+        try:
+            wanted = _results(plain.train(training), example)
+        except Exception as error:
+            if training:  # such as one value per channel
+                continue
+            raise ValueError(
+                f"convert_: expected an example that the model can run, got {_text(example)}, "
+                f"which raised {type(error).__name__}: {error}; the model is unchanged"
+            ) from error
+        _compare(wanted, _results(fused.train(training), example), training)
+
+
+@contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Give every module its mode and its buffers back."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _remove_hooks(model: nn.Module) -> None:
+    for module in model.modules():
+        for name in _HOOKS:
+            module.__dict__[name] = OrderedDict()
+
+
+def _results(model: nn.Module, example: Any) -> list[Tensor]:
+    """Outputs, buffers and gradients."""
+    example = pytree.tree_map_only(Tensor, lambda v: v.detach().clone(), example)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with rewound(), torch.enable_grad():
+        outputs = _tensors(call_with(model, example))
+        floats = [y for y in outputs if y.requires_grad]
+        found: Any = ()
+        if floats and parameters:
+            weights = [torch.linspace(-1, 1, y.numel()).to(y).view_as(y) for y in floats]
+            found = torch.autograd.grad(floats, parameters, weights, allow_unused=True)
+    return [*outputs, *model.buffers(), *(torch.zeros(()) if g is None else g for g in found)]
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    if isinstance(outputs, Mapping):  # also the outputs of transformers
+        outputs = dict(outputs)
+    return [y for y in pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
+
+
+def _compare(wanted: list[Tensor], got: list[Tensor], training: bool) -> None:
+    mode = "training" if training else "evaluation"
+    if len(wanted) != len(got):
+        raise ValueError(_different(mode, "other results"))
+    for left, right in zip(wanted, got, strict=True):
+        if left.shape != right.shape or left.dtype != right.dtype:
+            raise ValueError(_different(mode, "another shape or dtype"))
+        if left.is_meta or not left.is_floating_point():
+            continue
+        error = (left - right).abs().max().item() if left.numel() else 0.0
+        scale = max(left.abs().max().item(), 1.0) if left.numel() else 1.0
+        if error > torch.finfo(left.dtype).eps ** 0.5 * scale:
+            raise ValueError(_different(mode, f"a difference of {error:.1e}"))
+
+
+def _different(mode: str, what: str) -> str:
+    return (
+        f"convert_: expected the fused model to compute the same in {mode}, got {what}: does it "
+        "depend on the clock or on other state? Convert it with fuse=False; the model is unchanged"
+    )
+
+
+def _text(example: Any) -> str:
+    if isinstance(example, Tensor):
+        return f"a tensor of shape {tuple(example.shape)}, {example.dtype}, {example.device}"
+    return f"a {type(example).__name__}"

@@ -1,0 +1,1 @@
+"""Fusion: a block's own forward, in which a layer and its activation may become one call."""

@@ -1,0 +1,126 @@
+"""A block that runs its own forward, rewritten.
+
+The block keeps its parts and their names. Only its class changes, to a subclass of its own class
+that is pickled and copied as that class.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+from typing import Any
+
+from torch import nn
+
+from l1bn.convert.fusion import sequential
+from l1bn.convert.fusion.decide import OPEN, is_plain_run, settle
+from l1bn.convert.fusion.plan import Method, Plan, method_of, plan_for
+from l1bn.convert.fusion.source import NoSourceError
+
+#: Attribute of a fused block's class: the class that the block had before.
+ORIGINAL = "_l1bn_original_class"
+
+
+class FusedBlock:
+    """Mixin of the classes made by :func:`fused_class`."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # The class has no importable name: say how to make it from the original one.
+        reduced: Any = super().__reduce_ex__(max(protocol, 2))
+        if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return reduced
+        return _new, (original_class(self), *reduced[1][1:]), *reduced[2:]
+
+
+def _new(cls: Any, *args: Any) -> Any:
+    try:
+        made: Any = fused_class(cls)
+    except NoSourceError:
+        made = cls
+    return made.__new__(made, *args)
+
+
+def is_fused(block: Any) -> bool:
+    """Whether the block's class is one made by :func:`fused_class`."""
+    return ORIGINAL in vars(type(block))
+
+
+def original_class(block: Any) -> type[nn.Module]:
+    """Class of a module, for a fused block the one that it had before."""
+    return vars(type(block)).get(ORIGINAL, type(block))
+
+
+def is_sequential(cls: type[nn.Module]) -> bool:
+    """Whether a class runs as nn.Sequential does."""
+    return issubclass(cls, nn.Sequential) and (
+        cls.forward is nn.Sequential.forward and cls.__iter__ is nn.Sequential.__iter__
+    )
+
+
+@functools.cache
+def sequential_plan() -> Plan:
+    """The loop of nn.Sequential."""
+    method = method_of(nn.Sequential.forward, sequential.forward)
+    return Plan(method, sequential.run, frozenset(), {})
+
+
+@functools.cache
+def class_plan(cls: Any) -> Plan:
+    """The plan of a class.
+
+    Raises:
+        NoSourceError: with the reason.
+    """
+    return sequential_plan() if is_sequential(cls) else plan_for(cls)
+
+
+@functools.cache
+def fused_class(cls: Any) -> type[nn.Module]:
+    """Subclass of a block's class that runs its rewritten forward.
+
+    Raises:
+        NoSourceError: with the reason.
+    """
+    plan = class_plan(cls)
+
+    def opened(self: nn.Module, x: Any, earlier: tuple[Any, ...]) -> Any:
+        if plan.forward.holds(cls.forward):
+            return plan.open(self, x, _l1bn_earlier=earlier)
+        settle(*earlier)
+        return cls.forward(self, x)
+
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "forward": _override(cls, "forward", plan.forward),
+        **{name: _override(cls, name, method) for name, method in plan.methods.items()},
+        OPEN: staticmethod(opened),
+        ORIGINAL: cls,
+    }
+    return type(cls.__name__, (FusedBlock, cls), namespace)
+
+
+def _override(cls: Any, name: str, method: Method) -> Any:
+    """The method that runs the rewritten one while the class has the one it was made from."""
+
+    @functools.wraps(method.function)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        original = getattr(cls, name)
+        if is_plain_run() and method.holds(original):
+            return method.run(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
+
+    return run
+
+
+def install(block: nn.Module) -> None:
+    """Let a block run its rewritten forward."""
+    if not is_fused(block):
+        cls: Any = type(block)
+        block.__class__ = fused_class(cls)
+
+
+def remove(block: nn.Module) -> None:
+    """Give a block its own class back."""
+    block.__class__ = original_class(block)

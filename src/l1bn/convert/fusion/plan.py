@@ -1,0 +1,177 @@
+"""What a forward's source promises, once for every forward."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import CodeType, FunctionType
+from typing import Any
+
+from torch import nn
+
+from l1bn.convert.fusion import decide
+from l1bn.convert.fusion.rewrite import EARLIER, HELPER, LEAVE, Origins, Rewriter
+from l1bn.convert.fusion.source import NoSourceError, Source
+from l1bn.nn.fusable import activation_of
+
+_METHODS = {"__getattr__": nn.Module.__getattr__, "__getattribute__": object.__getattribute__}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a class, rewritten.
+
+    Attributes:
+        function: the function as it was.
+        code: its code.
+        defaults: its defaults.
+        run: the rewritten one, which gives values.
+        sites: callee and where the promise that it takes may come from, as source text.
+    """
+
+    function: FunctionType
+    code: CodeType
+    defaults: tuple[Any, Any]
+    run: Callable[..., Any]
+    sites: frozenset[tuple[str, Origins]]
+
+    def holds(self, function: Any) -> bool:
+        """Whether a class's method is still the one that was rewritten."""
+        return (
+            function is self.function
+            and function.__code__ is self.code
+            and function.__defaults__ is self.defaults[0]
+            and function.__kwdefaults__ == self.defaults[1]
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A class's forward, and the methods that it mentions, rewritten.
+
+    Attributes:
+        forward: its forward.
+        open: forward where it may give a promise, and takes the promises given earlier.
+        ends: where the promises come from that it may return.
+        methods: the others, by name.
+    """
+
+    forward: Method
+    open: Callable[..., Any]
+    ends: Origins
+    methods: dict[str, Method]
+
+
+def plan_for(cls: type[nn.Module]) -> Plan:
+    """Rewrite a class's forward, and the methods of its own that it reaches.
+
+    Raises:
+        NoSourceError: with the reason.
+    """
+    forward: Any = cls.forward
+    source = Source(forward)
+    others = _own_methods(cls, source.definition)
+    rewriter, method = _rewrite(cls, source)
+    open_ = source.function(**_helpers(_as_it_is))
+    methods: dict[str, Method] = {}
+    while others:
+        name = others.pop()
+        if name in methods:
+            continue
+        with contextlib.suppress(NoSourceError):
+            source = Source(inspect.getattr_static(cls, name))
+            others |= _own_methods(cls, source.definition)
+            methods[name] = _rewrite(cls, source)[1]
+    methods = {name: found for name, found in methods.items() if found.sites}
+    return Plan(method, open_, frozenset(rewriter.ends), methods)
+
+
+def method_of(function: Any, run: Callable[..., Any], sites: Iterable[Any] = ()) -> Method:
+    """Note what a function was when it was rewritten."""
+    keywords = function.__kwdefaults__
+    defaults = function.__defaults__, None if keywords is None else dict(keywords)
+    return Method(function, function.__code__, defaults, run, frozenset(sites))
+
+
+def _rewrite(cls: type[nn.Module], source: Source) -> tuple[Rewriter, Method]:
+    looks = _Looks(cls, source.self_name, source.original)
+    rewriter = Rewriter(looks.role, looks.is_quiet)
+    rewriter.rewrite(source.definition)
+    run = source.function(**_helpers(decide.value))
+    return rewriter, method_of(source.original, run, rewriter.sites)
+
+
+def _helpers(leave: Callable[[Any], Any]) -> dict[str, Any]:
+    return {HELPER: decide, EARLIER: (), LEAVE: leave}
+
+
+def _own_methods(cls: type[nn.Module], definition: ast.FunctionDef) -> set[str]:
+    """Names after ``self.`` that are functions of the class, and none of nn.Module's."""
+    names = {node.attr for node in ast.walk(definition) if isinstance(node, ast.Attribute)}
+    return {
+        name
+        for name in names
+        if isinstance(inspect.getattr_static(cls, name, None), FunctionType)
+        and not hasattr(nn.Module, name)
+    }
+
+
+def _as_it_is(x: Any) -> Any:
+    return x
+
+
+class _Looks:
+    """What the names in a forward mean."""
+
+    def __init__(self, cls: type[nn.Module], self_name: str, forward: FunctionType) -> None:
+        self._cls, self._self, self._globals = cls, self_name, forward.__globals__
+        code = forward.__code__
+        self._locals = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+        self._plain = all(getattr(cls, n) is found for n, found in _METHODS.items())
+
+    def role(self, e: ast.expr) -> str | None:
+        """See :class:`l1bn.convert.fusion.rewrite.Rewriter`."""
+        path = _path(e)
+        if path is None or path == [self._self]:
+            return None
+        if path[0] == self._self:
+            return "unknown"
+        if path[0] in self._locals:
+            return "unknown" if len(path) == 1 else None
+        return "act" if activation_of(self._global(path)) is not None else None
+
+    def is_quiet(self, e: ast.expr) -> bool:
+        """Whether loading an expression runs no code of the user's."""
+        if isinstance(e, ast.Constant):
+            return True
+        path = _path(e)
+        if path is None:
+            return False
+        if path[0] == self._self:
+            return len(path) == 1 or (len(path) == 2 and self._plain and self._is_item(path[1]))
+        if path[0] in self._locals:
+            return len(path) == 1
+        return len(path) == 1 or self._global(path) is not None
+
+    def _is_item(self, name: str) -> bool:
+        found = getattr(self._cls, name, None)
+        return found is None or not hasattr(type(found), "__get__")
+
+    def _global(self, path: list[str]) -> Any:
+        """The object that ``F.relu`` stands for, reached through Python modules only."""
+        at = self._globals.get(path[0])
+        for name in path[1:]:
+            at = vars(at).get(name) if isinstance(at, types.ModuleType) else None
+        return at
+
+
+def _path(e: ast.expr) -> list[str] | None:
+    names: list[str] = []
+    while isinstance(e, ast.Attribute):
+        names.append(e.attr)
+        e = e.value
+    return [e.id, *reversed(names)] if isinstance(e, ast.Name) else None
