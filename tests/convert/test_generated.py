@@ -143,6 +143,7 @@ def check(make: Any, seed: int, text: str) -> tuple[bool, bool]:
     return is_fused_, isinstance(wanted, dict)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("index", range(FILES))
 def test_generated_blocks(index: int, tmp_path: Path) -> None:
     first = index * PER_FILE
