@@ -17,7 +17,7 @@ from l1bn.rtl import tools
 
 if TYPE_CHECKING:
     from l1bn.rtl.config import UnitConfig
-    from l1bn.rtl.silicon.liberty import Library
+    from l1bn.rtl.silicon.library import Library
     from l1bn.rtl.verify.stimulus import Channels
 
 _NORMS: tuple[Literal["l1", "l2"], ...] = ("l1", "l2")

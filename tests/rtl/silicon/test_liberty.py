@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
 from l1bn.rtl.silicon import cells, liberty
+from l1bn.rtl.silicon.liberty_syntax import LibertyError
 from tiny_cells import GATED, TINY
 
 
@@ -34,12 +35,12 @@ def test_reader(tiny):
     ],
 )
 def test_reader_errors(text, message):
-    with pytest.raises(liberty.LibertyError, match=message):
+    with pytest.raises(LibertyError, match=message):
         liberty.load(text)
 
 
 def test_missing_library_names_the_package(tmp_path):
-    with pytest.raises(liberty.LibertyError, match="apt-get install qflow-tech-osu018"):
+    with pytest.raises(LibertyError, match="apt-get install qflow-tech-osu018"):
         liberty.read_text(tmp_path / "none.lib")
 
 

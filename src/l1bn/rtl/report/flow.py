@@ -11,7 +11,7 @@ from typing import Any
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.silicon import cells, power, synthesis, timing
-from l1bn.rtl.silicon.liberty import Library, fanout_of_four
+from l1bn.rtl.silicon.library import Library, fanout_of_four
 from l1bn.rtl.silicon.netlist import Netlist, from_yosys
 from l1bn.rtl.unit import emit
 from l1bn.rtl.unit.ports import Phase, context_layout

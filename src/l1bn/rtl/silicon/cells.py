@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from l1bn.rtl.silicon.liberty import Cell, Library, Pin
+from l1bn.rtl.silicon.library import Cell, Library, Pin
 from l1bn.rtl.silicon.netlist import Netlist
 from l1bn.rtl.silicon.timing import Timing, clock_nets
 

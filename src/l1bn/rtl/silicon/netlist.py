@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from l1bn.rtl.silicon.liberty import Library
+from l1bn.rtl.silicon.library import Library
 
 #: Net names of constants.
 CONSTANTS = {"0": "1'b0", "1": "1'b1", "x": "1'b0", "z": "1'b0"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from l1bn.rtl.silicon.liberty import Cell, Library, Pin
+from l1bn.rtl.silicon.library import Cell, Library, Pin
 from l1bn.rtl.silicon.netlist import Instance, Netlist
 from l1bn.rtl.silicon.timing import FALL, RISE, Timing, clock_nets
 

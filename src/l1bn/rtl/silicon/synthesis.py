@@ -12,6 +12,8 @@ from pathlib import Path
 from l1bn.rtl import tools
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.silicon import liberty
+from l1bn.rtl.silicon.liberty_syntax import LibertyError
+from l1bn.rtl.silicon.library import Cell, Library, is_whole, merge
 
 #: Cells that synthesis must not use: level shifters, isolation, probes, delay and clock cells, and
 #: whatever the library marks itself.
@@ -130,7 +132,7 @@ class Technology:
 
     name: str
     text: str
-    library: liberty.Library
+    library: Library
     gate: str
 
 
@@ -157,7 +159,7 @@ def prepare_all(paths: Sequence[Path]) -> list[Technology]:
     groups: list[list[int]] = []
     parts: list[int] = []
     for number, library in enumerate(loaded):
-        if liberty.is_whole(library):
+        if is_whole(library):
             groups.append([number])
             continue
         if not parts:
@@ -170,10 +172,10 @@ def _prepare(texts: list[str]) -> Technology:
     return _technology(texts, [liberty.load(text) for text in texts])
 
 
-def _technology(texts: list[str], loaded: list[liberty.Library]) -> Technology:
-    library = liberty.merge(loaded)
-    if not liberty.is_whole(library):
-        raise liberty.LibertyError(
+def _technology(texts: list[str], loaded: list[Library]) -> Technology:
+    library = merge(loaded)
+    if not is_whole(library):
+        raise LibertyError(
             f"{library.name}: expected an inverter, a gate of two inputs and a flip-flop (ff with "
             f"clocked_on and next_state) among {len(library.cells)} usable cells" + library.excuse()
         )
@@ -219,7 +221,7 @@ def _closing_brace(text: str, start: int) -> int:
     return i
 
 
-def _gate(library: liberty.Library) -> str:
+def _gate(library: Library) -> str:
     """The smallest clock gate of the library; else one of a latch, an inverter and an AND gate."""
     # Often marked dont_use, to keep mappers off them: here they are asked for by name.
     gates = [
@@ -239,7 +241,7 @@ def _gate(library: liberty.Library) -> str:
         and {c.sequential.data, c.sequential.clock} == {p.name for p in c.inputs}
     ]  # fmt: skip
     if not latches or latches[0].sequential is None:
-        raise liberty.LibertyError(
+        raise LibertyError(
             f"{library.name}: expected a cell with clock_gating_integrated_cell latch_posedge, or "
             "a latch whose data_in and enable are its two pins; found neither; run with gating off"
         )
@@ -252,7 +254,7 @@ def _gate(library: liberty.Library) -> str:
     )
 
 
-def _true_output(cell: liberty.Cell) -> str:
+def _true_output(cell: Cell) -> str:
     """The output that shows the state, not its complement.
 
     Raises:
@@ -262,7 +264,7 @@ def _true_output(cell: liberty.Cell) -> str:
     for pin in cell.outputs:
         if pin.function == state:
             return pin.name
-    raise liberty.LibertyError(f"{cell.name}: expected an output with the function {state!r}")
+    raise LibertyError(f"{cell.name}: expected an output with the function {state!r}")
 
 
 def synthesize(
@@ -339,7 +341,7 @@ def _run(source: str, top: str, technology: Technology, abc: str, gating: bool) 
     return json.dumps({"modules": {top: slim}})
 
 
-def _constraints(library: liberty.Library) -> str:
+def _constraints(library: Library) -> str:
     """Driving cell and output load [pF] for abc: the second smallest inverter."""
     inverters = [c.name for c in library.inverters() if not _AVOID.search(c.name)]
     cell = (inverters or [library.inverters()[0].name])[:2][-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from l1bn.rtl.silicon.liberty import Arc, Cell, Library, Pin
+from l1bn.rtl.silicon.library import Arc, Cell, Library, Pin
 from l1bn.rtl.silicon.netlist import Instance, Netlist, NetlistError
 
 RISE, FALL = 0, 1
