@@ -44,8 +44,8 @@ def generated(generator: nn.Module, latent: int, count: int, repeat: int) -> Ite
 
 def distances(trainer: GanTrainer, reference: ReferenceDistance, training: bool) -> list[float]:
     """Measure a copy of the generator: training mode moves its running statistics."""
-    generator = copy.deepcopy(trainer.generator).train(training)
-    latent = trainer.settings.latent
+    generator = copy.deepcopy(trainer.adversaries.generator).train(training)
+    latent = trainer.adversaries.settings.latent
     return [
         reference.measure(generated(generator, latent, reference.images, repeat))
         for repeat in range(REPEATS)

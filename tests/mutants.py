@@ -224,7 +224,7 @@ MUTANTS = [
     ),
     Mutant(
         "gan: every step draws the same noise",
-        "recipes/gan/trainer.py",
+        "recipes/gan/adversaries.py",
         'stream(self.config.seed, "train", number)',
         'stream(self.config.seed, "train", 0)',
         ("tests/recipes/gan/test_trainer.py",),

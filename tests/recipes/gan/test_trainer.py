@@ -16,10 +16,11 @@ from l1bn.errors import UserError
 from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet, Split
 from l1bn.recipes.gan import trainer as module
+from l1bn.recipes.gan.adversaries import LOSS_COLUMNS, Adversaries
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.distance import FrechetDistance
 from l1bn.recipes.gan.images import fit_size
-from l1bn.recipes.gan.trainer import LOSS_COLUMNS, GanTrainer, train_gan
+from l1bn.recipes.gan.trainer import GanTrainer, train_gan
 from l1bn.recipes.interrupt import Interrupted, StopRequest
 
 Make = Callable[..., GanConfig]
@@ -35,9 +36,9 @@ def curve(folder: pathlib.Path) -> tuple[list[dict[str, str]], list[dict[str, st
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Ask the trainer to stop in one of its steps, as Ctrl-C would."""
-    request, original, taken = StopRequest(), GanTrainer.step, []
+    request, original, taken = StopRequest(), Adversaries.step, []
 
-    def step(self: GanTrainer, number: int) -> list[float]:
+    def step(self: Adversaries, number: int) -> list[float]:
         taken.append(number)
         request.made = len(taken) == steps
         return original(self, number)
@@ -49,7 +50,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(GanTrainer, "step", step)
+    monkeypatch.setattr(Adversaries, "step", step)
     monkeypatch.setattr(module, "deferred_interrupt", Deferred)
 
 
@@ -117,24 +118,24 @@ def test_the_networks_learn(gan: Make, tiny: ImageSet) -> None:
     data = fit_size(tiny)
     distance = FrechetDistance(Halves(), data.train.images, torch.device("cpu"))
     noise = torch.randn(200, 8)
-    before = distance([GanTrainer(config, data).sample(noise)])
+    before = distance([GanTrainer(config, data).adversaries.sample(noise)])
     trainer = train_gan(config, tiny)
     row = curve(config.out)[0][-1]
     assert float(row["real_score"]) > float(row["fake_score"])
-    assert distance([trainer.sample(noise)]) < 0.5 * before
+    assert distance([trainer.adversaries.sample(noise)]) < 0.5 * before
 
 
 def test_both_norms_see_the_same_weights_noise_and_batches(gan: Make, tiny: ImageSet) -> None:
     data = fit_size(tiny)
     trainers = [GanTrainer(gan(norm=norm), data) for norm in ("l1", "l2")]
     for name in ("generator", "critic"):
-        l1, l2 = (getattr(t, name).state_dict() for t in trainers)
+        l1, l2 = (getattr(t.adversaries, name).state_dict() for t in trainers)
         assert all(torch.equal(l1[k], l2[k]) for k in l2)
     seen: list[torch.Tensor] = []
     for trainer in trainers:
-        for network in (trainer.generator, trainer.critic):
+        for network in (trainer.adversaries.generator, trainer.adversaries.critic):
             network.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-        trainer.step(0)
+        trainer.adversaries.step(0)
     half = len(seen) // 2
     noise, real = seen[0], seen[1]
     assert torch.equal(seen[half], noise)
@@ -144,23 +145,24 @@ def test_both_norms_see_the_same_weights_noise_and_batches(gan: Make, tiny: Imag
 
 def test_the_critic_takes_more_steps_than_the_generator(gan: Make, tiny: ImageSet) -> None:
     trainer = GanTrainer(gan(model="wgan-gp", n_critic=3), fit_size(tiny))
+    pair = trainer.adversaries
     calls: list[bool] = []
-    trainer.generator.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    trainer.step(0)
+    pair.generator.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    pair.step(0)
     assert calls == [False, False, False, True]
-    assert all(p.requires_grad for p in trainer.critic.parameters())
+    assert all(p.requires_grad for p in pair.critic.parameters())
     epochs = GanTrainer(gan(model="wgan-gp", n_critic=5, steps=None, epochs=2), fit_size(tiny))
     assert epochs.total_steps == 3  # 2 epochs of 6 batches, 5 for each step
 
 
 def test_no_step_repeats_noise_or_images(gan: Make, tiny: ImageSet) -> None:
-    trainer = GanTrainer(gan(model="wgan-gp", n_critic=2), fit_size(tiny))
+    pair = GanTrainer(gan(model="wgan-gp", n_critic=2), fit_size(tiny)).adversaries
     noise: list[torch.Tensor] = []
     images: list[torch.Tensor] = []
-    trainer.generator.register_forward_pre_hook(lambda _, args: noise.append(args[0]))
-    trainer.critic.register_forward_pre_hook(lambda _, args: images.append(args[0].detach()))
+    pair.generator.register_forward_pre_hook(lambda _, args: noise.append(args[0]))
+    pair.critic.register_forward_pre_hook(lambda _, args: images.append(args[0].detach()))
     for number in range(3):
-        trainer.step(number)
+        pair.step(number)
     assert len({tuple(n.flatten().tolist()) for n in noise}) == len(noise) == 3 * 3
     real = [*images[0::7], *images[3::7]]  # real, generated, between; twice; then generated
     assert len({tuple(image.flatten().tolist()) for batch in real for image in batch}) == 72
@@ -198,8 +200,8 @@ def test_an_interrupted_run_continues_bit_for_bit(
     got = train_gan(parts, tiny, resume=True)
     assert curve(parts.out) == curve(whole.out)
     for name in ("generator", "critic"):
-        state = getattr(got, name).state_dict()
-        for key, value in getattr(expected, name).state_dict().items():
+        state = getattr(got.adversaries, name).state_dict()
+        for key, value in getattr(expected.adversaries, name).state_dict().items():
             assert torch.equal(state[key], value), (name, key)
     for image in (whole.out / "images").iterdir():
         assert (parts.out / "images" / image.name).read_bytes() == image.read_bytes()
@@ -223,8 +225,8 @@ def test_a_finished_run_goes_further_as_if_it_had_been_longer(
     train_gan(gan(**short, out=parts), tiny)
     got = train_gan(gan(**long, out=parts), tiny, resume=True)
     assert curve(parts) == curve(whole.out)
-    for key, value in expected.generator.state_dict().items():
-        assert torch.equal(got.generator.state_dict()[key], value), key
+    for key, value in expected.adversaries.generator.state_dict().items():
+        assert torch.equal(got.adversaries.generator.state_dict()[key], value), key
     results = [json.loads((out / "result.json").read_text()) for out in (parts, whole.out)]
     assert results[0]["steps"] == results[1]["steps"] == expected.total_steps
     assert results[0]["generator_loss"] == results[1]["generator_loss"]
@@ -266,7 +268,7 @@ def test_nothing_is_overwritten_by_mistake(gan: Make, tiny: ImageSet) -> None:
 
 def test_divergence_is_reported(gan: Make, tiny: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     values: list[Any] = [float("nan"), 1.0, 0.0, 0.0, 0.0]
-    monkeypatch.setattr(GanTrainer, "step", lambda *_: values)
+    monkeypatch.setattr(Adversaries, "step", lambda *_: values)
     with pytest.raises(UserError, match=r"losses are nan and 1\.0 at step 1: training diverged; "):
         train_gan(gan(), tiny)
 
@@ -274,9 +276,9 @@ def test_divergence_is_reported(gan: Make, tiny: ImageSet, monkeypatch: pytest.M
 def test_images_do_not_depend_on_each_other(gan: Make, tiny: ImageSet) -> None:
     trainer = train_gan(gan(), tiny)
     noise = torch.randn(4, 8)
-    alone = torch.cat([trainer.sample(n[None]) for n in noise])
-    assert (trainer.sample(noise).int() - alone.int()).abs().max() <= 1
-    before = trainer.generator.state_dict()
+    alone = torch.cat([trainer.adversaries.sample(n[None]) for n in noise])
+    assert (trainer.adversaries.sample(noise).int() - alone.int()).abs().max() <= 1
+    before = trainer.adversaries.generator.state_dict()
     copy = {k: v.clone() for k, v in before.items()}
-    trainer.sample(noise)
+    trainer.adversaries.sample(noise)
     assert all(torch.equal(copy[k], v) for k, v in before.items())

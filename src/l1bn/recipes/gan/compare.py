@@ -17,9 +17,10 @@ from l1bn.recipes.compare import CURVES, RESULTS
 from l1bn.recipes.curves import saved_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.files import write_json, write_text
+from l1bn.recipes.gan.adversaries import LOSS_COLUMNS
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME
-from l1bn.recipes.gan.trainer import LOSS_COLUMNS, SAMPLES, load_gan_data, step_count, train_gan
+from l1bn.recipes.gan.trainer import SAMPLES, load_gan_data, step_count, train_gan
 from l1bn.recipes.lock import own_folder
 from l1bn.recipes.names import NORMS, NormName
 from l1bn.recipes.statistics import compare_paired, summarize

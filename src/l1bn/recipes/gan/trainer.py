@@ -1,4 +1,4 @@
-"""Training a GAN: both networks by turns, one seed, curves, grids, checkpoints, resume."""
+"""A GAN's run: curves, grids of images, checkpoints, resume."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from l1bn.errors import UserError
 from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint, save_checkpoint
-from l1bn.recipes.classification import pick_device
 from l1bn.recipes.curves import CurveLog
 from l1bn.recipes.data import ImageSet, load_data
 from l1bn.recipes.files import write_json
+from l1bn.recipes.gan.adversaries import LOSS_COLUMNS, Adversaries
 from l1bn.recipes.gan.config import GanConfig, GanRecipe
 from l1bn.recipes.gan.distance import DISTANCE_NAME, ReferenceDistance, distance_to_test
-from l1bn.recipes.gan.images import fit_size, image_grid, save_png, to_bytes, to_float
-from l1bn.recipes.gan.losses import LOSSES, gradient_penalty
-from l1bn.recipes.gan.models import build_gan
-from l1bn.recipes.gan.noise import Batches, stream
+from l1bn.recipes.gan.images import fit_size, image_grid, save_png
+from l1bn.recipes.gan.noise import stream
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.lock import own_folder
 from l1bn.recipes.saved import check_fields, check_optimizer, check_tensors, fields_of
@@ -34,7 +31,6 @@ from l1bn.recipes.threads import thread_count
 
 __all__ = [
     "DISTANCE",
-    "LOSS_COLUMNS",
     "SAMPLES",
     "GanTrainer",
     "load_gan_data",
@@ -42,8 +38,6 @@ __all__ = [
     "train_gan",
 ]
 
-LOSS_COLUMNS = ("critic_loss", "generator_loss", "real_score", "fake_score", "penalty")
-"""Losses of both networks, the critic's mean scores, and the penalty before it is weighted."""
 DISTANCE = "classifier_frechet"
 """Column of the Fréchet distance on the classifier's features, which is not Inception-FID."""
 SAMPLES = "samples"
@@ -138,14 +132,11 @@ def step_count(config: GanConfig, images: int) -> int:
 
 
 class GanTrainer:
-    """One run: a generator, a critic, their optimizers and where they stand.
+    """One run: two adversaries, how far they are, and the files that say so.
 
     Two runs with equal configuration take the same steps bit for bit on the same machine, with the
     same number of threads, and so does a run that was interrupted and resumed. The number of
     threads is the caller's to set, as `train_gan` does with `thread_count`.
-
-    Images for people and for the distance are generated in evaluation mode, with the running
-    statistics, so that each depends on its own noise only.
 
     Args:
         config: What to train.
@@ -156,22 +147,8 @@ class GanTrainer:
         config = config.filled()
         self.config = config
         self.data = data
-        self.device = pick_device(config.device)
-        self.settings = config.settings()
+        self.adversaries = Adversaries(config, data)
         self._distance: ReferenceDistance | None = None
-        torch.manual_seed(config.seed)
-        networks = build_gan(config, data.train.images.shape[1], data.image_size)
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.generator, self.critic = (
-            network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-            for network in networks
-        )
-        self._optimizers = {
-            "generator": self._optimizer(self.generator),
-            "critic": self._optimizer(self.critic),
-        }
-        self._loss = LOSSES[config.model]
-        self._batches = Batches(data.train, self.settings.batch_size, config.seed)
         self._state = _State()
         self.curves = self._new_curves()
 
@@ -203,7 +180,7 @@ class GanTrainer:
                 config.classifier,
                 self.data,
                 config.distance_images,
-                self.device,
+                self.adversaries.device,
                 config.channels_last,
             )
         self._save_real_images()
@@ -235,20 +212,20 @@ class GanTrainer:
         if "data" in saved:  # an older version did not keep it
             self.data.check_same(saved["data"], path)
         state = self._checked_state(path, saved["state"])
-        for name, network in self._networks().items():
+        for name, network in self.adversaries.networks.items():
             check_tensors(path, name, saved[name], network.state_dict())
         updates = {"generator": state.step, "critic": state.step}
         optimizers = {
             name: check_optimizer(
                 path, f"optimizers.{name}", saved["optimizers"].get(name, {}), own, updates[name]
             )
-            for name, own in self._optimizers.items()
+            for name, own in self.adversaries.optimizers.items()
         }
         curves = self._new_curves()
         curves.restore(saved, state.step)
-        for name, network in self._networks().items():
+        for name, network in self.adversaries.networks.items():
             network.load_state_dict(saved[name])
-            self._optimizers[name].load_state_dict(optimizers[name])
+            self.adversaries.optimizers[name].load_state_dict(optimizers[name])
         self._state, self.curves = state, curves
         if state.step < self.total_steps:
             self._take_back_last_grid()
@@ -279,28 +256,6 @@ class GanTrainer:
         self.curves.drop(SAMPLES, step)
         self._grid_path(step).unlink(missing_ok=True)
 
-    def _networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "critic": self.critic}
-
-    def step(self, number: int) -> list[float]:
-        """Take one step of the generator, after those of the critic.
-
-        Args:
-            number: Which step of the run; decides batches and noise.
-
-        Returns:
-            The values of `LOSS_COLUMNS`, the critic's from its last step.
-        """
-        random = stream(self.config.seed, "train", number)
-        n_critic = self.settings.n_critic
-        self.generator.train()
-        self.critic.train()
-        for index in range(number * n_critic, (number + 1) * n_critic):
-            images = to_float(self._batches[index], self.device, self.config.channels_last)
-            critic_loss, *rest = self._update_critic(images, random)
-        generator_loss = self._update_generator(len(images), random)
-        return torch.stack([critic_loss, generator_loss, *rest]).tolist()
-
     def summary(self) -> str:
         """Say how a finished run ended."""
         row = self.curves.rows(SAMPLES)[-1]
@@ -308,52 +263,6 @@ class GanTrainer:
             return f"{DISTANCE_NAME}: {row[DISTANCE]:.3f}"
         losses = " and ".join(f"{row[n]:.3f}" for n in LOSS_COLUMNS[:2])
         return f"losses of critic and generator {losses}"
-
-    @torch.no_grad()
-    def sample(self, noise: torch.Tensor) -> torch.Tensor:
-        """Generate images in evaluation mode.
-
-        Shape:
-            - noise: (N, latent)
-            - output: (N, C, H, W), uint8
-        """
-        self.generator.eval()
-        return to_bytes(self.generator(noise.to(self.device)))
-
-    def _optimizer(self, network: nn.Module) -> torch.optim.Adam:
-        rate, betas = self.settings.lr, self.settings.betas
-        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=True)
-
-    def _noise(self, count: int, random: torch.Generator) -> torch.Tensor:
-        return torch.randn(count, self.settings.latent, generator=random)
-
-    def _update_critic(self, real: torch.Tensor, random: torch.Generator) -> list[torch.Tensor]:
-        with torch.no_grad():
-            fake = self.generator(self._noise(len(real), random).to(self.device))
-        real_scores, fake_scores = self.critic(real), self.critic(fake)
-        loss = self._loss.critic(real_scores, fake_scores)
-        penalty = torch.zeros_like(loss)
-        if self.settings.penalty is not None:
-            mix = torch.rand(len(real), generator=random).to(self.device)
-            penalty = gradient_penalty(self.critic, real, fake, mix)
-            loss = loss + self.settings.penalty * penalty
-        self._descend("critic", loss)
-        values = (loss, real_scores.mean(), fake_scores.mean(), penalty)
-        return [v.detach() for v in values]
-
-    def _update_generator(self, count: int, random: torch.Generator) -> torch.Tensor:
-        self.critic.requires_grad_(False)  # its gradients are not needed here
-        scores = self.critic(self.generator(self._noise(count, random).to(self.device)))
-        loss = self._loss.generator(scores)
-        self._descend("generator", loss)
-        self.critic.requires_grad_(True)
-        return loss.detach()
-
-    def _descend(self, name: str, loss: torch.Tensor) -> None:
-        optimizer = self._optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
 
     def _run(
         self, log: CurveLog, stop: StopRequest, say: Callable[[str], None] | None = None
@@ -388,7 +297,7 @@ class GanTrainer:
         """Say how the last steps went, so many, and how long the others will take."""
         row, total = self.curves.rows(SAMPLES)[-1], self.total_steps
         seconds = max(row["seconds"], 1e-3)
-        images = count * self.settings.n_critic * self.settings.batch_size
+        images = count * self.adversaries.settings.n_critic * self.adversaries.settings.batch_size
         left = timedelta(seconds=round(seconds / count * (total - row["step"])))
         distance = f"distance {row[DISTANCE]:.2f}  " if DISTANCE in row else ""
         return (
@@ -401,7 +310,7 @@ class GanTrainer:
     def _timed_step(self) -> list[float]:
         state = self._state
         began = time.perf_counter()
-        values = self.step(state.step)
+        values = self.adversaries.step(state.step)
         state.seconds += time.perf_counter() - began
         state.step += 1
         if not all(map(math.isfinite, values)):
@@ -421,7 +330,7 @@ class GanTrainer:
 
     def _is_regular(self, step: int) -> bool:
         """Whether a grid is due at a step, however long the run."""
-        epoch = max(1, self._batches.per_epoch // self.settings.n_critic)
+        epoch = max(1, self.adversaries.batches.per_epoch // self.adversaries.settings.n_critic)
         return step % (self.config.sample_every or epoch) == 0
 
     def _grid_path(self, step: int) -> Path:
@@ -432,8 +341,8 @@ class GanTrainer:
         state = self._state
         row = {"step": state.step, **_named([s / state.count for s in state.sums])}
         row["seconds"] = round(state.seconds, 3)
-        noise = self._noise(_GRID_IMAGES, stream(self.config.seed, "grid"))
-        grid = image_grid(self.sample(noise))
+        noise = self.adversaries.noise(_GRID_IMAGES, stream(self.config.seed, "grid"))
+        grid = image_grid(self.adversaries.sample(noise))
         save_png(grid, self._grid_path(state.step))
         if self._distance is not None:
             row[DISTANCE] = self._distance.measure(self._generated(self._distance.images))
@@ -446,7 +355,9 @@ class GanTrainer:
         """Yield as many images from noise that is the same each time, in chunks."""
         for first in range(0, count, _CHUNK):
             random = stream(self.config.seed, "distance", first)
-            yield self.sample(self._noise(min(_CHUNK, count - first), random))
+            yield self.adversaries.sample(
+                self.adversaries.noise(min(_CHUNK, count - first), random)
+            )
 
     def _save_real_images(self) -> None:
         images = self.data.train.only(images=_GRID_IMAGES, seed=self.config.seed).images
@@ -462,14 +373,14 @@ class GanTrainer:
         raise Interrupted(self.config.out / CHECKPOINT, where, stop.signum)
 
     def _save(self) -> None:
-        optimizers = {name: o.state_dict() for name, o in self._optimizers.items()}
+        optimizers = {name: o.state_dict() for name, o in self.adversaries.optimizers.items()}
         content = {
             "config": self.config.saved(),
             "shape": self._shape(),
             "data": self.data.fingerprint,
             "curves": self.curves.saved(),
-            "generator": self.generator.state_dict(),
-            "critic": self.critic.state_dict(),
+            "generator": self.adversaries.generator.state_dict(),
+            "critic": self.adversaries.critic.state_dict(),
             "optimizers": optimizers,
             "state": dataclasses.asdict(self._state),
         }
@@ -483,7 +394,7 @@ class GanTrainer:
             "data": self.data.fingerprint,
             "parameters": {
                 name: sum(p.numel() for p in network.parameters())
-                for name, network in self._networks().items()
+                for name, network in self.adversaries.networks.items()
             },
             "steps": self.total_steps,
             **{name: rows[-1][name] for name in LOSS_COLUMNS},
