@@ -42,6 +42,7 @@ class Mutant:
 FIXED_POINT = ("tests/test_fixed_point.py",)
 HARDWARE = ("tests/rtl/verify/test_simulation.py",)
 NATIVE = ("tests/ops/cpu/test_backend.py",)
+GENERATED = ("tests/convert/test_generated.py", "tests/convert/test_fuse.py")
 MUTANTS = [
     Mutant(
         "native: gradient without the mean of the bits",
@@ -221,6 +222,97 @@ MUTANTS = [
         "delay_table, slew_table = arc.delay[edge], arc.transition[edge]",
         "delay_table, slew_table = arc.delay[RISE], arc.transition[edge]",
         ("tests/rtl/silicon/test_timing.py",),
+    ),
+    Mutant(
+        "fusion: a layer's output may be read again",
+        "convert/fusion/rewrite.py",
+        "return dead and reads",
+        "return reads",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: what is live after a branch is forgotten",
+        "convert/fusion/liveness.py",
+        "return mentioned(s.test) | branches",
+        "return mentioned(s.test)",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: a loop's body does not feed itself",
+        "convert/fusion/liveness.py",
+        "head |= _block(s.body, head, Jumps(after, head, to.error), found)",
+        "_block(s.body, head, Jumps(after, head, to.error), found)",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: nothing is settled before other statements",
+        "convert/fusion/rewrite.py",
+        "self._settle(state, state.open - lead, node, out)",
+        "pass",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: a test may run anything",
+        "convert/fusion/rewrite.py",
+        "if not self._still(node.test) or mentioned(node.test) & state.holds:",
+        "if False:",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: whatever is called next runs first",
+        "convert/fusion/decide.py",
+        "    settle(*earlier)\n    return getattr(x, f)",
+        "    return getattr(x, f)",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: the other side of a sum is calm",
+        "convert/fusion/rewrite.py",
+        "if self._calm(e.right):",
+        "if True:",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: hooks on an activation do not count",
+        "convert/fusion/decide.py",
+        "activation = activation_of(f)",
+        "activation = type(f) is torch.nn.ReLU and 'relu' or activation_of(f)",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: any residual is kept by somebody",
+        "convert/fusion/decide.py",
+        "return _alike(value(other), x) and _is_kept(value(other))",
+        "return _alike(value(other), x)",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: gradients are not asked for",
+        "convert/fusion/decide.py",
+        "torch.is_grad_enabled()\n        and not torch.compiler",
+        "True\n        and not torch.compiler",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: promises given before are left",
+        "convert/fusion/decide.py",
+        "        settle(*promise.earlier)\n        y =",
+        "        y =",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: a property is a plain attribute",
+        "convert/fusion/plan.py",
+        'return found is None or not hasattr(type(found), "__get__")',
+        "return True",
+        GENERATED,
+    ),
+    Mutant(
+        "fusion: a patched class keeps its rewritten forward",
+        "convert/fusion/plan.py",
+        "function is self.function\n            and function.__code__",
+        "function.__code__",
+        GENERATED,
     ),
     Mutant(
         "gan: every step draws the same noise",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.package
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -307,3 +310,47 @@ class TestTools:
         wanted = torch.autograd.grad(copy.deepcopy(layer)(x).square().sum(), x)
         got = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).square().sum(), x)
         torch.testing.assert_close(got, wanted)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+    def test_scripted_and_traced_it_is_saved_and_loaded(self, model: nn.Module) -> None:
+        x = torch.randn(2, 3, 8, 8)
+        made = [torch.jit.script(model), torch.jit.trace(model, x)]
+        for scripted in made:
+            file = io.BytesIO()
+            torch.jit.save(scripted, file)
+            file.seek(0)
+            torch.testing.assert_close(torch.jit.load(file)(x + 1), model(x + 1))
+
+    def test_the_old_onnx_exporter_follows_the_input(self, model: nn.Module) -> None:
+        runtime = pytest.importorskip("onnxruntime")
+        x, file = torch.randn(2, 3, 8, 8), io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(copy.deepcopy(model), (x,), file, dynamo=False)
+        session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+        (name,) = [entry.name for entry in session.get_inputs()]
+        got = torch.from_numpy(session.run(None, {name: (x + 1).numpy()})[0])
+        torch.testing.assert_close(got, model(x + 1), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+    def test_a_package_holds_it(self, model: nn.Module) -> None:
+        x, file = torch.randn(2, 3, 8, 8), io.BytesIO()
+        with torch.package.PackageExporter(file) as exporter:
+            exporter.extern(["l1bn.**", "torch.**"])
+            exporter.intern("zoo")
+            exporter.save_pickle("models", "model.pkl", model)
+        file.seek(0)
+        loaded = torch.package.PackageImporter(file).load_pickle("models", "model.pkl")
+        torch.testing.assert_close(loaded(x), model(x))
+        assert len(revert_(loaded).fused) == 8
+
+    def test_parametrized_afterwards_it_can_be_reverted(self, block: Any) -> None:
+        nn.utils.parametrize.register_parametrization(block.first, "weight", nn.Identity())
+        block.scale_parameter = nn.Parameter(torch.ones(1))
+        nn.utils.parametrize.register_parametrization(block, "scale_parameter", nn.Identity())
+        torch.testing.assert_close(block(X), original(block, X))
+        revert_(block)
+        assert type(block).__mro__[1] is Block
+        assert block.scale_parameter.item() == 1

@@ -145,7 +145,7 @@ def check(make: Any, seed: int, text: str) -> tuple[bool, bool]:
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")
 @pytest.mark.parametrize("index", range(FILES))
-def test_generated_blocks(index: int, tmp_path: Path) -> None:
+def test_generated_blocks(index: int, tmp_path: Path, calls: list[tuple[Any, bool]]) -> None:
     first = index * PER_FILE
     counts = [0, 0]
     for seed in range(first, first + PER_FILE):
@@ -158,4 +158,7 @@ def test_generated_blocks(index: int, tmp_path: Path) -> None:
         counts[0] += fused
         counts[1] += ran
     assert counts[1] >= 0.5 * PER_FILE
+    one_call = [residual for activation, residual in calls if activation is not None]
+    assert len(one_call) > 3 * PER_FILE
+    assert sum(one_call) > PER_FILE / 4
     assert counts[0] >= 0.3 * PER_FILE

@@ -16,6 +16,7 @@ from l1bn.convert.fusion import sequential
 from l1bn.convert.fusion.decide import OPEN, is_plain_run, settle
 from l1bn.convert.fusion.plan import Method, Plan, method_of, plan_for
 from l1bn.convert.fusion.source import NoSourceError
+from l1bn.convert.replace import become
 
 #: Attribute of a fused block's class: the class that the block had before.
 ORIGINAL = "_l1bn_original_class"
@@ -31,6 +32,12 @@ class FusedBlock:
             return reduced
         return _new, (original_class(self), *reduced[1][1:]), *reduced[2:]
 
+    def __prepare_scriptable__(self) -> Any:
+        # torch.jit.script compiles source and takes this module instead: the same, unfused.
+        plain = object.__new__(original_class(self))
+        plain.__dict__.update(self.__dict__)
+        return plain
+
 
 def _new(cls: Any, *args: Any) -> Any:
     try:
@@ -41,13 +48,14 @@ def _new(cls: Any, *args: Any) -> Any:
 
 
 def is_fused(block: Any) -> bool:
-    """Whether the block's class is one made by :func:`fused_class`."""
-    return ORIGINAL in vars(type(block))
+    """Whether the block's class is one made by :func:`fused_class`, or parametrized on top."""
+    return isinstance(block, FusedBlock)
 
 
 def original_class(block: Any) -> type[nn.Module]:
     """Class of a module, for a fused block the one that it had before."""
-    return vars(type(block)).get(ORIGINAL, type(block))
+    cls: type[nn.Module] = getattr(block, ORIGINAL, type(block))
+    return cls
 
 
 def is_sequential(cls: type[nn.Module]) -> bool:
@@ -123,4 +131,4 @@ def install(block: nn.Module) -> None:
 
 def remove(block: nn.Module) -> None:
     """Give a block its own class back."""
-    block.__class__ = original_class(block)
+    become(block, original_class(block))

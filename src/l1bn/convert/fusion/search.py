@@ -89,27 +89,22 @@ class _Fuser:
         found: dict[nn.Module, None] = {}
         for child in block.children():
             found.update(dict.fromkeys(self._ends.get(child) or {}))
-            if not self._called(child):
+            if type(child) in (nn.ModuleList, nn.ModuleDict):  # never called themselves
                 found.update(dict.fromkeys(self._inside(child)))
         return list(found)
 
-    def _called(self, child: nn.Module) -> bool:
-        return type(child) not in (nn.ModuleList, nn.ModuleDict)
-
     def _sequence(self, block: nn.Module) -> Ends:
         before: Ends = {}
-        source = block
         for child in block.children():
-            before = self._then(block, child, before, source)
-            source = child
+            before = self._then(block, child, before)
         return self._pass(block, before)
 
-    def _then(self, block: nn.Module, f: Any, before: Ends, source: nn.Module) -> Ends:
+    def _then(self, block: nn.Module, f: nn.Module, before: Ends) -> Ends:
         if before and is_identity(f):
             return before
         if before:
             self._take(block, f, before)
-        return dict.fromkeys(self._ends.get(f, {}), False) if isinstance(f, nn.Module) else {}
+        return dict.fromkeys(self._ends.get(f, {}), False)
 
     def _take(self, block: nn.Module, f: Any, before: Ends) -> None:
         name = activation_of(f)
