@@ -89,9 +89,12 @@ class Writer:
                 self._add(depth, f"{name} = {name} + {self._pick(_LAYERS)}({self._pick(others)})")
             elif draw < 0.62:
                 self._add(depth, self._small())
-        end = [f"{name} = {act}({name})", f"{name} = {name}.relu()", f"return {act}({name})"]
-        line = self._pick(end[:2]) if depth > 2 or self._random.random() < 0.9 else end[2]
-        self._add(depth, line)
+        other = self._pick([n for n in "abcd" if n != name])  # then the name may be read again
+        end = [f"{name} = {act}({name})", f"{name} = {name}.relu()", f"{other} = {act}({name})"]
+        draw = self._random.random()
+        self._add(depth, self._pick(end) if depth > 2 or draw < 0.9 else f"return {act}({name})")
+        if depth == 2 and end[2] == self._lines[-1].strip():
+            self._names.append(other)
         if depth == 2:
             self._names.append(name)
 

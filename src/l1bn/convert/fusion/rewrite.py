@@ -101,6 +101,7 @@ class Rewriter:
                 ends = self._simple(node, state, out)
             if ends:
                 return out, True
+            state.holds &= self._live[node]  # kept or not, the others are not read again
         return out, False
 
     def _simple(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> bool:
@@ -163,6 +164,7 @@ class Rewriter:
         for s, part in zip(states, (node.body, node.orelse), strict=True):
             if s in reached:
                 self._unwrap(s, s.holds - assigned, node, part)
+                self._settle(s, s.open - assigned - {EARLIER}, node, part)
         state.assigned = assigned
         state.holds = set().union(*(s.holds for s in reached))
         state.open = set().union(*(s.open for s in reached))
@@ -174,7 +176,7 @@ class Rewriter:
         if isinstance(node, _SCOPES):
             self._leave_alone(node, None, state, out)
             return False
-        self._settle(state, state.open & {EARLIER}, node, out)
+        self._settle(state, state.open, node, out)
         self._unwrap(state, set(state.holds), node, out)
         self._closed += 1
         self._inside(node, state)
