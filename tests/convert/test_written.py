@@ -1,0 +1,271 @@
+"""Forwards that somebody wrote to break the fusion: each must be the same fused and unfused."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from l1bn import convert_
+
+
+class B(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bn, self.b2, self.c = nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+        self.act, self.ip = nn.ReLU(), nn.ReLU(True)
+
+
+class Walrus(B):
+    def forward(self, x):
+        if (y := self.bn(x)) is not None:
+            z = self.act(y)
+        return z + y
+
+
+class Swap(B):
+    def forward(self, x):
+        a = self.bn(x)
+        b = self.b2(x)
+        a, b = b, a
+        return self.act(a) + b * 2
+
+
+class Chain(B):
+    def forward(self, x):
+        a = b = self.bn(x)
+        a = self.act(a)
+        return a + b
+
+
+class Default(B):
+    def forward(self, x, scale=2.0):
+        y = self.bn(x)
+
+        def g(v=y):
+            return v
+
+        return self.act(y) + g()
+
+
+class Comp(B):
+    def forward(self, x):
+        y = self.bn(x)
+        zs = [self.act(y) for _ in range(2)]
+        return zs[0] + zs[1]
+
+
+class TryX(B):
+    def forward(self, x):
+        y = self.bn(x)
+        try:
+            y = self.act(y)
+            raise ValueError
+        except ValueError:
+            return y * 2
+
+
+class Ret(B):
+    def forward(self, x):
+        y = self.bn(x)
+        if x.sum() > 1e9:
+            return y
+        return self.act(y)
+
+
+class InputEdit(B):
+    def forward(self, x):
+        x = x * 1
+        y = self.bn(x)
+        y = self.act(y + self.ip(x))
+        return y
+
+
+class Order(B):
+    def forward(self, x):
+        a = self.bn(x)
+        b = self.bn(x * 2)
+        return self.act(a + b)
+
+
+class SameTwice(B):
+    def forward(self, x):
+        a = self.bn(x)
+        return self.act(a + a)
+
+
+class Cond(B):
+    def forward(self, x):
+        y = self.bn(x)
+        y = self.act(y) if x.sum() > -1e9 else y
+        return y
+
+
+class And(B):
+    def forward(self, x):
+        y = self.bn(x)
+        return (x is None and y) or self.act(y)
+
+
+class Kw(B):
+    def forward(self, x):
+        y = self.bn(x)
+        return self.act(input=y)
+
+
+class Star(B):
+    def forward(self, *xs):
+        y = self.bn(*xs)
+        return self.act(*(y,))
+
+
+class Fin(B):
+    def forward(self, x):
+        y = self.bn(x)
+        try:
+            return self.act(y)
+        finally:
+            self.seen = float(y.detach().sum())
+
+
+class Loop(B):
+    def forward(self, x):
+        y = x
+        for i in range(3):
+            if i:
+                y = self.act(y)
+            y = self.bn(y)
+        return self.act(y)
+
+
+class Mom(B):
+    def forward(self, x):
+        y = self.bn(x)
+        self.bn.momentum = 0.7
+        y = self.act(y)
+        return y
+
+
+class Freeze(B):
+    def forward(self, x):
+        y = self.bn(x)
+        self.bn.eval()
+        y = self.act(y)
+        self.bn.train()
+        return y
+
+
+class Wt(B):
+    def forward(self, x):
+        y = self.bn(x)
+        with torch.no_grad():
+            self.bn.bias.add_(1)
+        return self.act(y)
+
+
+class Tern(B):
+    def forward(self, x):
+        y = self.bn(x)
+        return self.act(y if self.training else x)
+
+
+class Del(B):
+    def forward(self, x):
+        y = self.bn(x)
+        x = self.c(x)
+        del x
+        return self.act(y)
+
+
+class Glob(B):
+    def forward(self, x):
+        global GG
+        GG = self.bn(x)
+        return self.act(GG)
+
+
+class AugCall(B):
+    def forward(self, x):
+        y = self.c(x)
+        y += self.bn(x)
+        y = self.act(y)
+        return y
+
+
+class Match(B):
+    def forward(self, x):
+        y = self.bn(x)
+        match x.dim():
+            case 4:
+                y = self.act(y)
+            case _:
+                y = y * 2
+        return y
+
+
+class Sub(B):
+    def forward(self, x):
+        y = self.bn(x)
+        y[0] = 0
+        return self.act(y)
+
+
+class Setattr(B):
+    def forward(self, x):
+        self.y = self.bn(x)
+        return self.act(self.y)
+
+
+class NonT(B):
+    def forward(self, x):
+        n = len(x)
+        y = self.bn(x)
+        n += 1
+        y = self.act(y) * n
+        return y
+
+
+class Prop(B):
+    @property
+    def a(self):
+        self.c.weight.data.mul_(1)
+        self.k = float(self.bn.running_mean.sum())
+        return self.act
+
+    def forward(self, x):
+        y = self.bn(x)
+        return self.a(y) + self.k
+
+
+def results(model: Any, training: bool) -> Any:
+    x = torch.randn(
+        4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    ).requires_grad_()
+    model.train(training)
+    try:
+        y = model(x * 1)
+        y.square().sum().backward()
+    except RuntimeError as error:
+        return {"error": [id(type(error))]}
+    return {
+        "y": y.detach(),
+        "x": x.grad,
+        "parameters": [p.grad for p in model.parameters() if p.grad is not None],
+        "buffers": list(model.buffers()),
+        "seen": getattr(model, "seen", None),
+    }
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("make", B.__subclasses__(), ids=lambda c: c.__name__)
+def test_it_is_the_same(make: Any, training: bool) -> None:
+    plain = make().double()
+    fused = copy.deepcopy(plain)
+    convert_(plain, fuse=False)
+    convert_(fused)
+    torch.testing.assert_close(
+        results(fused, training), results(plain, training), rtol=1e-8, atol=1e-9
+    )
