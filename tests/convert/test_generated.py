@@ -160,5 +160,5 @@ def test_generated_blocks(index: int, tmp_path: Path, calls: list[tuple[Any, boo
     assert counts[1] >= 0.5 * PER_FILE
     one_call = [residual for activation, residual in calls if activation is not None]
     assert len(one_call) > 3 * PER_FILE
-    assert sum(one_call) > PER_FILE / 4
+    assert sum(one_call) > PER_FILE / 8  # 21 to 60: few sites have a residual
     assert counts[0] >= 0.3 * PER_FILE
