@@ -42,6 +42,7 @@ class Mutant:
 FIXED_POINT = ("tests/test_fixed_point.py",)
 HARDWARE = ("tests/rtl/verify/test_simulation.py",)
 NATIVE = ("tests/ops/cpu/test_backend.py",)
+NOT_FINITE = ("tests/ops/test_not_finite.py",)
 GENERATED = ("tests/convert/test_generated.py", "tests/convert/test_fuse.py")
 MUTANTS = [
     Mutant(
@@ -71,6 +72,20 @@ MUTANTS = [
         "return 2 * (sum - above * from_pivot);",
         "return 2 * (sum - 0 * above * from_pivot);",
         NATIVE,
+    ),
+    Mutant(
+        "native: gamma's gradient of a channel that is NaN, where no gradient passed",
+        "csrc/norm/channel.h",
+        "return sigma == sigma ? product / divisor : sigma;",
+        "return product / divisor;",
+        NOT_FINITE,
+    ),
+    Mutant(
+        "native: an infinite output of ReLU passes no gradient",
+        "csrc/norm/channel.h",
+        'if (activation != L1BN_RELU6) *high = (A)__builtin_nan("");',
+        "",
+        NOT_FINITE,
     ),
     Mutant(
         "eager: gradient without the mean of the signs",

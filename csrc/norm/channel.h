@@ -51,6 +51,14 @@ void activation_range(int64_t activation, A* low, A* high) {
   *high = activation == L1BN_RELU6 ? (A)6 : inf;
 }
 
+// Where its gradient passes: low < y, and not y >= high. NaN, which nothing reaches, lets an
+// infinite output of ReLU pass one too.
+template <class A>
+void gradient_range(int64_t activation, A* low, A* high) {
+  activation_range(activation, low, high);
+  if (activation != L1BN_RELU6) *high = (A)__builtin_nan("");
+}
+
 // Mean and scale of one channel; a NaN passes through the floor.
 template <class A>
 A scale_of(double absolute_sum, double count, double eps) {
@@ -106,6 +114,11 @@ Slope<A> slope_of(double weight, double scale, double count, double grad_sum, do
   const double base = grad_sum / count;
   return {(A)slope, (A)(-slope * (base + through * (1 - mean_bit))),
           (A)(-slope * (base + through * (-1 - mean_bit)))};
+}
+
+// gamma's gradient from its sum; NaN where sigma is, though the activation passed nothing on.
+inline double grad_weight_of(double product, double divisor, double sigma) {
+  return sigma == sigma ? product / divisor : sigma;
 }
 
 // Memory of a call, freed with it.

@@ -41,7 +41,8 @@ typedef struct {
   void* bits;          // may be null
   double recoverable;  // largest (|bias| + max|residual|) / |weight| from which x is recovered
   // Running statistics to move towards the batch's as BatchNorm does, or null: the variance is
-  // (scale^2 - eps) * count / (count - 1). A channel whose batch is not finite keeps its own.
+  // max(scale^2 - eps, 0) * count / (count - 1). A channel keeps its own where its batch is not
+  // finite, or the new ones would not be in their dtype.
   void *running_mean, *running_var;
   int64_t running_dtype;
   double momentum;

@@ -81,18 +81,21 @@ template <class A>
 void update_running(const l1bn_forward_args& a) {
   const double count = (double)a.problem.outer * (double)a.problem.inner;
   const double unbias = count / (count - 1), m = a.momentum;
-  // Finite as the buffers will hold them.
-  const bool wide = a.running_dtype == L1BN_F64;
   for (int64_t c = 0; c < a.problem.channels; ++c) {
     const double mean = static_cast<const A*>(a.mean)[c], scale = static_cast<const A*>(a.scale)[c];
-    const double above = scale * scale - a.problem.eps;  // rounding takes a floored one below 0
-    const double var = (above < 0 ? 0 : above) * unbias;
-    if (!__builtin_isfinite(wide ? mean : (double)(float)mean)) continue;
-    if (!__builtin_isfinite(wide ? var : (double)(float)var)) continue;
+    const double excess = scale * scale - a.problem.eps;  // a rounding below 0 at the floor
+    const double var = excess < 0 ? 0 : excess * unbias;
+    if (!__builtin_isfinite(mean) || !__builtin_isfinite(var)) continue;
     const double old_mean = read_param(a.running_mean, a.running_dtype, c, 0);
     const double old_var = read_param(a.running_var, a.running_dtype, c, 0);
     write_param(a.running_mean, a.running_dtype, c, (1 - m) * old_mean + m * mean);
     write_param(a.running_var, a.running_dtype, c, (1 - m) * old_var + m * var);
+    // Finite as the buffers hold them, or as before.
+    if (__builtin_isfinite(read_param(a.running_mean, a.running_dtype, c, 0)) &&
+        __builtin_isfinite(read_param(a.running_var, a.running_dtype, c, 0)))
+      continue;
+    write_param(a.running_mean, a.running_dtype, c, old_mean);
+    write_param(a.running_var, a.running_dtype, c, old_var);
   }
 }
 

@@ -178,7 +178,7 @@ class SmallBackward : Small<T> {
         x(static_cast<const T*>(a.x)),
         mean(static_cast<const A*>(a.mean)),
         slopes(a.problem.channels) {
-    activation_range(a.problem.activation, &low, &high);
+    gradient_range(a.problem.activation, &low, &high);
   }
 
   int64_t run() const {
@@ -200,7 +200,7 @@ class SmallBackward : Small<T> {
     const A g = value_of(static_cast<const T*>(args.grad) + i);
     if (args.problem.activation == L1BN_NONE) return g;
     const A y = value_of(static_cast<const T*>(args.y) + i);
-    return y > low && y < high ? g : (A)0;
+    return y > low && !(y >= high) ? g : (A)0;
   }
 
   bool positive(int64_t c, int64_t i) const {
@@ -231,9 +231,9 @@ class SmallBackward : Small<T> {
   }
 
   double grad_weight(const Team& team, int64_t c) const {
-    const double divisor =
-        x ? (double)static_cast<const A*>(args.scale)[c] : Base::param(args.weight, c, 1);
-    return Base::total(team, 1, c) / divisor;
+    const double sigma = (double)static_cast<const A*>(args.scale)[c];
+    return grad_weight_of(Base::total(team, 1, c), x ? sigma : Base::param(args.weight, c, 1),
+                          sigma);
   }
 
   void parameters(const Team& team) const {

@@ -337,7 +337,7 @@ class SlimBackward : Slim<T> {
         scale(static_cast<const A*>(a.scale)),
         active(a.problem.activation != L1BN_NONE),
         slopes(Base::channels_) {
-    activation_range(a.problem.activation, &low, &high);
+    gradient_range(a.problem.activation, &low, &high);
   }
 
   int64_t run() const {
@@ -403,7 +403,7 @@ class SlimBackward : Slim<T> {
       const double grad_sum = summed ? of[0][c] : 0, product = summed ? of[1][c] : 0;
       const double gamma = Base::param(args.weight, c, 1), sigma = (double)scale[c];
       const double left = x ? (double)mean[channels + c] * grad_sum : 0.0;
-      const double grad_weight = (product - left) / (x ? sigma : gamma);
+      const double grad_weight = grad_weight_of(product - left, x ? sigma : gamma, sigma);
       slopes.get()[c] = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight,
                                     summed ? of[2][c] : 0, args.problem.eps, args.frozen);
       if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight;

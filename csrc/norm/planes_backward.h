@@ -58,15 +58,15 @@ struct PlanesBackward {
         lines(channels),
         sums(p, summed ? kKinds : 0),
         positive(summed ? (size_t)p.threads * p.batch : 0) {
-    activation_range(a.problem.activation, &low, &high);
+    gradient_range(a.problem.activation, &low, &high);
   }
 
   int64_t at(int64_t plane, int64_t channel) const { return (plane * channels + channel) * inner; }
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, args.problem.param_dtype, c, missing);
   }
-  // Where the activation ends to pass gradients, as bfloat16: 6 or infinity.
-  uint16_t top() const { return args.problem.activation == L1BN_RELU6 ? 0x40c0 : 0x7f80; }
+  // Where the activation ends to pass gradients, as bfloat16: 6, or the number after infinity.
+  uint16_t top() const { return args.problem.activation == L1BN_RELU6 ? 0x40c0 : 0x7f81; }
   int64_t* positives(const Batch& batch, int member) const {
     return positive.get() + (batch.area + member) * plan.batch;
   }
@@ -228,7 +228,7 @@ struct PlanesBackward {
       }
       const double gamma = param(args.weight, c, 1), sigma = (double)scale[c];
       if (x) product -= (double)mean[channels + c] * grad_sum;
-      const double grad_weight = product / (x ? sigma : gamma);
+      const double grad_weight = grad_weight_of(product, x ? sigma : gamma, sigma);
       lines.get()[c].slope = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight, above,
                                          args.problem.eps, args.frozen);
       if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight;

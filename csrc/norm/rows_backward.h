@@ -63,7 +63,7 @@ struct RowsBackward {
     Wide* const out = sums.get() + (int64_t)team.index * 3 * width;
     for (int64_t i = 0; i < 3 * width; ++i) out[i].clear();
     A low_value, high_value;
-    activation_range(args.problem.activation, &low_value, &high_value);
+    gradient_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
     const P one = P::all(1), zero = P::all(0);
     const T* const g_from = grad;
@@ -127,7 +127,7 @@ struct RowsBackward {
   template <bool kInput, bool kActive, bool kStream>
   void write(int64_t first, int64_t last) const {
     A low_value, high_value;
-    activation_range(args.problem.activation, &low_value, &high_value);
+    gradient_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
     const T* const g_from = grad;
     const T* const y_from = y;
@@ -235,7 +235,7 @@ struct RowsBackward {
         const int64_t c = start + j;
         const double gamma = param(args.weight, c, 1), sigma = (double)scale[c];
         const double rest = x ? (double)mean[channels + c] * grad_sum[j] : 0.0;
-        const double grad_weight = (product[j] - rest) / (x ? sigma : gamma);
+        const double grad_weight = grad_weight_of(product[j] - rest, x ? sigma : gamma, sigma);
         const Slope<A> s = slope_of<A>(gamma, sigma, (double)rows, grad_sum[j], grad_weight,
                                        positive[j], args.problem.eps, args.frozen);
         slope[j] = s.slope;

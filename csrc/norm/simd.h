@@ -183,7 +183,7 @@ L1BN_INLINE Pack<T> between(const Pack<T>& y, const Pack<T>& low, const Pack<T>&
   L1BN_UNROLL
   for (int i = 0; i < Pack<T>::kParts; ++i) {
     const typename Pack<T>::V zero = {};
-    value.v[i] = ((y.v[i] > low.v[i]) & (y.v[i] < high.v[i])) ? value.v[i] : zero;
+    value.v[i] = ((y.v[i] > low.v[i]) & ~(y.v[i] >= high.v[i])) ? value.v[i] : zero;
   }
   return value;
 }

@@ -16,6 +16,11 @@ from l1bn.functional import l1_batch_norm
 from l1bn.ops.registry import registry
 from l1bn.ops.triton import launch, plan
 from l1bn.ops.triton.recovery import LIMIT, Recovery
+from not_finite import (
+    assert_a_bad_channel_is_nan_throughout,
+    assert_an_infinite_output_passes_its_gradient_and_nan_none,
+    assert_running_statistics_stay_finite,
+)
 
 TRITON = registry.get("triton")
 
@@ -98,6 +103,33 @@ def test_running_statistics_move_as_eager_moves_them(momentum: float | Tensor) -
         moved[backend] = torch.stack([mean, var])
     assert moved["triton"][:, 1].tolist() == [0.5, 2.0]
     torch.testing.assert_close(moved["triton"], moved["eager"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("activation", [None, "relu6"])
+def test_a_bad_channel_is_nan_throughout(activation: str | None) -> None:
+    assert_a_bad_channel_is_nan_throughout(
+        "triton", (5, 3, 8), torch.float32, "contiguous", activation, activation is not None, False
+    )
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_an_infinite_output_passes_its_gradient_and_nan_none(activation: str) -> None:
+    assert_an_infinite_output_passes_its_gradient_and_nan_none(
+        "triton", (4, 3, 8), torch.float32, "contiguous", activation
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "buffers"),
+    [
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float32),
+        (torch.float32, torch.float16),
+    ],
+)
+def test_running_statistics_stay_finite(dtype: torch.dtype, buffers: torch.dtype) -> None:
+    assert_running_statistics_stay_finite("triton", dtype, buffers)
 
 
 @pytest.mark.usefixtures("launches")

@@ -20,10 +20,10 @@ def passed_gradient(grad, y, offsets, mask, ACC: tl.constexpr, ACTIVATION: tl.co
     value = g
     if ACTIVATION != 0:
         value = tl.load(y + offsets, mask, 0.0).to(ACC)
-        dead = value <= 0
+        alive = value > 0  # NaN is not
         if ACTIVATION == 2:
-            dead = dead | (value >= 6)
-        g = tl.where(dead, 0.0, g)
+            alive = alive & (value < 6)
+        g = tl.where(alive, g, 0.0)
     return g, value
 
 
@@ -106,6 +106,8 @@ def coefficients(
     if RECOVERED:
         # Unreachable while x is kept for such a channel in time; never a NaN all the same.
         dweight = tl.where(gain == 0, 0.0, dweight)
+    # NaN where σ is, though the activation passed nothing on.
+    dweight = tl.where(scale == scale, dweight, scale)
     live = tl.where(scale > EPS_ROOT, 1.0, 0.0).to(ACC)
     through = K * dweight / count * live
     mean_sign = (2 * positive.to(ACC) - count) / count

@@ -162,7 +162,7 @@ def move_running(
     running_mean, running_var, momentum_tensor, momentum_high, momentum_low, mean, scale,
     channel, channels, count, eps, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Equation (9), except where the batch's statistics are not finite."""
+    """Equation (9), except where the batch's statistics or the new averages are not finite."""
     if running_mean is not None:
         one = tl.full((), 1.0, ACC)
         momentum = momentum_high * one + momentum_low * one
@@ -173,11 +173,14 @@ def move_running(
         finite = (tl.abs(mean) < float("inf")) & (variance < float("inf"))
         mask = (channel < channels) & finite
         old = tl.load(running_mean + channel, mask, 0.0).to(ACC)
-        new = old * (1 - momentum) + mean * momentum
-        tl.store(running_mean + channel, narrow(new, running_mean), mask)
+        new_mean = narrow(old * (1 - momentum) + mean * momentum, running_mean)
         old = tl.load(running_var + channel, mask, 0.0).to(ACC)
-        new = old * (1 - momentum) + variance * momentum
-        tl.store(running_var + channel, narrow(new, running_var), mask)
+        new_var = narrow(old * (1 - momentum) + variance * momentum, running_var)
+        # As the buffers would hold them.
+        mask &= tl.abs(new_mean.to(ACC)) < float("inf")
+        mask &= tl.abs(new_var.to(ACC)) < float("inf")
+        tl.store(running_mean + channel, new_mean, mask)
+        tl.store(running_var + channel, new_var, mask)
 
 
 @triton.jit
