@@ -1,6 +1,6 @@
 """The command line: ``l1bn COMMAND ...``.
 
-A command is a function from arguments to an exit code, named in `COMMANDS` and imported only when
+A command is a function from arguments to an exit code, named in ``COMMANDS`` and imported only when
 it is called, so that help is quick and a missing extra stops only the commands that need it.
 """
 

@@ -43,7 +43,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> tuple[str, ...] | None:
-    """Return which of `CPU_FEATURES` the processor has, None where the system does not tell."""
+    """Return which of ``CPU_FEATURES`` the processor has, None where the system does not tell."""
     flags = _cpuinfo("flags") or _cpuinfo("Features")
     return None if flags is None else tuple(f for f in CPU_FEATURES if f in flags.split())
 

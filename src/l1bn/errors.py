@@ -9,5 +9,5 @@ class UserError(ValueError):
     """A wrong path, name or option: the message alone must tell the user what to do.
 
     The command line prints it as one line on stderr and exits with code 2; a library caller sees a
-    `ValueError`.
+    ``ValueError``.
     """

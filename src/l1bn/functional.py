@@ -35,7 +35,7 @@ def l1_batch_norm(
 ) -> Tensor:
     r"""Apply L1-norm batch normalization, then a residual and an activation.
 
-    In training the mean absolute deviation of the batch, times :math:`\sqrt{\pi/2}`, takes the
+    In training the mean absolute deviation of the batch, times ``√(π/2)``, takes the
     place of the standard deviation:
 
     .. math::
@@ -43,19 +43,19 @@ def l1_batch_norm(
         σ = \max\big(\sqrt{π/2}\cdot \mathrm{mean}|x-μ|,\ \sqrt{ε}\big)
 
     In evaluation it is ``F.batch_norm`` exactly. The first eight arguments are those of
-    :func:`torch.nn.functional.batch_norm`, in its order.
+    ``torch.nn.functional.batch_norm``, in its order.
 
     Args:
         input: floating-point tensor; 16-bit formats are computed in float32.
         running_mean: moving average, updated in place when training.
-        running_var: moving average of :math:`(σ^2-ε)M/(M-1)`, updated in place when training. A
+        running_var: moving average of ``(σ² - ε)·M/(M - 1)``, updated in place when training. A
             channel whose batch statistics are not finite keeps its averages.
         weight: γ.
         bias: β.
         training: use the statistics of the batch.
         momentum: weight of the batch in the moving averages; a tensor of one element is taken
             too and is not synchronised.
-        eps: floor of the variance: :math:`σ \ge \sqrt{ε}`.
+        eps: floor of the variance: ``σ ≥ √ε``.
         activation: ``None``, ``"relu"`` or ``"relu6"``.
         residual: tensor like ``input``, added before the activation.
         mask: booleans, False for padding. In training the statistics leave it out; every element
@@ -66,9 +66,9 @@ def l1_batch_norm(
         A tensor like ``input``.
 
     Shape:
-        - input, residual, output: :math:`(N, C, *)`
-        - running_mean, running_var, weight, bias: :math:`(C,)`
-        - mask: :math:`(N, 1, *)`, or anything that broadcasts to it
+        - input, residual, output: ``(N, C, *)``
+        - running_mean, running_var, weight, bias: ``(C,)``
+        - mask: ``(N, 1, *)``, or anything that broadcasts to it
 
     Raises:
         ValueError: shapes, devices or options that do not fit each other, or a batch of one
@@ -130,7 +130,7 @@ def _train(
 
 
 class Branch(NamedTuple):
-    """The first arguments of :func:`l1_batch_norm`, of one of two branches that are added."""
+    """The first arguments of ``l1_batch_norm``, of one of two branches that are added."""
 
     input: Tensor
     running_mean: Tensor | None
@@ -147,7 +147,7 @@ def l1_batch_norm_pair(
 ) -> Tensor:
     r"""Normalize two branches, add them and apply an activation: where a residual block ends.
 
-    The same function as two calls of :func:`l1_batch_norm`, the second one's output being the
+    The same function as two calls of ``l1_batch_norm``, the second one's output being the
     residual of the first one. In training the ``cpu`` backend keeps less for backward: beside the
     output and the sign bits only one normalized branch, and that only where the output is alive.
 
@@ -155,14 +155,14 @@ def l1_batch_norm_pair(
         first: the branch that would take the residual.
         second: the branch that would be the residual.
         activation: ``"relu"`` or ``"relu6"``.
-        backend: as in :func:`l1_batch_norm`.
+        backend: as in ``l1_batch_norm``.
 
     Shape:
-        - inputs, output: :math:`(N, C, *)`
+        - inputs, output: ``(N, C, *)``
 
     Raises:
-        ValueError: as :func:`l1_batch_norm`.
-        TypeError: as :func:`l1_batch_norm`.
+        ValueError: as ``l1_batch_norm``.
+        TypeError: as ``l1_batch_norm``.
 
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """

@@ -5,7 +5,7 @@ fast: each function computes at the precision of its arguments, so float64 in me
 throughout, and the gradient is the closed form and not autograd's. Tests, benchmarks and docs
 import this file; no kernel does.
 
-With :math:`M` elements per channel and :math:`k=\sqrt{\pi/2}`, per channel:
+With ``M`` elements per channel and ``k = √(π/2)``, per channel:
 
 .. math::
     \mu &= \mathrm{mean}(x), \quad d = x - \mu                            & (1) \\
@@ -14,7 +14,7 @@ With :math:`M` elements per channel and :math:`k=\sqrt{\pi/2}`, per channel:
     z &= \gamma \hat x + \beta, \quad y = \mathrm{act}(z + r)             & (4)
 
 Source: Wu et al., *L1-Norm Batch Normalization for Efficient Training of Deep Neural Networks*,
-IEEE TNNLS 2019, arXiv:1802.09769. The term :math:`\bar b` of equation (8), which the paper's early
+IEEE TNNLS 2019, arXiv:1802.09769. The term b̄ of equation (8), which the paper's early
 code leaves out, makes the gradient exact on skewed data.
 """
 
@@ -34,7 +34,7 @@ class Statistics(NamedTuple):
     """Per-channel statistics of equations (1) and (2).
 
     Shape:
-        - all but ``sign``: :math:`(C,)`
+        - all but ``sign``: ``(C,)``
         - ``sign``: the input's, +1 where ``x >= mean`` and -1 elsewhere
     """
 
@@ -73,7 +73,7 @@ def statistics(x: Tensor, eps: float) -> Statistics:
         eps: variance floor, as in ``nn.BatchNorm``.
 
     Shape:
-        - x: :math:`(N, C, *)`
+        - x: ``(N, C, *)``
     """
     mean = _mean(x)
     d = x - _per_channel(mean, x)
@@ -91,7 +91,7 @@ def activate(z: Tensor, activation: str | None) -> Tensor:
 
 
 def activation_derivative(z: Tensor, activation: str | None) -> Tensor:
-    """Derivative of :func:`activate`, 0 at the kinks, as PyTorch defines it."""
+    """Derivative of ``activate``, 0 at the kinks, as PyTorch defines it."""
     if activation is None:
         return torch.ones_like(z)
     alive = z > 0 if activation == "relu" else (z > 0) & (z < 6)
@@ -125,8 +125,8 @@ def forward(
         eps: variance floor.
 
     Shape:
-        - x, residual, output: :math:`(N, C, *)`
-        - weight, bias: :math:`(C,)`
+        - x, residual, output: ``(N, C, *)``
+        - weight, bias: ``(C,)``
     """
     stats = statistics(x, eps)
     return activate(_pre_activation(x, weight, bias, residual, stats), activation), stats
@@ -145,7 +145,7 @@ def backward(
 
     Args:
         grad: gradient of the loss with respect to the output.
-        x: input of the forward pass; the other arguments as in :func:`forward`.
+        x: input of the forward pass; the other arguments as in ``forward``.
         weight: γ.
         bias: β.
         residual: added before the activation.
@@ -153,8 +153,8 @@ def backward(
         eps: variance floor.
 
     Shape:
-        - grad, x, residual: :math:`(N, C, *)`
-        - weight, bias: :math:`(C,)`
+        - grad, x, residual: ``(N, C, *)``
+        - weight, bias: ``(C,)``
     """
     stats = statistics(x, eps)
     count = x.numel() // x.shape[1]
@@ -183,14 +183,14 @@ def running_update(
     """Moving averages in BatchNorm's own form: equation (9).
 
     ``running_var + eps`` is the square of the training denominator, up to the factor
-    :math:`M/(M-1)` that BatchNorm applies too. A channel keeps its averages where the statistics
+    ``M/(M - 1)`` that BatchNorm applies too. A channel keeps its averages where the statistics
     of the batch, or the new averages, are not finite.
 
     Args:
         running_mean: moving average of the mean.
-        running_var: moving average of :math:`(σ^2-ε)M/(M-1)`.
+        running_var: moving average of ``(σ² - ε)·M/(M - 1)``.
         stats: statistics of the batch.
-        count: elements per channel, :math:`M`.
+        count: elements per channel, ``M``.
         momentum: weight of the new value.
         eps: variance floor.
 
@@ -198,7 +198,7 @@ def running_update(
         The new averages; the arguments are not changed.
 
     Shape:
-        - running_mean, running_var: :math:`(C,)`
+        - running_mean, running_var: ``(C,)``
     """
     var = (stats.scale**2 - eps).clamp_min(0) * (count / (count - 1))
     new_mean = (1 - momentum) * running_mean + momentum * stats.mean
@@ -213,20 +213,20 @@ def running_update(
 def recover_normalized(
     y: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None
 ) -> Tensor:
-    r"""Recover :math:`\hat x` from the output where the activation passes it: equation (10).
+    r"""Recover x̂ from the output where the activation passes it: equation (10).
 
-    Exact where :math:`act' \ne 0` and γ is not small against the scale of ``y``; elsewhere the
-    value is not :math:`\hat x` and must not be used.
+    Exact where ``act' ≠ 0`` and γ is not small against the scale of ``y``; elsewhere the
+    value is not x̂ and must not be used.
 
     Args:
-        y: output of :func:`forward`.
+        y: output of ``forward``.
         weight: γ, not 0.
         bias: β.
         residual: the tensor added before the activation.
 
     Shape:
-        - y, residual: :math:`(N, C, *)`
-        - weight, bias: :math:`(C,)`
+        - y, residual: ``(N, C, *)``
+        - weight, bias: ``(C,)``
     """
     z = y if residual is None else y - residual
     return (z - _per_channel(bias, y)) / _per_channel(weight, y)

@@ -47,7 +47,7 @@ class SubsampledConv2d(nn.Conv2d):
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> SubsampledConv2d:
-        """Return a layer with the parameters of `conv`, which `is_affected`."""
+        """Return a layer with the parameters of ``conv``, which ``is_affected``."""
         layer = cls(conv.in_channels, conv.out_channels, 1, bias=False, device="meta")
         layer.stride = conv.stride
         layer.weight, layer.bias = conv.weight, conv.bias

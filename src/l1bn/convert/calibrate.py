@@ -54,8 +54,8 @@ def calibrate_(
 ) -> CalibrationReport:
     r"""Rescale converted layers so that a pretrained network computes the same in training mode.
 
-    A layer pretrained as BN divides a batch by its standard deviation :math:`σ_2`, as L1BN by
-    :math:`σ_1 = \max(\sqrt{π/2}\cdot\mathrm{mean}|x-μ|, \sqrt{ε})`. On data that are not Gaussian
+    A layer pretrained as BN divides a batch by its standard deviation ``σ₂``, as L1BN by
+    ``σ₁ = max(√(π/2)·mean|x - μ|, √ε)``. On data that are not Gaussian
     the two differ, by a factor per channel that this function measures and moves into γ:
 
     .. math::
@@ -65,14 +65,14 @@ def calibrate_(
     What is kept:
 
     - *Evaluation* exactly, up to rounding, as both changes cancel there.
-    - *Training mode*, up to how much :math:`σ_1/σ_2` of a batch differs from its mean over the
+    - *Training mode*, up to how much ``σ₁/σ₂`` of a batch differs from its mean over the
       batches. Without calibration every layer is off by the whole factor.
 
     While measuring, the layers compute BN in training mode, so that each sees the inputs that
     the pretrained network gives it, without gradients. Parameters stay the same objects, the
     mode of every module is restored, and where anything fails, nothing is changed.
 
-    Call it once, after :func:`l1bn.convert_` and before fine-tuning. Training from scratch needs
+    Call it once, after ``l1bn.convert_`` and before fine-tuning. Training from scratch needs
     no calibration.
 
     Args:

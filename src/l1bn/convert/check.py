@@ -16,7 +16,7 @@ RECORD = "_l1bn_layers"
 
 @dataclass
 class CheckReport:
-    """What :func:`l1bn.check` found. ``print`` it; it is true where every layer is as it should be.
+    """What ``l1bn.check`` found. ``print`` it; it is true where every layer is as it should be.
 
     Attributes:
         model: class of the model.
@@ -42,7 +42,7 @@ class CheckReport:
 
 
 def remember(model: nn.Module) -> None:
-    """Keep the names of the L1BN layers in the model, for :func:`check`."""
+    """Keep the names of the L1BN layers in the model, for ``check``."""
     if isinstance(model, _L1BatchNorm):
         return  # what replaces the whole model has no memory of it
     layers = [path for path, module in model.named_modules() if isinstance(module, _L1BatchNorm)]
@@ -51,7 +51,7 @@ def remember(model: nn.Module) -> None:
 
 
 def forget(model: nn.Module) -> None:
-    """Drop what :func:`remember` kept, in the model and its parts."""
+    """Drop what ``remember`` kept, in the model and its parts."""
     for module in model.modules():
         module.__dict__.pop(RECORD, None)
 

@@ -130,13 +130,13 @@ def revert_(model: nn.Module) -> ConversionReport:
 
 
 def convert_sync_(model: nn.Module, process_group: Any = None) -> ConversionReport:
-    """Turn a model's L1BN layers into :class:`l1bn.L1SyncBatchNorm`, in place.
+    """Turn a model's L1BN layers into ``l1bn.L1SyncBatchNorm``, in place.
 
-    ``L1BatchNormAct2d`` becomes :class:`l1bn.L1SyncBatchNormAct2d` and keeps its activation.
+    ``L1BatchNormAct2d`` becomes ``l1bn.L1SyncBatchNormAct2d`` and keeps its activation.
 
     The counterpart of ``nn.SyncBatchNorm.convert_sync_batchnorm``, which must not be used on
     L1BN layers: it would silently rebuild them as batch normalization. Call it before wrapping
-    the model in DistributedDataParallel. :func:`revert_` then gives ``nn.SyncBatchNorm``.
+    the model in DistributedDataParallel. ``revert_`` then gives ``nn.SyncBatchNorm``.
 
     Args:
         model: model with L1BN layers.

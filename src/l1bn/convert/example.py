@@ -36,7 +36,7 @@ def verify(model: nn.Module, example: Any) -> None:
 
     Args:
         model: the model.
-        example: its input, see :func:`call_with`.
+        example: its input, see ``call_with``.
 
     Raises:
         ValueError: the model cannot be copied, does not run on the example, or differs.

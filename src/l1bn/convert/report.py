@@ -26,7 +26,7 @@ class Item:
 
 @dataclass
 class ConversionReport:
-    """What :func:`l1bn.convert_`, :func:`l1bn.revert_` or :func:`l1bn.convert_sync_` did.
+    """What ``l1bn.convert_``, ``l1bn.revert_`` or ``l1bn.convert_sync_`` did.
 
     ``print(report)`` shows it, grouped and counted.
 
@@ -82,7 +82,7 @@ class Calibration:
 
 @dataclass
 class CalibrationReport:
-    """What :func:`l1bn.calibrate_` did. ``print(report)`` shows it.
+    """What ``l1bn.calibrate_`` did. ``print(report)`` shows it.
 
     Attributes:
         model: class of the model.

@@ -72,7 +72,7 @@ class Slopes:
     """The input gradient of L1BN before its last shift: ``g · coefficient + (high if b else low)``.
 
     Attributes:
-        coefficient: γ/σ, see `Channel`.
+        coefficient: γ/σ, see ``Channel``.
         low: Offset of the elements below the mean.
         high: Offset of the elements at or above it.
         dgamma: Σg·x̂, in steps of g.
@@ -99,7 +99,7 @@ def l1_slopes(
         - dbeta, covariance: (C,)
 
     Raises:
-        TypeError: If ``channel`` comes from `l2_forward`.
+        TypeError: If ``channel`` comes from ``l2_forward``.
     """
     statistics = channel.statistics
     if not isinstance(statistics, L1Statistics):
@@ -137,13 +137,13 @@ def l1_backward(
         spec: The formats.
         rounding: Rounding of dx, "nearest" or "stochastic".
         seed: Seed of the stochastic rounding.
-        stream: Number of the tensor and step, see `random_bits`.
+        stream: Number of the tensor and step, see ``random_bits``.
 
     Shape:
         - g, x: (C, M)
 
     Raises:
-        TypeError: If ``channel`` comes from `l2_forward`, or an argument holds no integers.
+        TypeError: If ``channel`` comes from ``l2_forward``, or an argument holds no integers.
         ValueError: If a shape is wrong or a value does not fit its format.
     """
     g, x = check_pair(g, x, spec)
@@ -182,7 +182,7 @@ def frozen_dgamma(
     Args:
         total: Σg.
         products: Σg·x.
-        statistics: What `evaluation_statistics` gives.
+        statistics: What ``evaluation_statistics`` gives.
 
     Shape:
         - total, products, Output: (C,)
@@ -197,7 +197,7 @@ class L2Slopes:
     """The input gradient of L2BN before its last shift: ``g · coefficient − x · slope + offset``.
 
     Attributes:
-        coefficient: γ/σ, see `Channel`.
+        coefficient: γ/σ, see ``Channel``.
         slope: Factor of x.
         offset: What all elements of a channel share.
         dgamma: Σg·x̂, in steps of g.
@@ -212,7 +212,7 @@ class L2Slopes:
 def l2_slopes(
     dbeta: ScalarArray, covariance: ScalarArray, channel: Channel, spec: NormSpec
 ) -> L2Slopes:
-    """Per-channel scalars of the gradient of L2BN; arguments are those of `l1_slopes`."""
+    """Per-channel scalars of the gradient of L2BN; arguments are those of ``l1_slopes``."""
     statistics = channel.statistics
     if not isinstance(statistics, L2Statistics):
         raise TypeError("channel: expected the state of l2_forward, got that of l1_forward")
@@ -239,7 +239,7 @@ def l2_backward(
 
     The slope coefficient·dγ/(M·σ) shares the coefficient's exponent and saturates where
     ``|dγ|/M`` exceeds a few σ; L1BN has no such case. Arguments and errors are those of
-    `l1_backward`.
+    ``l1_backward``.
     """
     g, x = check_pair(g, x, spec)
     dbeta, covariance = reduce_gradient(g, x, channel.statistics)

@@ -49,7 +49,7 @@ def conv2d(x: IntArray, weight: IntArray, stride: int = 1, padding: int = 0) -> 
 def conv2d_input_gradient(
     error: IntArray, weight: IntArray, size: tuple[int, int], stride: int = 1, padding: int = 0
 ) -> IntArray:
-    """Gradient of `conv2d` in its input.
+    """Gradient of ``conv2d`` in its input.
 
     Args:
         error: Gradient in the output.
@@ -79,7 +79,7 @@ def conv2d_input_gradient(
 def conv2d_weight_gradient(
     x: IntArray, error: IntArray, kernel: tuple[int, int], stride: int = 1, padding: int = 0
 ) -> IntArray:
-    """Gradient of `conv2d` in its weights.
+    """Gradient of ``conv2d`` in its weights.
 
     Shape:
         - x: (N, C, H, W)

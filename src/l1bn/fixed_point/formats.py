@@ -126,7 +126,7 @@ def random_bits(seed: int, stream: int, counter: npt.ArrayLike) -> npt.NDArray[n
 
 
 def stream_start(seed: int, stream: int) -> int:
-    """The 64 bits from which `random_bits` counts."""
+    """The 64 bits from which ``random_bits`` counts."""
     mask = (1 << 64) - 1
     return _mix_int((seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03) & mask)
 
@@ -145,7 +145,7 @@ def rounding_noise(
     stream: int,
     counter: npt.NDArray[np.uint64] | None = None,
 ) -> IntArray:
-    """Uniform integers in ``[0, 2**shift)`` for `shift_right`, one per element.
+    """Uniform integers in ``[0, 2**shift)`` for ``shift_right``, one per element.
 
     Args:
         shift: Shift amounts, at most 32.

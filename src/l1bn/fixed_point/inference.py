@@ -1,6 +1,6 @@
 """Runs an exported integer network in NumPy alone: no torch, no floating point.
 
-The file is an ``.npz`` of integer arrays and one JSON text; `l1bn.quantized.export` writes it. It
+The file is an ``.npz`` of integer arrays and one JSON text; ``l1bn.quantized.export`` writes it. It
 serves as a specification of what a device must compute, and as its judge.
 """
 

@@ -38,7 +38,7 @@ TABLE: IntArray = np.floor(
 
 
 def softmax(logits: IntArray, exponent: int) -> IntArray:
-    """Soft-max of ``logits · 2**exponent`` with `PROBABILITY_BITS` fraction bits.
+    """Soft-max of ``logits · 2**exponent`` with ``PROBABILITY_BITS`` fraction bits.
 
     Shape:
         - logits, Output: (N, classes)
@@ -71,7 +71,7 @@ def softmax_error(
         logits: Integers.
         exponent: Their exponent.
         labels: Class of each row.
-        smoothing: Share of each label spread over all classes, with `PROBABILITY_BITS` bits.
+        smoothing: Share of each label spread over all classes, with ``PROBABILITY_BITS`` bits.
 
     Returns:
         The gradient and its exponent.

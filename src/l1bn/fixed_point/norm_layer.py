@@ -1,7 +1,7 @@
 """L1BN as a layer of an 8-bit network: residual, ReLU, and errors of one common exponent.
 
-`backward` gives the fixed format of a hardware unit; here the input gradients of all channels share
-the finest exponent that holds them, whatever exponent each channel's input has.
+``backward`` gives the fixed format of a hardware unit; here the input gradients of all channels
+share the finest exponent that holds them, whatever exponent each channel's input has.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def norm_layer_forward(
     residual: IntArray | None = None,
     relu: bool = True,
 ) -> Forward:
-    """`l1_forward`, then the residual and the ReLU.
+    """``l1_forward``, then the residual and the ReLU.
 
     Shape:
         - x, residual: (C, M)
@@ -92,10 +92,10 @@ def norm_layer_backward(
     stream: int = 0,
     counter: npt.NDArray[np.uint64] | None = None,
 ) -> LayerGradient:
-    """Exact gradient of `norm_layer_forward`; saturation passes gradients, ReLU masks them.
+    """Exact gradient of ``norm_layer_forward``; saturation passes gradients, ReLU masks them.
 
     The products ``g · coefficient + offset`` of channel c have the exponent
-    ``g_exponent − shift − fraction(y) − x_exponent``; `common_exponent` aligns them.
+    ``g_exponent − shift − fraction(y) − x_exponent``; ``common_exponent`` aligns them.
 
     Args:
         g: Output gradient, integers of ``spec.data``.
@@ -108,7 +108,7 @@ def norm_layer_backward(
         bits: Bits of dx [bit].
         rounding: Rounding of dx, "nearest" or "stochastic".
         seed: Seed of the stochastic rounding.
-        stream: Number of the tensor and step, see `random_bits`.
+        stream: Number of the tensor and step, see ``random_bits``.
         counter: Place of each element in memory; None counts in (C, M) order.
 
     Shape:

@@ -230,7 +230,7 @@ def l1_forward(
         guess: Thresholds of the previous batch for one-pass statistics, or None.
         rounding: "nearest" or "stochastic".
         seed: Seed of the stochastic rounding.
-        stream: Number of the tensor and step, see `random_bits`.
+        stream: Number of the tensor and step, see ``random_bits``.
 
     Shape:
         - x: (C, M), one row per channel
@@ -261,7 +261,7 @@ def l2_forward(
 ) -> Forward:
     """L2BN forward in integers, with the same formats and the integer root: the baseline.
 
-    Arguments, shapes and errors are those of `l1_forward`; ``bits`` is the sign of x − μ, too.
+    Arguments, shapes and errors are those of ``l1_forward``; ``bits`` is the sign of x − μ, too.
     """
     statistics = l2_statistics(x, spec)
     x = check_data("x", x, spec)

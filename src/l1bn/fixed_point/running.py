@@ -112,7 +112,7 @@ def evaluate(
 
 
 def evaluation_statistics(running: Running, spec: NormSpec) -> L1Statistics:
-    """Running statistics in the form that `fold` takes: those of a channel of 2**16 elements."""
+    """Running statistics in the form that ``fold`` takes: those of a channel of 2**16 elements."""
     count = 1 << RUNNING_BITS
     sigma = integer_root(running.variance.astype(object) << RUNNING_BITS)
     deviation = (sigma * INVERSE_K * count) >> FRACTION_BITS

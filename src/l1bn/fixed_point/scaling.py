@@ -1,7 +1,7 @@
 """Scaled integers: how wide results become 8-bit tensors again.
 
 A tensor stands for ``values · 2**exponent``, with one exponent for all of it or one per channel.
-Values of `bits` bits are kept symmetric, ±(2**(bits−1) − 1), so that a product never has the one
+Values of ``bits`` bits are kept symmetric, ±(2**(bits−1) − 1), so that a product never has the one
 magnitude that only two lowest values give.
 """
 
@@ -29,7 +29,7 @@ def common_exponent(
     """One exponent for channels of different scales, and the right shift of each channel.
 
     The exponent is the smallest at which no channel's peak is clipped by more than its rounding;
-    every shift is at least 1 and at most `MAX_SHIFT`. Channels of zeros do not take part.
+    every shift is at least 1 and at most ``MAX_SHIFT``. Channels of zeros do not take part.
 
     Args:
         peaks: Largest magnitude of each channel.
@@ -80,12 +80,12 @@ def rescale(
 
     Args:
         value: Integers.
-        shift: 0 to `MAX_SHIFT`, broadcast against ``value``; 0 leaves a value as it is.
+        shift: 0 to ``MAX_SHIFT``, broadcast against ``value``; 0 leaves a value as it is.
         bits: Bits of the result [bit].
         rounding: "nearest" (ties up) or "stochastic".
         seed: Seed of the stochastic rounding.
-        stream: Number of the tensor and step, see `random_bits`.
-        counter: Place of each element in memory; None takes `memory_order`.
+        stream: Number of the tensor and step, see ``random_bits``.
+        counter: Place of each element in memory; None takes ``memory_order``.
 
     Shape:
         - value, counter: any

@@ -97,7 +97,7 @@ class NormSpec:
 
     @property
     def shift_base(self) -> int:
-        """Shift of y minus the exponent of the reciprocal, see `shift_min`."""
+        """Shift of y minus the exponent of the reciprocal, see ``shift_min``."""
         return self.gamma.fraction - self.output.fraction - self.width
 
     @property

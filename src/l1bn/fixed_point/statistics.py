@@ -8,7 +8,7 @@ count, without a subtraction or an absolute value per element:
 
 With the threshold of an earlier batch instead of the mean, the right-hand side is the first-order
 expansion around that threshold: one pass over x. It is a lower bound (Σ over a subset of signed
-deviations), tight while the threshold is near; `needs_second_pass` is the guard.
+deviations), tight while the threshold is near; ``needs_second_pass`` is the guard.
 """
 
 from __future__ import annotations

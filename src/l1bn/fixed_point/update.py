@@ -4,9 +4,9 @@
     w −= rate · (d + momentum·v)   (Nesterov), or rate · v
 
 g has 8 bits (γ and β: the exact 32-bit sums), w and v 16 bits; intermediate values are 64-bit
-integers with `UNIT_BITS` fraction bits. What w and v cannot hold is rounded stochastically, so that
-steps below the last bit count in the mean. The semantics are those of ``torch.optim.SGD``. Weights
-that outgrow their 16 bits take a coarser exponent after the step, see `make_room`.
+integers with ``UNIT_BITS`` fraction bits. What w and v cannot hold is rounded stochastically, so
+that steps below the last bit count in the mean. The semantics are those of ``torch.optim.SGD``.
+Weights that outgrow their 16 bits take a coarser exponent after the step, see ``make_room``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SUM_BITS = 62
 
 @dataclass(frozen=True)
 class SgdStep:
-    """Scalars of one step, as integers with `RATE_BITS` fraction bits.
+    """Scalars of one step, as integers with ``RATE_BITS`` fraction bits.
 
     Attributes:
         rate: Learning rate.
@@ -141,8 +141,8 @@ def accumulate(
 ) -> tuple[IntArray, int]:
     """Add the gradient of one more batch to a sum of gradients, as backward calls do before a step.
 
-    The sum is exact as long as it fits `SUM_BITS` bits in steps of the finer exponent; else both
-    are rounded to nearest, ties up, in the finest steps at which it fits, see `sum_exponent`.
+    The sum is exact as long as it fits ``SUM_BITS`` bits in steps of the finer exponent; else both
+    are rounded to nearest, ties up, in the finest steps at which it fits, see ``sum_exponent``.
 
     Args:
         total: The sum so far.
@@ -162,7 +162,7 @@ def accumulate(
 
 
 def sum_exponent(a_peak: int, a_exponent: int, b_peak: int, b_exponent: int) -> int:
-    """Return the finest exponent of a sum: that of the finer term, or what `SUM_BITS` bits hold.
+    """Return the finest exponent of a sum: that of the finer term, or what ``SUM_BITS`` bits hold.
 
     Zeros have no exponent that the sum should respect.
 

@@ -23,7 +23,7 @@ class _L1BatchNorm(_BatchNorm):
     #: Name of the backend that computes training and evaluation, ``"auto"`` for the best.
     backend: str = "auto"
     #: Computes in the layer's place, for a while: called with the input, the activation's name or
-    #: ``None``, and the residual or ``None``. :func:`l1bn.calibrate_` measures in it.
+    #: ``None``, and the residual or ``None``. ``l1bn.calibrate_`` measures in it.
     override: Callable[[Tensor, Activation | None, Tensor | None], Tensor] | None = None
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -32,7 +32,7 @@ class _L1BatchNorm(_BatchNorm):
         Args:
             input: what to normalize.
             mask: in training, elements that the statistics are taken over, as
-                :func:`l1bn.l1_batch_norm` has it.
+                ``l1bn.l1_batch_norm`` has it.
         """
         if torch.jit.is_scripting():
             return self._scripted(input, mask)
@@ -86,7 +86,7 @@ class _L1BatchNorm(_BatchNorm):
         return Branch(*self._arguments(input))
 
     def _arguments(self, input: Tensor) -> tuple[Any, ...]:
-        """The first arguments of :func:`l1bn.functional.l1_batch_norm` in the present mode."""
+        """The first arguments of ``l1bn.functional.l1_batch_norm`` in the present mode."""
         if not isinstance(input, Tensor):
             raise TypeError(f"expected input to be a torch.Tensor, got {type(input).__name__}")
         self._check_input_dim(input)
@@ -140,12 +140,12 @@ def _leaf(layer: nn.Module, input: Proxy, *others: Any) -> Any:
 
 
 class L1BatchNorm1d(_L1BatchNorm, nn.BatchNorm1d):
-    """L1-norm batch normalization of a 2D or 3D input, drop-in for :class:`torch.nn.BatchNorm1d`.
+    """L1-norm batch normalization of a 2D or 3D input, drop-in for ``torch.nn.BatchNorm1d``.
 
-    Arguments, modes and errors are those of :class:`L1BatchNorm2d`.
+    Arguments, modes and errors are those of ``L1BatchNorm2d``.
 
     Shape:
-        - Input, output: :math:`(N, C)` or :math:`(N, C, L)`
+        - Input, output: ``(N, C)`` or ``(N, C, L)``
 
     Examples:
         >>> import torch
@@ -156,7 +156,7 @@ class L1BatchNorm1d(_L1BatchNorm, nn.BatchNorm1d):
 
 
 class L1BatchNorm2d(_L1BatchNorm, nn.BatchNorm2d):
-    """L1-norm batch normalization of a 4D input, drop-in for :class:`torch.nn.BatchNorm2d`.
+    """L1-norm batch normalization of a 4D input, drop-in for ``torch.nn.BatchNorm2d``.
 
     Same arguments, buffers, state-dict keys, modes and errors as BatchNorm. In training a channel
     is divided by ``max(√(π/2)·mean|x − mean(x)|, √eps)`` in place of the standard deviation, with
@@ -164,7 +164,7 @@ class L1BatchNorm2d(_L1BatchNorm, nn.BatchNorm2d):
     deployment tools of BatchNorm work unchanged.
 
     Args:
-        num_features: channels :math:`C`.
+        num_features: channels ``C``.
         eps: floor of the variance.
         momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
         affine: learn γ (``weight``) and β (``bias``).
@@ -176,7 +176,7 @@ class L1BatchNorm2d(_L1BatchNorm, nn.BatchNorm2d):
         backend: ``"auto"`` or a backend's name, see ``l1bn doctor``.
 
     Shape:
-        - Input, output: :math:`(N, C, H, W)`
+        - Input, output: ``(N, C, H, W)``
 
     Raises:
         ValueError: wrong number of dimensions or channels, another device, or one value per
@@ -191,12 +191,12 @@ class L1BatchNorm2d(_L1BatchNorm, nn.BatchNorm2d):
 
 
 class L1BatchNorm3d(_L1BatchNorm, nn.BatchNorm3d):
-    """L1-norm batch normalization of a 5D input, drop-in for :class:`torch.nn.BatchNorm3d`.
+    """L1-norm batch normalization of a 5D input, drop-in for ``torch.nn.BatchNorm3d``.
 
-    Arguments, modes and errors are those of :class:`L1BatchNorm2d`.
+    Arguments, modes and errors are those of ``L1BatchNorm2d``.
 
     Shape:
-        - Input, output: :math:`(N, C, D, H, W)`
+        - Input, output: ``(N, C, D, H, W)``
 
     Examples:
         >>> import torch

@@ -34,12 +34,12 @@ class L1BatchNormAct2d(L1BatchNorm2d):
 
     Takes the arguments of timm's ``BatchNormAct2d`` and has its submodules ``drop`` and ``act``.
     ReLU and ReLU6 are computed in the same pass as the normalization; any other activation runs
-    after it. Its state-dict keys are those of :class:`torch.nn.BatchNorm2d`. Where timm is loaded
+    after it. Its state-dict keys are those of ``torch.nn.BatchNorm2d``. Where timm is loaded
     the class is one of timm's ``BatchNormAct2d`` too, so that timm's own functions keep its
     activation.
 
     Args:
-        num_features: channels :math:`C`.
+        num_features: channels ``C``.
         eps: floor of the variance.
         momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
         affine: learn γ (``weight``) and β (``bias``).
@@ -53,10 +53,10 @@ class L1BatchNormAct2d(L1BatchNorm2d):
         dtype: dtype of parameters and buffers.
 
     Shape:
-        - Input, residual, output: :math:`(N, C, H, W)`
+        - Input, residual, output: ``(N, C, H, W)``
 
     Raises:
-        ValueError: an unknown activation name, or as :class:`L1BatchNorm2d`.
+        ValueError: an unknown activation name, or as ``L1BatchNorm2d``.
 
     Examples:
         >>> import torch

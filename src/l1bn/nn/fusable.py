@@ -20,7 +20,7 @@ class Fusable(NamedTuple):
     """An activation that a layer can compute itself.
 
     Attributes:
-        name: the name that :func:`l1bn.functional.l1_batch_norm` knows it by.
+        name: the name that ``l1bn.functional.l1_batch_norm`` knows it by.
         module: its layer.
         functions: its functions.
         methods: its methods of a tensor.

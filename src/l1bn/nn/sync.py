@@ -74,16 +74,16 @@ class _Synchronised(_L1BatchNorm):
 class L1SyncBatchNorm(_Synchronised, nn.BatchNorm2d):
     """L1-norm batch normalization with statistics over all processes of a group.
 
-    Counterpart of :class:`torch.nn.SyncBatchNorm`. Works on every device that the group's backend
+    Counterpart of ``torch.nn.SyncBatchNorm``. Works on every device that the group's backend
     serves (gloo on CPU too), and with batches of different sizes. Without a process group, or
     with one process, and in evaluation, it is the ordinary layer.
 
-    It is an :class:`torch.nn.BatchNorm2d` for what asks, whatever the input's dimensions: loops
+    It is an ``torch.nn.BatchNorm2d`` for what asks, whatever the input's dimensions: loops
     that freeze or collect normalization layers find it. It is no ``nn.SyncBatchNorm``, since
     DistributedDataParallel refuses all of those on CPU.
 
     Args:
-        num_features: channels :math:`C`.
+        num_features: channels ``C``.
         eps: floor of the variance.
         momentum: weight of a batch in the running statistics, ``None`` for a cumulative average.
         affine: learn γ (``weight``) and β (``bias``).
@@ -93,7 +93,7 @@ class L1SyncBatchNorm(_Synchronised, nn.BatchNorm2d):
         dtype: dtype of parameters and buffers.
 
     Shape:
-        - Input, output: :math:`(N, C, *)`
+        - Input, output: ``(N, C, *)``
 
     Raises:
         ValueError: fewer than two dimensions, other channels, another device, or one value per
@@ -124,16 +124,16 @@ class L1SyncBatchNorm(_Synchronised, nn.BatchNorm2d):
 
 
 class L1SyncBatchNormAct2d(_Synchronised, L1BatchNormAct2d):
-    """:class:`L1BatchNormAct2d` with statistics over all processes of a group.
+    """``L1BatchNormAct2d`` with statistics over all processes of a group.
 
-    Takes the arguments of :class:`L1BatchNormAct2d`; ``process_group`` is an attribute, ``None``
-    for all processes. :func:`l1bn.convert_sync_` makes it.
+    Takes the arguments of ``L1BatchNormAct2d``; ``process_group`` is an attribute, ``None``
+    for all processes. ``l1bn.convert_sync_`` makes it.
 
     Shape:
-        - Input, residual, output: :math:`(N, C, H, W)`
+        - Input, residual, output: ``(N, C, H, W)``
 
     Raises:
-        ValueError: as :class:`L1SyncBatchNorm`.
+        ValueError: as ``L1SyncBatchNorm``.
 
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """

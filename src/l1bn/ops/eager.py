@@ -90,7 +90,7 @@ class Eager:
         activation: str | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalize with batch statistics, see :class:`l1bn.ops.registry.Backend`."""
+        """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
         return _Train.apply(x, weight, bias, residual, activation, eps)
@@ -106,7 +106,7 @@ class Eager:
         activation: str | None,
         eps: float,
     ) -> Tensor:
-        """Normalize with running statistics, see :class:`l1bn.ops.registry.Backend`."""
+        """Normalize with running statistics, see ``l1bn.ops.registry.Backend``."""
         return frozen.composed(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
@@ -123,7 +123,7 @@ class Eager:
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
-        """Normalize and move the running statistics, see :class:`l1bn.ops.registry.Backend`."""
+        """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
         y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
         count = x.numel() // x.shape[1]
         update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)

@@ -37,7 +37,7 @@ def cast(
 
 
 def per_channel(v: Tensor, x: Tensor) -> Tensor:
-    """View a :math:`(C,)` tensor so that it broadcasts over ``x``."""
+    """View a ``(C,)`` tensor so that it broadcasts over ``x``."""
     return v.view(1, -1, *[1] * (x.dim() - 2))
 
 

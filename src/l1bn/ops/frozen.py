@@ -92,8 +92,8 @@ def evaluate(
         compute: evaluation without gradients.
 
     Shape:
-        - x, residual, Output: :math:`(N, C, *)`
-        - running_var, weight, bias: :math:`(C,)`
+        - x, residual, Output: ``(N, C, *)``
+        - running_var, weight, bias: ``(C,)``
     """
     return _Frozen.apply(x, bias, residual, weight, running_var, activation, eps, compute)
 
@@ -120,8 +120,8 @@ def shift(
         compute: training without gradients.
 
     Shape:
-        - residual, Output: :math:`(N, C, *)`
-        - bias: :math:`(C,)`
+        - residual, Output: ``(N, C, *)``
+        - bias: ``(C,)``
     """
     return _Frozen.apply(None, bias, residual, None, None, activation, 0.0, compute)
 
@@ -138,7 +138,7 @@ def composed(
 ) -> Tensor:
     """Evaluation by PyTorch's own operators, keeping what the gradients in demand need.
 
-    Arguments as :func:`l1bn.ops.formula.evaluate`.
+    Arguments as ``l1bn.ops.formula.evaluate``.
     """
 
     def compute() -> Tensor:

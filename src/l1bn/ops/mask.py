@@ -19,10 +19,10 @@ class Places(NamedTuple):
 
 
 def pack(mask: Tensor) -> tuple[Tensor, Places]:
-    """Return the bits of a boolean tensor, eight to a byte, and what :func:`unpack` needs.
+    """Return the bits of a boolean tensor, eight to a byte, and what ``unpack`` needs.
 
     Shape:
-        - mask: :math:`(*)`
+        - mask: ``(*)``
         - Output: (bytes)
     """
     strides = mask.stride()
@@ -36,7 +36,7 @@ def pack(mask: Tensor) -> tuple[Tensor, Places]:
 
 
 def unpack(bits: Tensor, places: Places) -> Tensor:
-    """Undo :func:`pack`, strides included where the mask was dense."""
+    """Undo ``pack``, strides included where the mask was dense."""
     shape = [places.shape[d] for d in places.order]
     if bits.is_cpu:
         flat = torch.from_numpy(

@@ -25,9 +25,9 @@ def train(
         ``(y, mean, scale, count)``; the last three detached, ``count`` the elements per channel.
 
     Shape:
-        - x, residual, y: :math:`(N, C, *)`
-        - mask: :math:`(N, 1, *)` or what broadcasts to it
-        - weight, bias, mean, scale: :math:`(C,)`
+        - x, residual, y: ``(N, C, *)``
+        - mask: ``(N, 1, *)`` or what broadcasts to it
+        - weight, bias, mean, scale: ``(C,)``
     """
     wide = x.to(formula.accumulate_dtype(x.dtype))
     dims = formula.reduce_dims(x)

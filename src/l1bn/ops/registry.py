@@ -1,7 +1,7 @@
 """The registry of backends, and the choice of one for a call.
 
-A backend is an object with the methods of :class:`Backend`. Backends of this package are loaded
-on first use; others join by :meth:`Registry.register`.
+A backend is an object with the methods of ``Backend``. Backends of this package are loaded
+on first use; others join by ``Registry.register``.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Backend(Protocol):
             batch statistics, not differentiable, in float32 (float64 for a float64 input).
 
         Shape:
-            - x, residual, y: :math:`(N, C, *)`
-            - weight, bias, mean, scale: :math:`(C,)`
+            - x, residual, y: ``(N, C, *)``
+            - weight, bias, mean, scale: ``(C,)``
         """
 
     def evaluate(
@@ -81,7 +81,7 @@ class Backend(Protocol):
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
-        """Call :meth:`train` and move the running statistics as :mod:`l1bn.ops.running` does."""
+        """Call ``train`` and move the running statistics as ``l1bn.ops.running`` does."""
 
 
 @runtime_checkable
@@ -98,7 +98,7 @@ class PairBackend(Protocol):
 
         Args:
             first: input, running mean, running variance, weight, bias, training (True), momentum
-                and eps, as :func:`l1bn.functional.l1_batch_norm` takes them.
+                and eps, as ``l1bn.functional.l1_batch_norm`` takes them.
             second: the same of the other branch.
             activation: ``"relu"`` or ``"relu6"``.
         """
@@ -121,7 +121,7 @@ class Registry:
         """Add a backend, preferred over those already there.
 
         Raises:
-            TypeError: it lacks a method of :class:`Backend`.
+            TypeError: it lacks a method of ``Backend``.
             ValueError: its name is taken.
         """
         if not isinstance(backend, Backend):

@@ -58,7 +58,7 @@ def update_running_statistics(
         eps: variance floor.
 
     Shape:
-        - running_mean, running_var, mean, scale: :math:`(C,)`
+        - running_mean, running_var, mean, scale: ``(C,)``
     """
     if not _is_captured(running_mean):
         _update(running_mean, running_var, mean, scale, count, momentum, eps)

@@ -11,7 +11,7 @@ from torch import Tensor
 def train(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize with batch statistics, as :func:`l1bn.ops.formula.train` does.
+    """Normalize with batch statistics, as ``l1bn.ops.formula.train`` does.
 
     Returns:
         ``(y, mean, scale)``, the statistics detached.
@@ -42,7 +42,7 @@ def update(
     momentum: Tensor,
     eps: float,
 ) -> None:
-    """Move the running statistics, as :func:`l1bn.ops.running.update_running_statistics` does."""
+    """Move the running statistics, as ``l1bn.ops.running.update_running_statistics`` does."""
     with torch.no_grad():
         var = (scale.square() - eps).clamp_min(0) * (count / (count - 1))
         finite = mean.isfinite() & var.isfinite()

@@ -121,8 +121,8 @@ def sync_train(
         ``count`` is M over all processes.
 
     Shape:
-        - x, residual, y: :math:`(N, C, *)`
-        - weight, bias, mean, scale: :math:`(C,)`
-        - count: :math:`(1,)`
+        - x, residual, y: ``(N, C, *)``
+        - weight, bias, mean, scale: ``(C,)``
+        - count: ``(1,)``
     """
     return _SyncTrain.apply(x, weight, bias, residual, activation, eps, group)

@@ -33,7 +33,7 @@ __all__ = ["export"]
 
 
 def export(network: IntegerNetwork, path: str | Path, example: QTensor) -> Path:
-    """Write a network for inference; `l1bn.fixed_point.inference.load_model` runs it in NumPy.
+    """Write a network for inference; ``l1bn.fixed_point.inference.load_model`` runs it in NumPy.
 
     Exponents and everything folded from the running statistics are constants of the file. The
     logits are the integers that ``network.eval()`` gives.
@@ -67,7 +67,7 @@ def export(network: IntegerNetwork, path: str | Path, example: QTensor) -> Path:
 
 
 class _Writer:
-    """Collects operations; `at` maps a node to the place of its output."""
+    """Collects operations; ``at`` maps a node to the place of its output."""
 
     def __init__(self, network: IntegerNetwork, example: QTensor) -> None:
         self.network = network

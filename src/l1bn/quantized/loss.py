@@ -88,7 +88,7 @@ def cross_entropy(
 
 
 def _softmax(logits: Tensor, exponent: int) -> tuple[Tensor, Tensor, Tensor]:
-    """See `l1bn.fixed_point.loss.softmax`.
+    """See ``l1bn.fixed_point.loss.softmax``.
 
     Returns:
         The probabilities, how far each logit is below the largest [bits · 2**10], and the sum of

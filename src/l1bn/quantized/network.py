@@ -36,10 +36,10 @@ class Node:
 
 
 class IntegerNetwork(nn.Module):
-    """Made by `l1bn.quantized.prepare`; every parameter and buffer holds integers.
+    """Made by ``l1bn.quantized.prepare``; every parameter and buffer holds integers.
 
-    Call it with a `QTensor` of int8 images; it returns int32 logits. `backward` takes the error
-    that `cross_entropy` gives; `SGD` moves the weights.
+    Call it with a ``QTensor`` of int8 images; it returns int32 logits. ``backward`` takes the error
+    that ``cross_entropy`` gives; ``SGD`` moves the weights.
 
     Args:
         layers: The layers, in an order in which inputs come first.
@@ -199,7 +199,7 @@ class IntegerNetwork(nn.Module):
         self._mark_needed_gradients()
 
     def requires_grad_(self, requires_grad: bool = True) -> IntegerNetwork:
-        """Freeze all weights, or let them train; see `IntegerParameter.frozen` for a single one."""
+        """Freeze all weights, or let them train; ``IntegerParameter.frozen`` does for one."""
         for parameter in self.integer_parameters():
             parameter.requires_grad_(requires_grad)
         return self
@@ -232,7 +232,7 @@ class IntegerNetwork(nn.Module):
         return {"step": self.clock.step, "config": asdict(self.config)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore the step number; `load_state_dict` has looked at the configuration."""
+        """Restore the step number; ``load_state_dict`` has looked at the configuration."""
         self.clock.step, self.clock.passes = int(state["step"]), 0
 
     def load_state_dict(
@@ -241,7 +241,7 @@ class IntegerNetwork(nn.Module):
         """Take over a state, all of it or nothing.
 
         Args:
-            state_dict: What `state_dict` of such a network returned.
+            state_dict: What ``state_dict`` of such a network returned.
             strict: Whether the keys must be the same.
             assign: Not offered: the buffers stay where they are.
 

@@ -27,7 +27,7 @@ class _Kind(NamedTuple):
 
 
 class _Option:
-    """An option of all groups, read from the first: `SGD.lr` and its like."""
+    """An option of all groups, read from the first: ``SGD.lr`` and its like."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

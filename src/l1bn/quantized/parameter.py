@@ -31,13 +31,13 @@ class IntegerParameter(nn.Module):
         rate: Factor on the learning rate; 0 keeps the weights as they are.
         fixed_value: Whether it is a constant, whatever the rate.
         frozen: Whether it stays as it is, whatever the rate: the float parameter's
-            ``requires_grad=False``, or what `requires_grad_` asked for.
+            ``requires_grad=False``, or what ``requires_grad_`` asked for.
         gradient: The sum of the gradients since the last step, or None.
 
     Args:
         value: The float parameter.
         bits: Bits of master and momentum [bit].
-        exponent: Exponent of the master; None takes the one that leaves `HEADROOM`.
+        exponent: Exponent of the master; None takes the one that leaves ``HEADROOM``.
         decays: Whether weight decay acts on it.
         name: Name of the float parameter, for errors.
 
@@ -93,7 +93,7 @@ class IntegerParameter(nn.Module):
         return self
 
     def add_gradient(self, values: Tensor, exponent: int) -> None:
-        """Add the gradient of one more backward pass: `l1bn.fixed_point.accumulate`."""
+        """Add the gradient of one more backward pass: ``l1bn.fixed_point.accumulate``."""
         if self.gradient is None:
             self.gradient = QTensor(values, exponent)
             return
@@ -134,7 +134,7 @@ class IntegerParameter(nn.Module):
     def make_room(self) -> None:
         """Take a coarser exponent if the largest weight comes near the end of its range.
 
-        The judge is `l1bn.fixed_point.make_room`.
+        The judge is ``l1bn.fixed_point.make_room``.
         """
         high = (1 << (self.bits - 1)) - 1
         if 4 * self._peak() <= 3 * high:
@@ -175,7 +175,7 @@ def in_steps(value: Tensor, shift: int) -> Tensor:
 
 
 def fitting_exponent(value: Tensor, bits: int) -> int:
-    """Return the finest exponent that leaves `HEADROOM` above the largest value; ±8 for zeros."""
+    """Return the finest exponent that leaves ``HEADROOM`` above the largest value; ±8 for zeros."""
     peak = float(value.detach().abs().max()) if value.numel() else 0.0
     if peak == 0.0:
         return 4 - bits  # a range of ±8

@@ -47,7 +47,7 @@ class QTensor:
 
 @dataclass(frozen=True)
 class Noise:
-    """Names the random bits of one stochastic rounding, see `l1bn.fixed_point.random_bits`.
+    """Names the random bits of one stochastic rounding, see ``l1bn.fixed_point.random_bits``.
 
     Attributes:
         seed: Seed of the run.

@@ -49,7 +49,7 @@ class EpochPlan:
         return len(self.order) // self.batch_size
 
     def batches(self, split: Split, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield augmented images of uint8 and their labels, from batch `first` on."""
+        """Yield augmented images of uint8 and their labels, from batch ``first`` on."""
         for step in range(first, len(self)):
             part = slice(step * self.batch_size, (step + 1) * self.batch_size)
             index = self.order[part]
@@ -118,7 +118,7 @@ def random_crop(
 
 
 def _reflected(images: torch.Tensor, padding: int) -> torch.Tensor:
-    """Pad with the image mirrored at its edge pixels; `F.pad` does not for bytes."""
+    """Pad with the image mirrored at its edge pixels; ``F.pad`` does not for bytes."""
     for dim in (2, 3):
         last = images.shape[dim] - 1
         places = torch.arange(-padding, last + padding + 1).abs()

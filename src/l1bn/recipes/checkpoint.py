@@ -1,6 +1,6 @@
 """Checkpoints: written as one step, read without running code, refused when they do not fit.
 
-A checkpoint is a zip archive whose every member carries a checksum. `torch.load` does not look at
+A checkpoint is a zip archive whose every member carries a checksum. ``torch.load`` does not look at
 them, so that a flipped bit would be read as another number; here they are compared first.
 """
 
@@ -58,7 +58,7 @@ def save_checkpoint(path: Path, content: dict[str, Any], command: str = "train")
 
 
 def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
-    """Read a checkpoint that `save_checkpoint` wrote.
+    """Read a checkpoint that ``save_checkpoint`` wrote.
 
     Args:
         path: The file.
@@ -109,7 +109,7 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor | float]
 
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Load the weights of a checkpoint, of either norm, into `model`.
+    """Load the weights of a checkpoint, of either norm, into ``model``.
 
     Raises:
         UserError: If the checkpoint holds another model.

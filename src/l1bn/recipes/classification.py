@@ -78,7 +78,7 @@ class Trainer:
 
     Two runs with equal configuration take the same steps bit for bit on the same machine, with the
     same number of threads, and so does a run that was interrupted and resumed. The number of
-    threads is the caller's to set, as `train` does with `thread_count`.
+    threads is the caller's to set, as ``train`` does with ``thread_count``.
 
     Args:
         config: What to train.

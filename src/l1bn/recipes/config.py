@@ -142,7 +142,7 @@ class RunConfig:
         """Return the fields that decide the curve and differ from a saved configuration.
 
         Args:
-            other: What `saved` gave.
+            other: What ``saved`` gave.
             same_data: Leave out how the images are found: they are known to be the same.
         """
         mine = self.saved()
@@ -184,7 +184,7 @@ class TrainConfig(Recipe, RunConfig):
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
-        """Return the configuration that `saved` gave."""
+        """Return the configuration that ``saved`` gave."""
         values = {**_BEFORE, **values}
         paths = {k: Path(values[k]) for k in ("out", "weights") if values.get(k) is not None}
         classes = values.get("classes")

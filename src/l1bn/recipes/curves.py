@@ -77,7 +77,7 @@ def _number(column: str, text: str) -> float:
 
 
 def _checked(path: Path, table: str, entry: dict[str, Any], columns: tuple[str, ...]) -> Rows:
-    """Return rows from a checkpoint as they were given to `CurveLog.row`."""
+    """Return rows from a checkpoint as they were given to ``CurveLog.row``."""
     rows = entry.get("rows")
     whole = isinstance(rows, list) and all(
         isinstance(row, list)
@@ -98,7 +98,7 @@ class CurveLog:
 
     Args:
         folder: Folder of the run.
-        tables: Columns by the name of the file; each must have a column `step`.
+        tables: Columns by the name of the file; each must have a column ``step``.
     """
 
     def __init__(self, folder: Path, tables: Mapping[str, tuple[str, ...]] = TABLES) -> None:

@@ -1,4 +1,4 @@
-"""Labelled images in memory: the embedded digits, or any set that `datasets` can read."""
+"""Labelled images in memory: the embedded digits, or any set that ``datasets`` can read."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class ImageSet:
         """Refuse a run that was made with other images.
 
         Args:
-            saved: The `fingerprint` that the run keeps.
+            saved: The ``fingerprint`` that the run keeps.
             where: File that it is kept in.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Reading labelled images through Hugging Face `datasets`, decoded once and cached as arrays."""
+"""Reading labelled images through Hugging Face ``datasets``, decoded once and cached as arrays."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def load_hub(
 
 
 def _open(name: str, progress: bool) -> Any:
-    """Return the splits of `name`, or say in one line why not."""
+    """Return the splits of ``name``, or say in one line why not."""
     import datasets
 
     folder = Path(name).expanduser()
@@ -126,7 +126,7 @@ def _quiet(bars: bool) -> Iterator[None]:
 
 
 def _column(name: str, features: Any, kind: str, wanted: str | None, option: str) -> str:
-    """Return the column of type `kind`."""
+    """Return the column of type ``kind``."""
     found = [c for c, feature in features.items() if type(feature).__name__ == kind]
     listed = ", ".join(f"{c} ({type(f).__name__})" for c, f in features.items())
     if wanted is not None:

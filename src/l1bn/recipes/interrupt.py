@@ -52,7 +52,7 @@ class StopRequest:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a `StopRequest` within the block, in the main thread only."""
+    """Turn SIGINT and SIGTERM into a ``StopRequest`` within the block, in the main thread only."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

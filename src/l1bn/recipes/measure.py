@@ -108,7 +108,7 @@ def deviation_ratios(trainer: Trainer) -> dict[str, list[float]]:
 
 @torch.no_grad()
 def channel_ratios(model: nn.Module, inputs: torch.Tensor) -> dict[str, list[float]]:
-    """Return the ratio of every channel, as :func:`deviation_ratios`; NaN of a constant one.
+    """Return the ratio of every channel, as ``deviation_ratios``; NaN of a constant one.
 
     Args:
         model: It is copied, and measured in training mode.

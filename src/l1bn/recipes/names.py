@@ -20,7 +20,7 @@ def check_model(name: str) -> None:
     """Refuse an unknown name.
 
     Raises:
-        UserError: If `name` is not in `MODEL_NAMES`; it names the nearest ones.
+        UserError: If ``name`` is not in ``MODEL_NAMES``; it names the nearest ones.
     """
     if name not in MODEL_NAMES:
         near = get_close_matches(name, MODEL_NAMES, n=1)

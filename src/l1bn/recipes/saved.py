@@ -82,7 +82,7 @@ def check_optimizer(
         steps: Steps that the run has taken.
 
     Returns:
-        A state for `Optimizer.load_state_dict`, whose rates are the optimizer's own.
+        A state for ``Optimizer.load_state_dict``, whose rates are the optimizer's own.
 
     Raises:
         UserError: It names the entry.

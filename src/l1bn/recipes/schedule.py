@@ -11,12 +11,12 @@ _END = 1e-4
 
 
 def cosine(progress: float) -> float:
-    """Return half a cosine from 1 at `progress` 0 to 0 at 1 (Loshchilov and Hutter, 1608.03983)."""
+    """Half a cosine from 1 at ``progress`` 0 to 0 at 1 (Loshchilov and Hutter, 1608.03983)."""
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
 def one_cycle(progress: float, warmup: float) -> float:
-    """Return a rise to 1 at `warmup`, then a fall, both half cosines (Smith, 1708.07120).
+    """Return a rise to 1 at ``warmup``, then a fall, both half cosines (Smith, 1708.07120).
 
     Args:
         progress: Share of the steps that are done, 0 to 1.

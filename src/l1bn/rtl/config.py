@@ -98,7 +98,7 @@ class UnitConfig:
 
     @property
     def spec(self) -> NormSpec:
-        """The formats, shared with `l1bn.fixed_point`."""
+        """The formats, shared with ``l1bn.fixed_point``."""
         return NormSpec(width=self.width, sigma=self.sigma)
 
     @property

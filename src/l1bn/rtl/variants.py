@@ -16,7 +16,7 @@ class Variant:
     Attributes:
         key: Name on the command line.
         label: Name in tables and plots.
-        options: Arguments of `UnitConfig` beside width and elements.
+        options: Arguments of ``UnitConfig`` beside width and elements.
     """
 
     key: str

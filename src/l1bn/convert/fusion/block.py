@@ -23,7 +23,7 @@ ORIGINAL = "_l1bn_original_class"
 
 
 class FusedBlock:
-    """Mixin of the classes made by :func:`fused_class`."""
+    """Mixin of the classes made by ``fused_class``."""
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # The class has no importable name: say how to make it from the original one.
@@ -48,7 +48,7 @@ def _new(cls: Any, *args: Any) -> Any:
 
 
 def is_fused(block: Any) -> bool:
-    """Whether the block's class is one made by :func:`fused_class`, or parametrized on top."""
+    """Whether the block's class is one made by ``fused_class``, or parametrized on top."""
     return isinstance(block, FusedBlock)
 
 

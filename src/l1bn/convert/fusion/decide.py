@@ -1,11 +1,11 @@
 """The decision, made while a forward runs: what can be one call becomes one.
 
-A rewritten forward calls :func:`call` where its source says ``f(x)``, :func:`add` where it says
-``a + b`` and :func:`value` where it reads a variable. A normalization layer's output then comes
-back as a :class:`Promise`, which an activation completes in one call. Whatever else meets a promise
+A rewritten forward calls ``call`` where its source says ``f(x)``, ``add`` where it says
+``a + b`` and ``value`` where it reads a variable. A normalization layer's output then comes
+back as a ``Promise``, which an activation completes in one call. Whatever else meets a promise
 gets its value, computed as written: first the layer, then the addition.
 
-The rewriting (:mod:`l1bn.convert.fusion.rewrite`) makes sure that a promise goes nowhere else,
+The rewriting (``l1bn.convert.fusion.rewrite``) makes sure that a promise goes nowhere else,
 and that nothing which could notice runs between the place where it is given and where it is kept.
 """
 

@@ -134,7 +134,7 @@ class _Looks:
         self._plain = all(getattr(cls, n) is found for n, found in _METHODS.items())
 
     def role(self, e: ast.expr) -> str | None:
-        """See :class:`l1bn.convert.fusion.rewrite.Rewriter`."""
+        """See ``l1bn.convert.fusion.rewrite.Rewriter``."""
         path = _path(e)
         if path is None or path == [self._self]:
             return None

@@ -2,7 +2,7 @@
 
 With an activation, backward needs the output y (which the next layer keeps anyway) and one sign
 bit per element: x̂ = (y − residual − β)/γ wherever the activation passes a gradient. Where a γ is
-too small for that (:data:`l1bn.ops.cpu.kernels.RECOVERY_LIMIT`), x is kept instead. Without an
+too small for that (``l1bn.ops.cpu.kernels.RECOVERY_LIMIT``), x is kept instead. Without an
 activation x is kept, since the output may be edited in place.
 """
 
@@ -227,7 +227,7 @@ class Cpu:
         activation: str | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalize with batch statistics, see :class:`l1bn.ops.registry.Backend`."""
+        """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if torch.compiler.is_compiling():
             y, parts = operators.forward(
                 x, weight, bias, residual, kernels.ACTIVATIONS[activation], eps
@@ -251,7 +251,7 @@ class Cpu:
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
-        """Normalize and move the running statistics, see :class:`l1bn.ops.registry.Backend`."""
+        """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
         if is_transformed(x) or not kernels.moves_natively(running_mean, running_var, momentum):
             y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
             count = x.numel() // x.shape[1]
@@ -264,7 +264,7 @@ class Cpu:
     def train_pair(
         self, first: Sequence[Any], second: Sequence[Any], activation: str
     ) -> Tensor | None:
-        """Normalize and add two branches, see :class:`l1bn.ops.registry.PairBackend`."""
+        """Normalize and add two branches, see ``l1bn.ops.registry.PairBackend``."""
         x, mean, var, weight, bias, _, momentum, eps = first
         other_x, other_mean, other_var, other_weight, other_bias, _, other_momentum, floor = second
         if is_transformed(x) or is_transformed(other_x) or not torch.is_grad_enabled():
@@ -294,7 +294,7 @@ class Cpu:
         activation: str | None,
         eps: float,
     ) -> Tensor:
-        """Normalize with running statistics, see :class:`l1bn.ops.registry.Backend`."""
+        """Normalize with running statistics, see ``l1bn.ops.registry.Backend``."""
         if is_transformed(x):
             return formula.evaluate(
                 x, running_mean, running_var, weight, bias, residual, activation, eps

@@ -74,13 +74,13 @@ class Call(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a call leaves for :func:`backward`: ``x``, or ``bits`` and the residual in its place.
+    """What a call leaves for ``backward``: ``x``, or ``bits`` and the residual in its place.
 
     ``y`` is there with an activation, and wherever x̂ is recovered from it. ``residual`` is read
     only where x̂ is recovered under an activation. ``frozen`` statistics are constants.
 
     Shape:
-        - statistics: :math:`(3, C)`: the mean in two parts whose sum it is (near a large mean one
+        - statistics: ``(3, C)``: the mean in two parts whose sum it is (near a large mean one
           float32 cannot tell on which side of it a value lies), and σ
     """
 
@@ -94,7 +94,7 @@ class Kept(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which gradients :func:`backward` is asked for."""
+    """Which gradients ``backward`` is asked for."""
 
     dx: bool = True
     parameters: bool = True
@@ -154,8 +154,8 @@ def forward(
         residual: added before the activation.
         call: the other arguments.
         want_bits: also return the sign bits, if x̂ can be recovered from y.
-        running: statistics to move in place, see :mod:`l1bn.ops.running`, which
-            :func:`moves_natively` allows.
+        running: statistics to move in place, see ``l1bn.ops.running``, which
+            ``moves_natively`` allows.
 
     Returns:
         ``(y, statistics, bits, layout)``. ``bits`` is None where x̂ cannot be recovered.
@@ -221,7 +221,7 @@ def _laid_out(kept: Kept, dtype: torch.dtype, bits_bytes: int) -> Kept:
 def backward(
     grad: Tensor, call: Call, kept: Kept, wanted: Wanted, overwrite: bool = False
 ) -> _Found:
-    """Compute the gradients of :func:`forward` or, frozen, of :func:`evaluate`.
+    """Compute the gradients of ``forward`` or, frozen, of ``evaluate``.
 
     Args:
         grad: gradient of the output.
@@ -285,7 +285,7 @@ def evaluate(
     """Normalize with running statistics.
 
     Returns:
-        ``(y, statistics, recoverable, layout)``: the statistics are what :func:`backward` needs,
+        ``(y, statistics, recoverable, layout)``: the statistics are what ``backward`` needs,
         ``recoverable`` tells whether x̂ can be read back from y.
     """
     native = _native_or_raise()
@@ -329,7 +329,7 @@ def pack_alive(y: Tensor, value: Tensor, layout: Layout, activation: int) -> Ten
         y: output of an activation.
         value: tensor of the same shape and dtype.
         layout: layout of both in memory; they are brought to it.
-        activation: code of :data:`ACTIVATIONS`, not 0.
+        activation: code of ``ACTIVATIONS``, not 0.
 
     Shape:
         - Output: (elements alive), in the order of memory
@@ -345,7 +345,7 @@ def pack_alive(y: Tensor, value: Tensor, layout: Layout, activation: int) -> Ten
 
 
 def unpack_alive(y: Tensor, packed: Tensor, layout: Layout, activation: int) -> Tensor:
-    """Undo :func:`pack_alive`, with 0 where no gradient passes. The strides are the layout's."""
+    """Undo ``pack_alive``, with 0 where no gradient passes. The strides are the layout's."""
     native = _native_or_raise()
     y = as_layout(y, layout, y.dtype)
     out = torch.empty_like(y)

@@ -37,7 +37,7 @@ def to_layout(x: Tensor) -> tuple[Tensor, Layout]:
 
 
 def like(x: Tensor) -> Tensor:
-    """Memory for an output of ``x``, dense as :func:`to_layout` makes it, for fake tensors too."""
+    """Memory for an output of ``x``, dense as ``to_layout`` makes it, for fake tensors too."""
     if x.is_contiguous() or not _is_rows(x):
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.dim() in _LAST:
@@ -46,7 +46,7 @@ def like(x: Tensor) -> Tensor:
 
 
 def as_layout(v: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """Return ``v`` in a layout that :func:`to_layout` gave for its shape, copying where it must.
+    """Return ``v`` in a layout that ``to_layout`` gave for its shape, copying where it must.
 
     Raises:
         ValueError: it has other elements, as a saved tensor has that came back changed.

@@ -59,7 +59,7 @@ def ordinary(v: Tensor) -> Tensor:
 def address(v: Tensor | None) -> int:
     """Address of the first value of an ordinary tensor, 0 for None.
 
-    Strides are the caller's to bring about, see :mod:`l1bn.ops.cpu.layout`.
+    Strides are the caller's to bring about, see ``l1bn.ops.cpu.layout``.
 
     Raises:
         TypeError: the tensor is not ordinary.

@@ -1,6 +1,6 @@
 """The native kernels as ``torch.library`` operators, for compilers and exporters.
 
-In eager mode :mod:`l1bn.ops.cpu.backend` calls the kernels directly: the dispatcher costs as much
+In eager mode ``l1bn.ops.cpu.backend`` calls the kernels directly: the dispatcher costs as much
 as a layer on a small input. What traces a call sees these operators, functional and with fake
 kernels; their backward keeps x, since whether x̂ can be recovered is known only once there are
 values.
@@ -31,8 +31,8 @@ def forward(
     """Normalize with batch statistics; returns y, and the mean in two parts with σ.
 
     Shape:
-        - x, residual, y: :math:`(N, C, *)`
-        - statistics: :math:`(3, C)`
+        - x, residual, y: ``(N, C, *)``
+        - statistics: ``(3, C)``
     """
     call = kernels.Call(weight, bias, activation, eps)
     y, statistics, _, _ = kernels.forward(x, residual, call, False, None)
@@ -63,7 +63,7 @@ def backward(
     activation: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`forward`: dx, dγ, dβ and the residual's."""
+    """Gradients of ``forward``: dx, dγ, dβ and the residual's."""
     _, layout = to_layout(x)
     dx, dweight, dbias, dresidual = kernels.backward(
         grad,

@@ -3,7 +3,7 @@
 A gradient passes only where the output y is alive, and there the two normalized branches add up to
 y. So beside y, which the next layer keeps anyway, and one bit per element of each branch, it is
 enough to keep one normalized branch where y is alive: half a tensor, where BatchNorm keeps two. A
-branch from which x̂ cannot be recovered (:data:`l1bn.ops.cpu.kernels.RECOVERY_LIMIT`) keeps its x.
+branch from which x̂ cannot be recovered (``l1bn.ops.cpu.kernels.RECOVERY_LIMIT``) keeps its x.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ NEAREST = Rounding()
 def rescale(
     value: Tensor, shift: Tensor | int, bits: int = 8, rounding: Rounding = NEAREST
 ) -> Tensor:
-    """Shift int32 numbers right with rounding and saturate: `l1bn.fixed_point.scaling.rescale`.
+    """Shift int32 numbers right with rounding and saturate: ``l1bn.fixed_point.scaling.rescale``.
 
     Args:
         value: Accumulators, int32.
@@ -92,7 +92,7 @@ def add_scaled(
     bits: int = 8,
     rounding: Rounding = NEAREST,
 ) -> tuple[Tensor, int]:
-    """Sum of two scaled int8 tensors, and its exponent: `l1bn.fixed_point.addition.add_scaled`.
+    """Sum of two scaled int8 tensors, and its exponent: ``l1bn.fixed_point.addition.add_scaled``.
 
     Shape:
         - a, b, Output: the same, (N, C, H, W) or (N, C)
@@ -133,7 +133,7 @@ def sgd_step(
     bits: int = 16,
     rounding: Rounding = NEAREST,
 ) -> int:
-    """One step of SGD in place: `l1bn.fixed_point.update.sgd_step`.
+    """One step of SGD in place: ``l1bn.fixed_point.update.sgd_step``.
 
     Args:
         weight: Master weights, int16, changed.

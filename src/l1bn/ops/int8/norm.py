@@ -1,6 +1,6 @@
 """The integer kernels of 8-bit training, on torch tensors: normalization, scaling, SGD.
 
-Thin functions over ``csrc/int8_norm/interface.h``, equal bit for bit to `l1bn.fixed_point`, and
+Thin functions over ``csrc/int8_norm/interface.h``, equal bit for bit to ``l1bn.fixed_point``, and
 without a floating-point number. Tensors are dense with channels last in memory: images
 (N, C, H, W) in ``torch.channels_last``, or (N, C). A real number is an integer times 2**exponent;
 exponents are Python integers, or int32 tensors with one per channel. Source of the method:
@@ -163,7 +163,7 @@ def norm_forward(
     residual: Tensor | None = None,
     relu: bool = True,
 ) -> tuple[Tensor, NormState]:
-    """L1BN, residual and ReLU: `l1bn.fixed_point.norm_layer.norm_layer_forward`.
+    """L1BN, residual and ReLU: ``l1bn.fixed_point.norm_layer.norm_layer_forward``.
 
     Args:
         x: Input, int8 of the format ``spec.data``.
@@ -194,10 +194,10 @@ def norm_forward_fused(
     residual: Tensor | None = None,
     relu: bool = True,
 ) -> tuple[Tensor, Tensor, NormState]:
-    """`rescale` to nearest and `norm_forward` of the result, one pass over memory less.
+    """``rescale`` to nearest and ``norm_forward`` of the result, one pass over memory less.
 
     Returns:
-        x as `rescale` gives it in ``spec.width`` bits, y, and the state.
+        x as ``rescale`` gives it in ``spec.width`` bits, y, and the state.
 
     Shape:
         - value: (N, C, H, W) or (N, C), int32
@@ -301,7 +301,7 @@ def norm_backward(
     rounding: Rounding = NEAREST,
     residual: bool = False,
 ) -> Gradients:
-    """Exact gradient of `norm_forward`: `l1bn.fixed_point.norm_layer.norm_layer_backward`.
+    """Exact gradient of ``norm_forward``: ``l1bn.fixed_point.norm_layer.norm_layer_backward``.
 
     Args:
         g: Output gradient, int8.

@@ -138,7 +138,7 @@ class Stack:
 
         Raises:
             RuntimeError: If the library cannot be used.
-            MemoryError, TypeError, ValueError: If the kernel refuses, see :func:`check`.
+            MemoryError, TypeError, ValueError: If the kernel refuses, see ``check``.
         """
         return check((self._functions or self.functions())[name](block))
 

@@ -20,7 +20,7 @@ class Options(NamedTuple):
     """What a call does beside its tensors.
 
     Attributes:
-        activation: None or a name of `launch.ACTIVATIONS`.
+        activation: None or a name of ``launch.ACTIVATIONS``.
         eps: floor of the variance.
         running: statistics to move, or None.
         out: receives the batch's statistics, or None.
@@ -107,7 +107,7 @@ def _ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
 
 
 def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
-    """Look at r where there is nothing to wait for; elsewhere `_ask` has decided."""
+    """Look at r where there is nothing to wait for; elsewhere ``_ask`` has decided."""
     if x.is_cpu and worst is not None:
         return float(worst.view(torch.float32)) <= LIMIT[x.dtype]
     return True
@@ -141,6 +141,6 @@ def train(
     residual: Tensor | None,
     options: Options,
 ) -> Tensor:
-    """Normalize with batch statistics; see `l1bn.ops.registry.Backend.train`."""
+    """Normalize with batch statistics; see ``l1bn.ops.registry.Backend.train``."""
     y = _Train.apply(x, weight, bias, residual, options)
     return y if isinstance(y, Tensor) else y[0]

@@ -1,7 +1,7 @@
 """The ``triton`` backend: GPU kernels that keep y and one bit per element, as ``cpu`` does.
 
 With an activation, backward needs the output y (which the next layer keeps anyway) and one sign
-bit per element; where x̂ cannot be recovered from y (`l1bn.ops.triton.recovery`), and without an
+bit per element; where x̂ cannot be recovered from y (``l1bn.ops.triton.recovery``), and without an
 activation, x is kept. Compilers, transforms and second derivatives take the eager formula.
 """
 
@@ -60,7 +60,7 @@ class Triton:
         activation: str | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalize with batch statistics, see `l1bn.ops.registry.Backend`."""
+        """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
         from l1bn.ops.triton.autograd import Options, train
@@ -81,7 +81,7 @@ class Triton:
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
-        """Normalize and move the running statistics, see `l1bn.ops.registry.Backend`."""
+        """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
         dense = running_mean.is_contiguous() and running_var.is_contiguous()
         if is_transformed(x) or not dense:
             y, mean, scale = self.train(x, weight, bias, residual, activation, eps)

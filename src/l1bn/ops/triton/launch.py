@@ -32,7 +32,7 @@ class Call(NamedTuple):
     Attributes:
         weight: γ or None.
         bias: β or None.
-        activation: code of `ACTIVATIONS`.
+        activation: code of ``ACTIVATIONS``.
         eps: floor of the variance.
     """
 
@@ -116,7 +116,7 @@ def forward(
     """Normalize with batch statistics, and move the running ones.
 
     Args:
-        x: input, as `in_order` returns it.
+        x: input, as ``in_order`` returns it.
         residual: residual in the same order, or None.
         call: parameters and options.
         running: statistics to move in place.

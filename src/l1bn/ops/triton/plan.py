@@ -71,7 +71,7 @@ class Plan:
 
 
 def plan_of(x: Tensor) -> Plan:
-    """Plan the launches for a tensor that `in_order` returned."""
+    """Plan the launches for a tensor that ``in_order`` returned."""
     rows = not x.is_contiguous() or x.dim() == 2
     return _plan(x.shape[0], x.shape[1], math.prod(x.shape[2:]), rows)
 

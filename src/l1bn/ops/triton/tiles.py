@@ -99,7 +99,7 @@ def pack_bits(signs, HIGH: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def unpack_bits(packed, HIGH: tl.constexpr, WIDE: tl.constexpr):
-    """The tile of truth values that `pack_bits` packed."""
+    """The tile of truth values that ``pack_bits`` packed."""
     eights = (packed.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
     return tl.reshape(eights, (HIGH, WIDE)) != 0
 

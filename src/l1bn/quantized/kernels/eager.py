@@ -36,12 +36,12 @@ __all__ = ["EagerKernels"]
 
 
 class EagerKernels:
-    """See `l1bn.quantized.kernels.interface.Kernels`."""
+    """See ``l1bn.quantized.kernels.interface.Kernels``."""
 
     name = "eager"
 
     def conv2d(self, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         kernel = (weight.shape[2], weight.shape[3])
         flat = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
         size = [
@@ -54,7 +54,7 @@ class EagerKernels:
     def conv2d_input_gradient(
         self, error: Tensor, weight: Tensor, size: tuple[int, int], stride: int, padding: int
     ) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         (n, k, height, width), (channels, kh, kw) = error.shape, weight.shape[1:]
         rows = error.permute(0, 2, 3, 1).reshape(-1, k)
         parts = int_matmul(rows, weight.permute(0, 2, 3, 1).reshape(k, -1))
@@ -72,14 +72,14 @@ class EagerKernels:
     def conv2d_weight_gradient(
         self, x: Tensor, error: Tensor, kernel: tuple[int, int], stride: int, padding: int
     ) -> Tensor:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         k = error.shape[1]
         rows = error.permute(1, 0, 2, 3).reshape(k, -1)
         acc = int_matmul(rows, patches(x, kernel, stride, padding))
         return acc.view(k, *kernel, x.shape[1]).permute(0, 3, 1, 2)
 
     def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         if isinstance(shift, Tensor):
             shift = per_channel(shift.long(), value)
         high = (1 << (bits - 1)) - 1
@@ -96,7 +96,7 @@ class EagerKernels:
         residual: Tensor | None,
         relu: bool,
     ) -> tuple[Tensor, Tensor, EagerState]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         x = self.rescale(acc, shift, 8, None)
         statistics = l1_statistics(x, spec)
         channel, offset = fold(statistics, gamma.cpu().numpy(), beta.cpu().numpy(), spec)
@@ -113,7 +113,7 @@ class EagerKernels:
         residual: Tensor | None,
         relu: bool,
     ) -> Tensor:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         c, o, s = (per_channel(a.long(), x) for a in (coefficient, offset, shift))
         y = ((x * c + o + (1 << (s - 1))) >> s).clamp(-128, 127)
         if residual is not None:
@@ -133,7 +133,7 @@ class EagerKernels:
         noise: Noise | None,
         residual: bool,
     ) -> EagerGradient:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         if y is not None:
             g = torch.where(y > 0, g, 0)
         dims = all_but_channels(x)
@@ -154,7 +154,7 @@ class EagerKernels:
     def add(
         self, a: Tensor, a_exponent: int, b: Tensor, b_exponent: int, bits: int, noise: Noise | None
     ) -> tuple[Tensor, int]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         low, high = sorted((a_exponent, b_exponent))
         exponent = max(low, high - MAX_GAP)
         total = _align(a, a_exponent - exponent) + _align(b, b_exponent - exponent)
@@ -173,7 +173,7 @@ class EagerKernels:
         bits: int,
         noise: tuple[Noise, Noise] | None,
     ) -> int:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         d = _to_units(gradient.long(), gradient_exponent)
         d = d + _to_units(weight.long() * step.decay, exponent - 2 * RATE_BITS)
         v = _to_units(momentum.long(), momentum_exponent)

@@ -33,7 +33,7 @@ _Numbers = npt.NDArray[np.object_]
 
 @dataclass(frozen=True)
 class EagerState:
-    """A `NormState`, with the scalars of the backward pass."""
+    """A ``NormState``, with the scalars of the backward pass."""
 
     count: int
     total: Tensor
@@ -48,7 +48,7 @@ class EagerState:
 
 @dataclass(frozen=True)
 class EagerGradient:
-    """A `NormGradient`."""
+    """A ``NormGradient``."""
 
     dx: Tensor
     exponent: int

@@ -1,7 +1,7 @@
 """What a backend of integer training offers. Every result is exact: backends agree bit by bit.
 
 Tensors are (N, C, H, W) in channels-last memory, or (N, C). The judge of each operation is the
-function of the same name in `l1bn.fixed_point`.
+function of the same name in ``l1bn.fixed_point``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NormState(Protocol):
 
 
 class NormGradient(Protocol):
-    """Gradients of a normalization; see `l1bn.fixed_point.LayerGradient`."""
+    """Gradients of a normalization; see ``l1bn.fixed_point.LayerGradient``."""
 
     @property
     def dx(self) -> Tensor:

@@ -19,28 +19,28 @@ def unavailable() -> str | None:
 
 
 class NativeKernels:
-    """See `l1bn.quantized.kernels.interface.Kernels`."""
+    """See ``l1bn.quantized.kernels.interface.Kernels``."""
 
     name = "cpu"
 
     def conv2d(self, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         return int8_conv.conv2d(x, weight, stride, padding)
 
     def conv2d_input_gradient(
         self, error: Tensor, weight: Tensor, size: tuple[int, int], stride: int, padding: int
     ) -> tuple[Tensor, Tensor]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         return int8_conv.conv2d_input_gradient(error, weight, size, stride, padding)
 
     def conv2d_weight_gradient(
         self, x: Tensor, error: Tensor, kernel: tuple[int, int], stride: int, padding: int
     ) -> Tensor:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         return int8_conv.conv2d_weight_gradient(x, error, kernel, stride, padding)
 
     def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         right = shift.int() if isinstance(shift, Tensor) else shift
         return int8_norm.rescale(value, right, bits, _rounding(noise))
 
@@ -54,7 +54,7 @@ class NativeKernels:
         residual: Tensor | None,
         relu: bool,
     ) -> tuple[Tensor, Tensor, int8_norm.NormState]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         right = shift.int()
         return int8_norm.norm_forward_fused(acc, right, gamma, beta, spec, residual, relu)
 
@@ -67,7 +67,7 @@ class NativeKernels:
         residual: Tensor | None,
         relu: bool,
     ) -> Tensor:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         c, o, s = (a.int() for a in (coefficient, offset, shift))
         return int8_norm.norm_apply(x, c, o, s, residual=residual, relu=relu)
 
@@ -84,7 +84,7 @@ class NativeKernels:
         noise: Noise | None,
         residual: bool,
     ) -> int8_norm.Gradients:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         return int8_norm.norm_backward(
             g,
             x,
@@ -101,7 +101,7 @@ class NativeKernels:
     def add(
         self, a: Tensor, a_exponent: int, b: Tensor, b_exponent: int, bits: int, noise: Noise | None
     ) -> tuple[Tensor, int]:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         return int8_norm.add_scaled(a, a_exponent, b, b_exponent, bits, _rounding(noise))
 
     def sgd_step(
@@ -116,7 +116,7 @@ class NativeKernels:
         bits: int,
         noise: tuple[Noise, Noise] | None,
     ) -> int:
-        """See `Kernels`."""
+        """See ``Kernels``."""
         return int8_norm.sgd_step(
             weight,
             momentum,

@@ -1,4 +1,4 @@
-"""The counter-based random bits of `l1bn.fixed_point.random_bits`, in torch."""
+"""The counter-based random bits of ``l1bn.fixed_point.random_bits``, in torch."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def check_backend(name: str) -> None:
     """Refuse an unknown name.
 
     Raises:
-        ValueError: If it is none of `BACKENDS`.
+        ValueError: If it is none of ``BACKENDS``.
     """
     if name not in BACKENDS:
         raise ValueError(f"expected backend to be one of {BACKENDS}, got {name!r}")

@@ -99,7 +99,7 @@ class IntegerLayer(nn.Module):
         return shapes[0]
 
     def forward(self, *inputs: QTensor) -> QTensor:
-        """Compute the output; in training mode, keep what `backward` needs."""
+        """Compute the output; in training mode, keep what ``backward`` needs."""
         raise NotImplementedError
 
     def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:

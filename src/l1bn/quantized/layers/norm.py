@@ -142,7 +142,7 @@ class NormLayer(NormalizingLayer):
     """
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """See `IntegerLayer.check`."""
+        """See ``IntegerLayer.check``."""
         return self._check(shapes[0], *shapes[1:])
 
     def forward(self, *inputs: QTensor) -> QTensor:
@@ -197,7 +197,7 @@ class ProductNormLayer(NormalizingLayer):
         self.product = Product(self, product, weight, bias, stride, padding, linear)
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """See `IntegerLayer.check`."""
+        """See ``IntegerLayer.check``."""
         return self._check(self.product.check(shapes[0]), *shapes[1:])
 
     def forward(self, *inputs: QTensor) -> QTensor:

@@ -45,7 +45,7 @@ class AveragePoolLayer(IntegerLayer):
         return size if self.kernel is None else torch.Size((self.kernel, self.kernel))
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """See `IntegerLayer.check`."""
+        """See ``IntegerLayer.check``."""
         check_images(self.name, shapes[0])
         window = self.window(shapes[0][2:])
         size = [n // k for n, k in zip(shapes[0][2:], window, strict=True)]
@@ -121,7 +121,7 @@ def _windows(x: Tensor, window: torch.Size) -> Tensor:
 
 
 def inverse_pixels(size: torch.Size) -> int:
-    """1/pixels with `INVERSE_BITS` fraction bits."""
+    """1/pixels with ``INVERSE_BITS`` fraction bits."""
     pixels = size.numel()
     return ((2 << INVERSE_BITS) + pixels) // (2 * pixels)
 
@@ -148,7 +148,7 @@ class MaxPoolLayer(IntegerLayer):
         self.kernel, self.stride, self.padding = kernel, stride, padding
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """See `IntegerLayer.check`."""
+        """See ``IntegerLayer.check``."""
         check_images(self.name, shapes[0])
         check_window(self.name, shapes[0], (self.kernel, self.kernel), self.padding)
         size = ((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in shapes[0][2:])

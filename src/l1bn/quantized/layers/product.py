@@ -185,7 +185,7 @@ class ProductLayer(IntegerLayer):
         self.scaling = None if wide else OutputScale()
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """See `IntegerLayer.check`."""
+        """See ``IntegerLayer.check``."""
         return self.product.check(shapes[0])
 
     def forward(self, *inputs: QTensor) -> QTensor:

@@ -58,7 +58,7 @@ class FlattenLayer(IntegerLayer):
     _shape: torch.Size | None = None
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """See `IntegerLayer.check`."""
+        """See ``IntegerLayer.check``."""
         return torch.Size((shapes[0][0], shapes[0][1:].numel()))
 
     def forward(self, *inputs: QTensor) -> QTensor:
@@ -93,7 +93,7 @@ class AddLayer(IntegerLayer):
         return max(-self.fraction, *(i.exponent for i in inputs))
 
     def check(self, *shapes: torch.Size) -> torch.Size:
-        """See `IntegerLayer.check`."""
+        """See ``IntegerLayer.check``."""
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"{self.name}: expected tensors of one shape, got {tuple(shapes[0])} and "

@@ -171,7 +171,7 @@ def _with_floor(count: int, total: _Numbers, root: _Numbers, spec: NormSpec) -> 
 
 
 def _range_factor(chunk: int, chunks: int) -> int:
-    """σ over the sum of the chunks' ranges for Gaussian data, with `_FACTOR_BITS` bits."""
+    """σ over the sum of the chunks' ranges for Gaussian data, with ``_FACTOR_BITS`` bits."""
     factor = (
         0.5 * 0.35 * (1 + math.sqrt(math.pi * math.log(4))) / math.sqrt(2 * math.log(max(chunk, 2)))
     )

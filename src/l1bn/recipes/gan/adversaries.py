@@ -57,7 +57,7 @@ class Adversaries:
             number: Which step of the run; decides batches and noise.
 
         Returns:
-            The values of `LOSS_COLUMNS`, the critic's from its last step.
+            The values of ``LOSS_COLUMNS``, the critic's from its last step.
         """
         random = stream(self.config.seed, "train", number)
         n_critic = self.settings.n_critic

@@ -18,7 +18,7 @@ CriticNorm = Literal["layer", "instance", "identity"]
 
 @dataclass(frozen=True, kw_only=True)
 class GanSettings:
-    """The options whose defaults depend on the model; see those of `GanRecipe`."""
+    """The options whose defaults depend on the model; see those of ``GanRecipe``."""
 
     latent: int
     batch_size: int
@@ -152,7 +152,7 @@ class GanConfig(GanRecipe, RunConfig):
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> GanConfig:
-        """Return the configuration that `saved` gave."""
+        """Return the configuration that ``saved`` gave."""
         paths = {k: Path(values[k]) for k in ("out", "classifier") if values.get(k) is not None}
         betas = values.get("betas")
         return cls(**{**values, **paths, "betas": None if betas is None else tuple(betas)})

@@ -121,7 +121,7 @@ class FrechetDistance:
     The features of both sets are taken as Gaussian, as in ``torchmetrics``, whose metric this uses.
 
     Args:
-        features: (N, C, H, W) of uint8 to (N, D), with an attribute `num_features`.
+        features: (N, C, H, W) of uint8 to (N, D), with an attribute ``num_features``.
         real: Real images, uint8.
         device: Where the features are.
     """

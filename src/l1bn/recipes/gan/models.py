@@ -40,7 +40,7 @@ class Generator(nn.Module):
     Args:
         latent: Size of the noise.
         out_channels: Channels of the images.
-        image_size: Height and width, one of `SIZES` [pixels].
+        image_size: Height and width, one of ``SIZES`` [pixels].
         norm: Builds the normalization layers.
         width: Factor on all widths.
 
@@ -83,7 +83,7 @@ class Critic(nn.Module):
 
     Args:
         in_channels: Channels of the images.
-        image_size: Height and width, one of `SIZES` [pixels].
+        image_size: Height and width, one of ``SIZES`` [pixels].
         norm: Builds the norms after all convolutions but the first and the last; None for none.
         width: Factor on all widths.
 
@@ -149,7 +149,7 @@ def build_gan(config: GanConfig, channels: int, image_size: int) -> tuple[Genera
     Args:
         config: Model, norm, width and size of the noise.
         channels: Channels of the images.
-        image_size: Height and width, one of `SIZES` [pixels].
+        image_size: Height and width, one of ``SIZES`` [pixels].
 
     Raises:
         ValueError: If the size is none of these.

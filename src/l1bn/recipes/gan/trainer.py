@@ -136,7 +136,7 @@ class GanTrainer:
 
     Two runs with equal configuration take the same steps bit for bit on the same machine, with the
     same number of threads, and so does a run that was interrupted and resumed. The number of
-    threads is the caller's to set, as `train_gan` does with `thread_count`.
+    threads is the caller's to set, as ``train_gan`` does with ``thread_count``.
 
     Args:
         config: What to train.

@@ -66,7 +66,7 @@ def build_model(name: str, norm: NormName, spec: ModelSpec) -> nn.Module:
     The same seed gives the same weights with either norm, and the state-dict keys are the same.
 
     Args:
-        name: A key of `MODELS`.
+        name: A key of ``MODELS``.
         norm: ``"l1"`` or ``"l2"``.
         spec: Shapes to fit.
 

@@ -28,9 +28,9 @@ class NormFactory(Protocol):
 
 
 class BatchNormAct2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d`, then the addition, then the activation: the usual baseline.
+    """``torch.nn.BatchNorm2d``, then the addition, then the activation: the usual baseline.
 
-    It has the interface and the state-dict keys of `l1bn.nn.L1BatchNormAct2d`, so that one model
+    It has the interface and the state-dict keys of ``l1bn.nn.L1BatchNormAct2d``, so that one model
     definition and one checkpoint serve both.
 
     Args:
@@ -61,14 +61,14 @@ def _l1(num_features: int, activation: Activation | None = "relu") -> nn.Module:
 
 
 def norm_factory(name: NormName) -> NormFactory:
-    """Return the factory for `name`.
+    """Return the factory for ``name``.
 
     Args:
         name: ``"l1"`` for the fused L1BN layer, ``"l2"`` for BatchNorm followed by the addition and
             the activation as separate operations.
 
     Raises:
-        ValueError: If `name` is neither.
+        ValueError: If ``name`` is neither.
     """
     if name == "l1":
         return _l1

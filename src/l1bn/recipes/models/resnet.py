@@ -94,7 +94,7 @@ class ResNet(nn.Module):
     """A stem, stages of residual blocks, global average pooling and a linear layer.
 
     Args:
-        block: `BasicBlock` or `Bottleneck`.
+        block: ``BasicBlock`` or ``Bottleneck``.
         depths: Blocks in each stage.
         widths: Width of each stage; every stage but the first halves the resolution.
         in_channels: Channels of the images.
@@ -148,7 +148,7 @@ def _scaled(widths: tuple[int, ...], width: float) -> tuple[int, ...]:
 def resnet_cifar(
     blocks: int, in_channels: int, num_classes: int, norm: NormFactory, width: float = 1.0
 ) -> ResNet:
-    """Build the three-stage network of section 4.2: depth 6 * `blocks` + 2, widths 16, 32, 64.
+    """Build the three-stage network of section 4.2: depth 6 * ``blocks`` + 2, widths 16, 32, 64.
 
     Unlike the paper's, the shortcuts that change the shape are projections.
     """
@@ -159,7 +159,7 @@ def resnet_cifar(
 def resnet18(
     in_channels: int, num_classes: int, norm: NormFactory, width: float, large_stem: bool
 ) -> ResNet:
-    """Build ResNet-18, with the 3x3 stem for small images unless `large_stem`."""
+    """Build ResNet-18, with the 3x3 stem for small images unless ``large_stem``."""
     widths = _scaled((64, 128, 256, 512), width)
     return ResNet(BasicBlock, (2, 2, 2, 2), widths, in_channels, num_classes, norm, large_stem)
 
@@ -167,6 +167,6 @@ def resnet18(
 def resnet50(
     in_channels: int, num_classes: int, norm: NormFactory, width: float, large_stem: bool
 ) -> ResNet:
-    """Build ResNet-50 (stride on the 3x3), with the small stem unless `large_stem`."""
+    """Build ResNet-50 (stride on the 3x3), with the small stem unless ``large_stem``."""
     widths = _scaled((64, 128, 256, 512), width)
     return ResNet(Bottleneck, (3, 4, 6, 3), widths, in_channels, num_classes, norm, large_stem)

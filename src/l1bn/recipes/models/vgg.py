@@ -25,7 +25,7 @@ class VGG7(nn.Module):
         - output: (N, num_classes)
 
     Raises:
-        ValueError: If `image_size` leaves nothing after three halvings.
+        ValueError: If ``image_size`` leaves nothing after three halvings.
     """
 
     def __init__(

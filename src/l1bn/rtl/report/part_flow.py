@@ -25,7 +25,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Verify, synthesize, time, simulate with delays, and weigh each part of a unit.
 
-    Arguments and errors are those of `l1bn.rtl.report.flow.measure`.
+    Arguments and errors are those of ``l1bn.rtl.report.flow.measure``.
     """
     return [
         _measure(name, config, technology, stimuli, effort, cache, say) for name in PARTS

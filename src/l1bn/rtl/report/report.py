@@ -78,9 +78,9 @@ def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ())
     """Write results.json, the tables, report.md, report.html and the plots; return their paths.
 
     Args:
-        records: Units, from `l1bn.rtl.report.flow.measure`.
+        records: Units, from ``l1bn.rtl.report.flow.measure``.
         folder: Where to write.
-        parts: Parts, from `l1bn.rtl.report.part_flow.measure`.
+        parts: Parts, from ``l1bn.rtl.report.part_flow.measure``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     comparisons = by_stimulus(records)

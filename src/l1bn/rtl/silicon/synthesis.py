@@ -284,7 +284,7 @@ def synthesize(
         top: Top module.
         technology: The library.
         period: Target for abc [ns].
-        recipe: Name in `RECIPES`.
+        recipe: Name in ``RECIPES``.
         gating: Insert clock gates at registers with enables.
         cache: Where results are kept.
 

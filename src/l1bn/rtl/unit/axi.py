@@ -61,9 +61,9 @@ class SkidBuffer(wiring.Component):
 
 
 class AxiNormUnit(wiring.Component):
-    """A `NormUnit` behind AXI4-Stream channels.
+    """A ``NormUnit`` behind AXI4-Stream channels.
 
-    Lanes, from bit 0 up, each sign-extended to whole bytes; `l1bn.rtl.unit.ports` fixes them:
+    Lanes, from bit 0 up, each sign-extended to whole bytes; ``l1bn.rtl.unit.ports`` fixes them:
 
     ========== ==============================================================================
     s_axis     x, g, for L1 one byte with the stored bit; where channels overlap, then x_next,
@@ -73,13 +73,13 @@ class AxiNormUnit(wiring.Component):
                where channels overlap, 4 more for a step that fills the pipeline
     ========== ==============================================================================
 
-    Results leave through a `SkidBuffer`: no ready is a function of another ready.
+    Results leave through a ``SkidBuffer``: no ready is a function of another ready.
 
     Ports:
         aclk, aresetn: Clock, and reset at 0, sampled by the clock.
         s_axis_*, m_axis_*, s_axis_cmd_*: The streams.
-        phase: `Phase`: what the unit expects on s_axis.
-        snapshot, restore, dgamma, dbeta, command_error: As `NormUnit`.
+        phase: ``Phase``: what the unit expects on s_axis.
+        snapshot, restore, dgamma, dbeta, command_error: As ``NormUnit``.
         framing_error: An s_axis TLAST came early or was missing; cleared by reset.
     """
 

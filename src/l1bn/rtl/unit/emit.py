@@ -106,7 +106,7 @@ def formats(config: UnitConfig) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Written:
-    """Paths of what `write` wrote."""
+    """Paths of what ``write`` wrote."""
 
     source: Path
     manifest: Path

@@ -1,7 +1,7 @@
 """The boundary of a unit, described once: Verilog, manifest, C header and datasheet follow it.
 
-The layouts of `l1bn.rtl.unit.ports` are the only place that knows where a field lies. The wrapper
-of `l1bn.rtl.unit.axi` is wired by them, and everything that is written about a unit reads this
+The layouts of ``l1bn.rtl.unit.ports`` are the only place that knows where a field lies. The wrapper
+of ``l1bn.rtl.unit.axi`` is wired by them, and everything that is written about a unit reads this
 description of them.
 """
 

@@ -1,6 +1,6 @@
 """The parts of a unit alone, with ports for what the rest of the unit would give them.
 
-The same blocks as in `NormUnit`; what a part does not use has constant ports and is removed by
+The same blocks as in ``NormUnit``; what a part does not use has constant ports and is removed by
 synthesis. One multiplier each, exact σ, two passes over x.
 """
 

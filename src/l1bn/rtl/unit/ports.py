@@ -80,17 +80,17 @@ def axi_lane(bits: int) -> int:
 
 
 def axi_element_layout(config: UnitConfig) -> data.Layout:
-    """`element_layout`, each field in whole bytes."""
+    """``element_layout``, each field in whole bytes."""
     return _byte_lanes(element_layout(config))
 
 
 def axi_result_layout(config: UnitConfig) -> data.Layout:
-    """`output_layout`, each field in whole bytes; TLAST is a wire of its own."""
+    """``output_layout``, each field in whole bytes; TLAST is a wire of its own."""
     return _byte_lanes(output_layout(config), leave=("last",))
 
 
 def axi_command_layout(config: UnitConfig) -> data.Layout:
-    """`command_layout`: γ, β and the guess in whole bytes, then a byte with the rest."""
+    """``command_layout``: γ, β and the guess in whole bytes, then a byte with the rest."""
     return _byte_lanes(command_layout(config), together=("operation", "fill"))
 
 

@@ -35,15 +35,15 @@ class NormUnit(wiring.Component):
     element waits, unchanged, until it is taken.
 
     With overlapped channels a command is one step of a pipeline over the channels of a layer; see
-    `l1bn.rtl.unit.overlap` for what each step does.
+    ``l1bn.rtl.unit.overlap`` for what each step does.
 
     Ports:
-        command: Stream of `command_layout`; taken when its work is complete.
-        element: Stream of `element_layout`.
-        result: Stream of `output_layout`: y after NORMALIZE, dx after GRADIENT.
-        phase: `Phase`.
-        snapshot: `context_layout` of the current channel, valid when FORWARD is taken.
-        restore: `context_layout` to load with RESTORE, before a BACKWARD of an earlier channel;
+        command: Stream of ``command_layout``; taken when its work is complete.
+        element: Stream of ``element_layout``.
+        result: Stream of ``output_layout``: y after NORMALIZE, dx after GRADIENT.
+        phase: ``Phase``.
+        snapshot: ``context_layout`` of the current channel, valid when FORWARD is taken.
+        restore: ``context_layout`` to load with RESTORE, before a BACKWARD of an earlier channel;
             where gradients overlap it is loaded by BACKWARD itself.
         dgamma: Σg·x̂ in steps of g, valid when BACKWARD is taken.
         dbeta: Σg in steps of g, valid when BACKWARD is taken.

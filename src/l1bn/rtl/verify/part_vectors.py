@@ -161,7 +161,7 @@ def _gradient(config: UnitConfig, s: Scalars) -> Iterator[Clock]:
 
 
 def _stream(inputs: list[dict[str, int]], results: list[int], every: int) -> Iterator[Clock]:
-    """Clocks of a pass whose results come `STAGES` clocks after the last input of each."""
+    """Clocks of a pass whose results come ``STAGES`` clocks after the last input of each."""
     clocks = [Clock(dict(fields)) for fields in inputs]
     clocks += [Clock({"take": 0}) for _ in range(STAGES)]
     for index, result in enumerate(results):

@@ -28,7 +28,7 @@ class Run:
 
     Attributes:
         steps: Clocks of each command.
-        clocks: Clocks of the commands that count, see `l1bn.rtl.verify.schedule.Step`.
+        clocks: Clocks of the commands that count, see ``l1bn.rtl.verify.schedule.Step``.
         second_passes: Channels whose one-pass statistics were repeated.
     """
 
@@ -82,7 +82,7 @@ def simulate(
 def steps(
     config: UnitConfig, channels: Channels, judged: list[Expected], order: Order
 ) -> list[Step]:
-    """The commands of an order, see `simulate`."""
+    """The commands of an order, see ``simulate``."""
     scheduler = Scheduler(config, channels, judged)
     if config.overlap:
         return scheduler.overlapped(steady=order == "steady")

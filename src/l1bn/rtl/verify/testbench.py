@@ -250,7 +250,7 @@ def run(
         phase_nets: Nets of the port ``phase``, bit 0 first, to split the transitions by.
         stall: Probability that the bench holds an element or a result back.
         seed: Of the stalls.
-        order: As in `l1bn.rtl.verify.simulate`.
+        order: As in ``l1bn.rtl.verify.simulate``.
         boundary: Ports and fields of the top module; None takes the bare unit's.
 
     Raises:
