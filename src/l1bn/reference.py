@@ -45,7 +45,12 @@ class Statistics(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of equations (6) to (8); ``None`` where there is no such input."""
+    """Gradients of equations (6) to (8); ``None`` where there is no such input.
+
+    Shape:
+        - input, residual: ``(N, C, *)``
+        - weight, bias: ``(C,)``
+    """
 
     input: Tensor
     weight: Tensor
@@ -84,14 +89,22 @@ def statistics(x: Tensor, eps: float) -> Statistics:
 
 
 def activate(z: Tensor, activation: str | None) -> Tensor:
-    """Apply the activation of equation (4)."""
+    """Apply the activation of equation (4).
+
+    Shape:
+        - z, output: any, the same
+    """
     if activation is None:
         return z
     return z.clamp_min(0) if activation == "relu" else z.clamp(0, 6)
 
 
 def activation_derivative(z: Tensor, activation: str | None) -> Tensor:
-    """Derivative of ``activate``, 0 at the kinks, as PyTorch defines it."""
+    """Derivative of ``activate``, 0 at the kinks, as PyTorch defines it.
+
+    Shape:
+        - z, output: any, the same
+    """
     if activation is None:
         return torch.ones_like(z)
     alive = z > 0 if activation == "relu" else (z > 0) & (z < 6)

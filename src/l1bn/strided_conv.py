@@ -41,8 +41,8 @@ class SubsampledConv2d(nn.Conv2d):
     """A strided 1x1 convolution that first leaves out the pixels it skips: the same function.
 
     Shape:
-        - input: (N, C_in, H, W)
-        - output: (N, C_out, ceil(H / stride), ceil(W / stride))
+        - input: ``(N, C_in, H, W)``
+        - output: ``(N, C_out, ceil(H / stride), ceil(W / stride))``
     """
 
     @classmethod

@@ -45,8 +45,8 @@ class Backward:
         dbeta: Σg per channel, in steps of g.
 
     Shape:
-        - dx: (C, M)
-        - dgamma, dbeta: (C,)
+        - dx: ``(C, M)``
+        - dgamma, dbeta: ``(C,)``
     """
 
     dx: IntArray
@@ -60,8 +60,8 @@ def reduce_gradient(
     """Σg and Σg·(M·x − S).
 
     Shape:
-        - g, x: (C, M)
-        - Output: (C,), (C,)
+        - g, x: ``(C, M)``
+        - Output: ``(C,)``, ``(C,)``
     """
     total = channel_sum(g)
     return total, statistics.count * channel_sum(g * x) - statistics.total * total
@@ -76,6 +76,9 @@ class Slopes:
         low: Offset of the elements below the mean.
         high: Offset of the elements at or above it.
         dgamma: Σg·x̂, in steps of g.
+
+    Shape:
+        - coefficient, low, high, dgamma: ``(C,)``
     """
 
     coefficient: ScalarArray
@@ -96,7 +99,7 @@ def l1_slopes(
         spec: The formats.
 
     Shape:
-        - dbeta, covariance: (C,)
+        - dbeta, covariance: ``(C,)``
 
     Raises:
         TypeError: If ``channel`` comes from ``l2_forward``.
@@ -140,7 +143,7 @@ def l1_backward(
         stream: Number of the tensor and step, see ``random_bits``.
 
     Shape:
-        - g, x: (C, M)
+        - g, x: ``(C, M)``
 
     Raises:
         TypeError: If ``channel`` comes from ``l2_forward``, or an argument holds no integers.
@@ -159,8 +162,8 @@ def select_offset(x: IntArray, slopes: Slopes, channel: Channel) -> IntArray:
     """The offset of each element, by its bit x ≥ μ.
 
     Shape:
-        - x: (C, M)
-        - Output: (C, M)
+        - x: ``(C, M)``
+        - Output: ``(C, M)``
     """
     statistics = channel.statistics
     threshold = mean_threshold(statistics.total, statistics.count)
@@ -185,7 +188,7 @@ def frozen_dgamma(
         statistics: What ``evaluation_statistics`` gives.
 
     Shape:
-        - total, products, Output: (C,)
+        - total, products, Output: ``(C,)``
     """
     covariance = statistics.count * products - statistics.total * total
     q = divide_truncated(covariance * statistics.count, statistics.deviation)
@@ -212,7 +215,11 @@ class L2Slopes:
 def l2_slopes(
     dbeta: ScalarArray, covariance: ScalarArray, channel: Channel, spec: NormSpec
 ) -> L2Slopes:
-    """Per-channel scalars of the gradient of L2BN; arguments are those of ``l1_slopes``."""
+    """Per-channel scalars of the gradient of L2BN; arguments are those of ``l1_slopes``.
+
+    Raises:
+        TypeError: ``channel`` comes from ``l1_forward``.
+    """
     statistics = channel.statistics
     if not isinstance(statistics, L2Statistics):
         raise TypeError("channel: expected the state of l2_forward, got that of l1_forward")
@@ -240,6 +247,9 @@ def l2_backward(
     The slope coefficient·dγ/(M·σ) shares the coefficient's exponent and saturates where
     ``|dγ|/M`` exceeds a few σ; L1BN has no such case. Arguments and errors are those of
     ``l1_backward``.
+
+    Shape:
+        - g, x: ``(C, M)``
     """
     g, x = check_pair(g, x, spec)
     dbeta, covariance = reduce_gradient(g, x, channel.statistics)
@@ -259,7 +269,11 @@ def l2_backward(
 
 
 def check_pair(g: IntArray, x: IntArray, spec: NormSpec) -> tuple[IntArray, IntArray]:
-    """Return both as (C, M) int64 after checking shapes and ranges."""
+    """Return both as (C, M) int64 after checking shapes and ranges.
+
+    Raises:
+        ValueError: A shape or a value is not what ``spec`` asks for.
+    """
     g, x = check_data("g", g, spec), check_data("x", x, spec)
     if g.shape != x.shape:
         raise ValueError(f"g: expected the shape of x, {x.shape}, got {g.shape}")

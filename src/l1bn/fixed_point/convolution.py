@@ -29,9 +29,9 @@ def conv2d(x: IntArray, weight: IntArray, stride: int = 1, padding: int = 0) -> 
     """Cross-correlation, as ``torch.nn.functional.conv2d`` computes it.
 
     Shape:
-        - x: (N, C, H, W)
-        - weight: (K, C, kh, kw)
-        - Output: (N, K, H', W')
+        - x: ``(N, C, H, W)``
+        - weight: ``(K, C, kh, kw)``
+        - Output: ``(N, K, H', W')``
     """
     kh, kw = weight.shape[2:]
     height, width = (
@@ -59,9 +59,9 @@ def conv2d_input_gradient(
         padding: Padding of the forward pass.
 
     Shape:
-        - error: (N, K, H', W')
-        - weight: (K, C, kh, kw)
-        - Output: (N, C, H, W)
+        - error: ``(N, K, H', W')``
+        - weight: ``(K, C, kh, kw)``
+        - Output: ``(N, C, H, W)``
     """
     kh, kw = weight.shape[2:]
     height, width = error.shape[2:]
@@ -82,9 +82,9 @@ def conv2d_weight_gradient(
     """Gradient of ``conv2d`` in its weights.
 
     Shape:
-        - x: (N, C, H, W)
-        - error: (N, K, H', W')
-        - Output: (K, C, kh, kw), ``kernel`` being (kh, kw)
+        - x: ``(N, C, H, W)``
+        - error: ``(N, K, H', W')``
+        - Output: ``(K, C, kh, kw)``, ``kernel`` being ``(kh, kw)``
     """
     height, width = error.shape[2:]
     padded, e = _pad(x, padding), error.astype(np.int64)

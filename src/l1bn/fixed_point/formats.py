@@ -155,7 +155,7 @@ def rounding_noise(
         counter: Place of each element in memory; None counts in the order of ``shape``.
 
     Shape:
-        - shift: (C, 1) or broadcastable to ``shape``
+        - shift: ``(C, 1)`` or broadcastable to ``shape``
         - counter: ``shape``
         - Output: ``shape``
     """

@@ -46,8 +46,8 @@ class IntegerModel:
             images: Integers of −127 to 127 in steps of ``2**input_exponent``.
 
         Shape:
-            - images: (N, C, H, W)
-            - Output: (N, classes)
+            - images: ``(N, C, H, W)``
+            - Output: ``(N, classes)``
 
         Raises:
             TypeError: If the images are no integers.

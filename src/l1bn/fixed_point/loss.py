@@ -41,7 +41,7 @@ def softmax(logits: IntArray, exponent: int) -> IntArray:
     """Soft-max of ``logits · 2**exponent`` with ``PROBABILITY_BITS`` fraction bits.
 
     Shape:
-        - logits, Output: (N, classes)
+        - logits, Output: ``(N, classes)``
     """
     wide = logits.astype(np.int64)
     below = (wide.max(axis=1, keepdims=True) - wide) * LOG2_E
@@ -77,8 +77,8 @@ def softmax_error(
         The gradient and its exponent.
 
     Shape:
-        - logits, Output: (N, classes)
-        - labels: (N,)
+        - logits, Output: ``(N, classes)``
+        - labels: ``(N,)``
     """
     count, classes = logits.shape
     target = np.full(logits.shape, smoothing // classes, dtype=np.int64)

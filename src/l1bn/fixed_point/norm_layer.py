@@ -37,8 +37,8 @@ class LayerGradient:
         dbeta: Σg per channel, in steps of g.
 
     Shape:
-        - dx, dresidual: (C, M)
-        - dgamma, dbeta: (C,)
+        - dx, dresidual: ``(C, M)``
+        - dgamma, dbeta: ``(C,)``
     """
 
     dx: IntArray
@@ -70,8 +70,8 @@ def norm_layer_forward(
     """``l1_forward``, then the residual and the ReLU.
 
     Shape:
-        - x, residual: (C, M)
-        - gamma, beta: (C,)
+        - x, residual: ``(C, M)``
+        - gamma, beta: ``(C,)``
     """
     out = l1_forward(x, gamma, beta, spec)
     return Forward(activate(out.y, residual, relu, spec), out.bits, out.channel)
@@ -112,8 +112,8 @@ def norm_layer_backward(
         counter: Place of each element in memory; None counts in (C, M) order.
 
     Shape:
-        - g, x, counter: (C, M)
-        - x_exponent: (C,)
+        - g, x, counter: ``(C, M)``
+        - x_exponent: ``(C,)``
     """
     if relu:
         g = np.where(forward.y > 0, g, 0)

@@ -38,6 +38,9 @@ class Reciprocal:
     The mantissa has ``spec.mantissa_bits`` bits; its last bit is a constant one: half a step of the
     bit before, which removes the bias of the truncating division without an adder. For a power of
     two it is ``2**(mantissa_bits-1)``.
+
+    Shape:
+        - mantissa, exponent: ``(C,)``
     """
 
     mantissa: ScalarArray
@@ -53,6 +56,9 @@ class Channel:
         coefficient: γ/σ as an integer of ``spec.coefficient``.
         shift: Shift of y; dx is shifted by ``shift + spec.dx_shift``.
         reciprocal: 1/σ.
+
+    Shape:
+        - coefficient, shift: ``(C,)``
     """
 
     statistics: L1Statistics | L2Statistics
@@ -72,8 +78,8 @@ class Forward:
         channel: Per-channel scalars.
 
     Shape:
-        - y: (C, M)
-        - bits: (C, M)
+        - y: ``(C, M)``
+        - bits: ``(C, M)``
     """
 
     y: IntArray
@@ -143,9 +149,9 @@ def normalize(
     """γ·(x − μ)/σ + β with given statistics.
 
     Shape:
-        - x: (C, M)
-        - gamma, beta: (C,)
-        - Output: (C, M)
+        - x: ``(C, M)``
+        - gamma, beta: ``(C,)``
+        - Output: ``(C, M)``
     """
     channel, offset = fold(statistics, gamma, beta, spec)
     y = scale(
@@ -169,7 +175,7 @@ def fold(
         The channel's state, and the offset in steps of ``2**-shift`` of y.
 
     Shape:
-        - gamma, beta, offset: (C,)
+        - gamma, beta, offset: ``(C,)``
     """
     gamma_s = spec.gamma.check("gamma", gamma).astype(object)
     beta_s = spec.output.check("beta", beta).astype(object)
@@ -193,9 +199,9 @@ def scale(
     """(value · coefficient + offset) / 2**shift, rounded; the element path of both directions.
 
     Shape:
-        - value: (C, M)
-        - coefficient, shift: (C,)
-        - offset: (C,) or (C, M)
+        - value: ``(C, M)``
+        - coefficient, shift: ``(C,)``
+        - offset: ``(C,)`` or ``(C, M)``
     """
     c, s = (a.astype(np.int64)[:, None] for a in (coefficient, shift))
     o = offset.astype(np.int64)
@@ -233,8 +239,8 @@ def l1_forward(
         stream: Number of the tensor and step, see ``random_bits``.
 
     Shape:
-        - x: (C, M), one row per channel
-        - gamma, beta, guess: (C,)
+        - x: ``(C, M)``, one row per channel
+        - gamma, beta, guess: ``(C,)``
 
     Raises:
         TypeError: If an argument holds no integers.
@@ -261,7 +267,11 @@ def l2_forward(
 ) -> Forward:
     """L2BN forward in integers, with the same formats and the integer root: the baseline.
 
-    Arguments, shapes and errors are those of ``l1_forward``; ``bits`` is the sign of x − μ, too.
+    Arguments and errors are those of ``l1_forward``; ``bits`` is the sign of x − μ, too.
+
+    Shape:
+        - x: ``(C, M)``, one row per channel
+        - gamma, beta: ``(C,)``
     """
     statistics = l2_statistics(x, spec)
     x = check_data("x", x, spec)

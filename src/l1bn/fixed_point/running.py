@@ -24,7 +24,7 @@ class Running:
         variance: σ² · 2**16, with Bessel's correction M/(M−1). 8-bit data fit int32.
 
     Shape:
-        - mean, variance: (C,)
+        - mean, variance: ``(C,)``
     """
 
     mean: IntArray
@@ -103,9 +103,9 @@ def evaluate(
     """Normalize with running statistics: the same element path as in training.
 
     Shape:
-        - x: (C, M)
-        - gamma, beta: (C,)
-        - Output: (C, M), integers of ``spec.output``
+        - x: ``(C, M)``
+        - gamma, beta: ``(C,)``
+        - Output: ``(C, M)``, integers of ``spec.output``
     """
     x = check_data("x", x, spec)
     return normalize(x, evaluation_statistics(running, spec), gamma, beta, spec)[0]

@@ -37,8 +37,8 @@ def common_exponent(
         bits: Bits of the result [bit].
 
     Shape:
-        - peaks, exponents: (C,)
-        - Output: a number, (C,)
+        - peaks, exponents: ``(C,)``
+        - Output: a number, ``(C,)``
     """
     peak, exponent = (np.asarray(a, dtype=np.int64) for a in (peaks, exponents))
     needed = [

@@ -33,6 +33,9 @@ class L1Statistics:
         deviation: Σ|M·x − S|, not below the floor.
         live: False where the floor holds, so that σ is a constant.
         second_pass: Where the one-pass estimate was refused and a second pass ran.
+
+    Shape:
+        - all but count: ``(C,)``
     """
 
     count: int
@@ -53,6 +56,9 @@ class L2Statistics:
         total: S = Σx.
         root: ⌊√(M·Σx² − S²)⌋ = M·σ, not below the floor.
         live: False where the floor holds.
+
+    Shape:
+        - total, root, live: ``(C,)``
     """
 
     count: int
@@ -65,8 +71,8 @@ def channel_sum(values: IntArray) -> ScalarArray:
     """Sum over the elements of each channel, as Python integers.
 
     Shape:
-        - values: (C, M)
-        - Output: (C,)
+        - values: ``(C, M)``
+        - Output: ``(C,)``
     """
     return values.sum(axis=1, dtype=np.int64).astype(object)
 
@@ -82,9 +88,9 @@ def split_deviation(
     """Deviation 2·(M·P − n·S) and count n of the elements at or above a threshold.
 
     Shape:
-        - x: (C, M)
-        - total, threshold: (C,)
-        - Output: (C,), (C,)
+        - x: ``(C, M)``
+        - total, threshold: ``(C,)``
+        - Output: ``(C,)``, ``(C,)``
     """
     above = x >= threshold[:, None]
     n = channel_sum(above.astype(np.int64))
@@ -113,8 +119,8 @@ def l1_statistics(x: IntArray, spec: NormSpec, guess: IntArray | None = None) ->
         guess: Thresholds of the previous batch for one-pass statistics; None takes two passes.
 
     Shape:
-        - x: (C, M)
-        - guess: (C,)
+        - x: ``(C, M)``
+        - guess: ``(C,)``
 
     Raises:
         TypeError: If ``x`` holds no integers.
@@ -143,7 +149,7 @@ def l2_statistics(x: IntArray, spec: NormSpec) -> L2Statistics:
     One pass over x (Σx and Σx²) and two passes (Σx, then Σ(x − ⌊μ⌋)²) give the same integers.
 
     Shape:
-        - x: (C, M)
+        - x: ``(C, M)``
 
     Raises:
         TypeError: If ``x`` holds no integers.
@@ -160,7 +166,11 @@ def l2_statistics(x: IntArray, spec: NormSpec) -> L2Statistics:
 
 
 def check_data(name: str, value: IntArray, spec: NormSpec) -> IntArray:
-    """Return ``value`` as (C, M) int64 after checking shape and range."""
+    """Return ``value`` as (C, M) int64 after checking shape and range.
+
+    Raises:
+        ValueError: A shape or a value is not what ``spec`` asks for.
+    """
     value = np.asarray(value)
     if value.ndim != 2 or value.shape[1] < 2:
         raise ValueError(

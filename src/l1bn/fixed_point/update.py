@@ -87,6 +87,9 @@ class Master:
         momentum: Momentum.
         momentum_exponent: Its exponent.
         bits: Bits of both [bit].
+
+    Shape:
+        - weight, momentum: the parameter's
     """
 
     weight: IntArray

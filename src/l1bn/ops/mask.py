@@ -23,7 +23,7 @@ def pack(mask: Tensor) -> tuple[Tensor, Places]:
 
     Shape:
         - mask: ``(*)``
-        - Output: (bytes)
+        - Output: ``(bytes)``
     """
     strides = mask.stride()
     order = tuple(sorted(range(mask.dim()), key=lambda d: -strides[d]))

@@ -52,8 +52,8 @@ def cross_entropy(
         smoothing: Share of each label spread over all classes, 0 to 1.
 
     Shape:
-        - logits: (N, classes)
-        - labels: (N,)
+        - logits: ``(N, classes)``
+        - labels: ``(N,)``
 
     Raises:
         TypeError: If the logits are no QTensor of int32.

@@ -20,6 +20,9 @@ class QTensor:
         values: int8; int32 for logits.
         exponent: One for the whole tensor.
 
+    Shape:
+        - values: any; images ``(N, C, H, W)``, features and logits ``(N, C)``
+
     Raises:
         TypeError: If the values or the exponent are no integers.
     """
@@ -84,7 +87,7 @@ def quantize(values: torch.Tensor, exponent: int) -> QTensor:
         Integers of −127 to 127, four-dimensional ones in channels-last memory.
 
     Shape:
-        - values: (N, C, H, W) or (N, C)
+        - values: ``(N, C, H, W)`` or ``(N, C)``
 
     Raises:
         TypeError: If the values are no floating-point tensor, or the exponent is no integer.

@@ -30,8 +30,8 @@ class Split:
     """Images and labels.
 
     Shape:
-        - images: (N, C, H, W), uint8
-        - labels: (N,), int64
+        - images: ``(N, C, H, W)``, uint8
+        - labels: ``(N,)``, int64
     """
 
     images: torch.Tensor

@@ -332,7 +332,7 @@ def pack_alive(y: Tensor, value: Tensor, layout: Layout, activation: int) -> Ten
         activation: code of ``ACTIVATIONS``, not 0.
 
     Shape:
-        - Output: (elements alive), in the order of memory
+        - Output: ``(elements alive)``, in the order of memory
     """
     native = _native_or_raise()
     y, value = as_layout(y, layout, y.dtype), as_layout(value, layout, y.dtype)

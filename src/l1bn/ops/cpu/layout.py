@@ -129,7 +129,7 @@ def spread(packed: Tensor, where: Tensor, layout: Layout) -> Tensor:
 
     Shape:
         - packed: as many as ``where`` is True
-        - where, Output: (N, C, *)
+        - where, Output: ``(N, C, *)``
     """
     rows = layout.inner == 1 and where.dim() > 2
     places = (where.movedim(1, -1) if rows else where).reshape(layout)

@@ -202,8 +202,8 @@ def train_pair(
         running: running statistics of both.
 
     Shape:
-        - a, b, Output: (N, C, *)
-        - weight, bias, other_weight, other_bias: (C,)
+        - a, b, Output: ``(N, C, *)``
+        - weight, bias, other_weight, other_bias: ``(C,)``
     """
     y = _TrainPair.apply(a, weight, bias, b, other_weight, other_bias, activation, eps, running)
     return y if isinstance(y, Tensor) else y[0]

@@ -54,9 +54,9 @@ def conv2d(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> tuple[Ten
         channel, int32. Sums are taken modulo 2^32: keep C * kH * kW below 2^17.
 
     Shape:
-        - x: (N, C, H, W), N may be 0
-        - w: (K, C, kH, kW)
-        - Output: (N, K, oH, oW) and (K,)
+        - x: ``(N, C, H, W)``, N may be 0
+        - w: ``(K, C, kH, kW)``
+        - Output: ``(N, K, oH, oW)`` and ``(K,)``
 
     Raises:
         TypeError: a tensor is not int8 on the CPU.
@@ -97,9 +97,9 @@ def conv2d_input_gradient(
         input channel, int32. Sums are taken modulo 2^32: keep K * kH * kW below 2^17.
 
     Shape:
-        - e: (N, K, oH, oW), N may be 0
-        - w: (K, C, kH, kW)
-        - Output: (N, C, *input_size) and (C,)
+        - e: ``(N, K, oH, oW)``, N may be 0
+        - w: ``(K, C, kH, kW)``
+        - Output: ``(N, C, *input_size)`` and ``(C,)``
 
     Raises:
         TypeError: a tensor is not int8 on the CPU.
@@ -136,9 +136,9 @@ def conv2d_weight_gradient(
         N * oH * oW below 2^17 for data that may all be -128, and the true sums below 2^31 anyway.
 
     Shape:
-        - x: (N, C, H, W), N may be 0
-        - e: (N, K, oH, oW)
-        - Output: (K, C, *kernel_size)
+        - x: ``(N, C, H, W)``, N may be 0
+        - e: ``(N, K, oH, oW)``
+        - Output: ``(K, C, *kernel_size)``
 
     Raises:
         TypeError: a tensor is not int8 on the CPU.

@@ -58,8 +58,8 @@ def rescale(
         rounding: How the last bit is found; the counter is the place in memory.
 
     Shape:
-        - value, Output: (N, C, H, W) or (N, C)
-        - shift: (C,)
+        - value, Output: ``(N, C, H, W)`` or ``(N, C)``
+        - shift: ``(C,)``
 
     Raises:
         TypeError: If a dtype is wrong.
@@ -78,7 +78,7 @@ def peak(value: Tensor) -> int:
     """Largest magnitude of an int32 tensor, 0 of an empty one.
 
     Shape:
-        - value: (N, C, H, W) or (N, C)
+        - value: ``(N, C, H, W)`` or ``(N, C)``
     """
     shape = rows_of("value", value, torch.int32)
     return INT8_NORM.call("peak", _pack_peak(*shape, value.data_ptr()))
@@ -95,7 +95,7 @@ def add_scaled(
     """Sum of two scaled int8 tensors, and its exponent: ``l1bn.fixed_point.addition.add_scaled``.
 
     Shape:
-        - a, b, Output: the same, (N, C, H, W) or (N, C)
+        - a, b, Output: the same, ``(N, C, H, W)`` or ``(N, C)``
 
     Raises:
         TypeError: If a dtype is wrong.

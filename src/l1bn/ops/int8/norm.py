@@ -66,8 +66,8 @@ class NormState:
             shift and reciprocal's exponent of γ/σ.
 
     Shape:
-        - wide: (3, C) int64
-        - narrow: (6, C) int32
+        - wide: ``(3, C)`` int64
+        - narrow: ``(6, C)`` int32
     """
 
     count: int
@@ -174,8 +174,8 @@ def norm_forward(
         relu: Whether to end in a ReLU.
 
     Shape:
-        - x, residual, Output: (N, C, H, W) or (N, C)
-        - gamma, beta: (C,)
+        - x, residual, Output: ``(N, C, H, W)`` or ``(N, C)``
+        - gamma, beta: ``(C,)``
 
     Raises:
         TypeError: If a dtype is wrong.
@@ -200,8 +200,8 @@ def norm_forward_fused(
         x as ``rescale`` gives it in ``spec.width`` bits, y, and the state.
 
     Shape:
-        - value: (N, C, H, W) or (N, C), int32
-        - shift: (C,)
+        - value: ``(N, C, H, W)`` or ``(N, C)``, int32
+        - shift: ``(C,)``
     """
     shape = rows_of("value", value, torch.int32, 2)
     x = torch.empty_like(value, dtype=torch.int8)
@@ -264,8 +264,8 @@ def norm_apply(
         relu: Whether to end in a ReLU.
 
     Shape:
-        - x, residual, Output: (N, C, H, W) or (N, C)
-        - coefficient, offset, shift: (C,)
+        - x, residual, Output: ``(N, C, H, W)`` or ``(N, C)``
+        - coefficient, offset, shift: ``(C,)``
 
     Raises:
         TypeError: If a dtype is wrong.
@@ -316,8 +316,8 @@ def norm_backward(
         residual: Whether to return the gradient of the residual.
 
     Shape:
-        - g, x, y: (N, C, H, W) or (N, C)
-        - x_exponent: (C,)
+        - g, x, y: ``(N, C, H, W)`` or ``(N, C)``
+        - x_exponent: ``(C,)``
 
     Raises:
         TypeError: If a dtype is wrong.

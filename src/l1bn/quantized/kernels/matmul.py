@@ -16,9 +16,9 @@ def int_matmul(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a @ b`` with exact int32 sums.
 
     Shape:
-        - a: (M, K), int8
-        - b: (K, N), int8
-        - Output: (M, N), int32
+        - a: ``(M, K)``, int8
+        - b: ``(K, N)``, int8
+        - Output: ``(M, N)``, int32
     """
     if a.device.type != "cuda":
         return torch._int_mm(_canonical(a), _canonical(b))
@@ -41,8 +41,8 @@ def patches(x: Tensor, kernel: tuple[int, int], stride: int, padding: int) -> Te
     """Return what each output pixel of a convolution sees.
 
     Shape:
-        - x: (N, C, H, W)
-        - Output: (N·H'·W', kh·kw·C)
+        - x: ``(N, C, H, W)``
+        - Output: ``(N·H'·W', kh·kw·C)``
     """
     nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
     windows = nhwc.unfold(1, kernel[0], stride).unfold(2, kernel[1], stride)

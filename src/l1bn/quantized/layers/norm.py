@@ -75,7 +75,7 @@ class NormalizingLayer(IntegerLayer):
         """Return the right shift of each channel's sums in evaluation.
 
         Shape:
-            - Output: (C,)
+            - Output: ``(C,)``
         """
         return (self.norm.running_exponent.cpu().long() - exponent).clamp(0, MAX_SHIFT)
 

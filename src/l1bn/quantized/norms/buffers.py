@@ -79,7 +79,7 @@ class NormBuffers(nn.Module):
         """Return the running statistics in steps of the given exponents.
 
         Shape:
-            - exponent: (C,)
+            - exponent: ``(C,)``
         """
         shift = exponent.cpu().long() - self.running_exponent.cpu().long()
         return self._running().rescaled(shift.numpy())
@@ -92,7 +92,7 @@ class NormBuffers(nn.Module):
         """Move toward the statistics of a batch; the first batch replaces an untrained state.
 
         Shape:
-            - exponent: (C,), that of each channel of the batch
+            - exponent: ``(C,)``, that of each channel of the batch
         """
         seen = exponent.cpu().int()
         if int(self.num_batches_tracked) == 0:
@@ -115,7 +115,7 @@ class NormBuffers(nn.Module):
         """Return γ and β in the 8-bit formats of the normalization.
 
         Shape:
-            - Output: (C,), (C,)
+            - Output: ``(C,)``, ``(C,)``
         """
         return self.gamma.fixed(-spec.gamma.fraction), self.beta.fixed(-spec.output.fraction)
 

@@ -74,8 +74,8 @@ class Adversaries:
         """Generate images in evaluation mode, so that each depends on its own noise only.
 
         Shape:
-            - noise: (N, latent)
-            - output: (N, C, H, W), uint8
+            - noise: ``(N, latent)``
+            - output: ``(N, C, H, W)``, uint8
         """
         self.generator.eval()
         return to_bytes(self.generator(noise.to(self.device)))

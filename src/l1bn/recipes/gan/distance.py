@@ -50,8 +50,8 @@ class ClassifierFeatures(nn.Module):
         image_size: Height and width that it was trained with [pixels].
 
     Shape:
-        - input: (N, C, H, W), uint8; resized if need be
-        - output: (N, num_features), float64
+        - input: ``(N, C, H, W)``, uint8; resized if need be
+        - output: ``(N, num_features)``, float64
     """
 
     def __init__(self, model: nn.Module, preprocess: Preprocess, image_size: int) -> None:

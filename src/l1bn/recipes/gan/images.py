@@ -27,8 +27,8 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     """Return uint8 images at another height and width, bilinear and without aliasing.
 
     Shape:
-        - images: (N, C, H, W), uint8
-        - output: (N, C, size, size), uint8
+        - images: ``(N, C, H, W)``, uint8
+        - output: ``(N, C, size, size)``, uint8
     """
     if images.shape[-2:] == (size, size):
         return images

@@ -61,9 +61,9 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor)
         mix: Position of each point, 0 at the generated image and 1 at the real one.
 
     Shape:
-        - real, fake: (N, C, H, W)
-        - mix: (N,)
-        - output: ()
+        - real, fake: ``(N, C, H, W)``
+        - mix: ``(N,)``
+        - output: ``()``
     """
     points = torch.lerp(fake.detach(), real, mix.view(-1, 1, 1, 1)).requires_grad_()
     scores = critic(points)

@@ -45,8 +45,8 @@ class Generator(nn.Module):
         width: Factor on all widths.
 
     Shape:
-        - input: (N, latent)
-        - output: (N, out_channels, image_size, image_size), in -1 to 1
+        - input: ``(N, latent)``
+        - output: ``(N, out_channels, image_size, image_size)``, in -1 to 1
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Critic(nn.Module):
         width: Factor on all widths.
 
     Shape:
-        - input: (N, in_channels, image_size, image_size)
-        - output: (N,)
+        - input: ``(N, in_channels, image_size, image_size)``
+        - output: ``(N,)``
     """
 
     def __init__(

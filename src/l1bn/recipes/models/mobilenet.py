@@ -23,8 +23,8 @@ class SeparableConv(nn.Module):
         norm: Builds the normalization layers.
 
     Shape:
-        - input: (N, inputs, H, W)
-        - output: (N, outputs, H / stride, W / stride)
+        - input: ``(N, inputs, H, W)``
+        - output: ``(N, outputs, H / stride, W / stride)``
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm: NormFactory) -> None:
@@ -50,8 +50,8 @@ class MobileNet(nn.Module):
         large_stem: Stride 2 in the stem, for images of 64 pixels and more.
 
     Shape:
-        - input: (N, in_channels, H, W)
-        - output: (N, num_classes)
+        - input: ``(N, in_channels, H, W)``
+        - output: ``(N, num_classes)``
     """
 
     def __init__(

@@ -38,8 +38,8 @@ class BatchNormAct2d(nn.BatchNorm2d):
         activation: Applied last, in place; None for none.
 
     Shape:
-        - input and residual: (N, C, H, W)
-        - output: (N, C, H, W)
+        - input and residual: ``(N, C, H, W)``
+        - output: ``(N, C, H, W)``
     """
 
     def __init__(self, num_features: int, activation: Activation | None = "relu") -> None:

@@ -37,8 +37,8 @@ class BasicBlock(nn.Module):
         norm: Builds the normalization layers.
 
     Shape:
-        - input: (N, inputs, H, W)
-        - output: (N, width, H / stride, W / stride)
+        - input: ``(N, inputs, H, W)``
+        - output: ``(N, width, H / stride, W / stride)``
     """
 
     expansion = 1
@@ -67,8 +67,8 @@ class Bottleneck(nn.Module):
         norm: Builds the normalization layers.
 
     Shape:
-        - input: (N, inputs, H, W)
-        - output: (N, 4 width, H / stride, W / stride)
+        - input: ``(N, inputs, H, W)``
+        - output: ``(N, 4 width, H / stride, W / stride)``
     """
 
     expansion = 4
@@ -103,8 +103,8 @@ class ResNet(nn.Module):
         large_stem: The ImageNet stem (7x7 stride 2, max pooling) instead of one 3x3 convolution.
 
     Shape:
-        - input: (N, in_channels, H, W)
-        - output: (N, num_classes)
+        - input: ``(N, in_channels, H, W)``
+        - output: ``(N, num_classes)``
     """
 
     def __init__(

@@ -21,8 +21,8 @@ class VGG7(nn.Module):
         width: Factor on all widths.
 
     Shape:
-        - input: (N, in_channels, image_size, image_size)
-        - output: (N, num_classes)
+        - input: ``(N, in_channels, image_size, image_size)``
+        - output: ``(N, num_classes)``
 
     Raises:
         ValueError: If ``image_size`` leaves nothing after three halvings.

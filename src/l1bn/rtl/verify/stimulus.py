@@ -18,8 +18,8 @@ class Channels:
     """Input of a unit: one row per channel.
 
     Shape:
-        - x, g: (C, N)
-        - gamma, beta, guess: (C,)
+        - x, g: ``(C, N)``
+        - gamma, beta, guess: ``(C,)``
     """
 
     x: IntArray
@@ -72,7 +72,7 @@ def from_data(
     """Channels of given data with random γ around 1 and β around 0.
 
     Shape:
-        - x, g, before: (C, N)
+        - x, g, before: ``(C, N)``
     """
     rng = np.random.default_rng(seed + 1)
     spec, count = config.spec, len(x)
