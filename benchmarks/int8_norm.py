@@ -23,6 +23,7 @@ from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, wr
 from l1bn.fixed_point import NormSpec
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.ops.int8 import norm as int8_norm
+from l1bn.ops.int8.elements import Rounding
 
 #: Shape, layers of it in ResNet-20, and how many of these add a residual.
 LAYERS = [
@@ -47,7 +48,7 @@ def integer(shape: tuple[int, ...], residual: bool) -> tuple[Callable[[], Any], 
     beta = torch.zeros(channels, dtype=torch.int8)
     shift = torch.full((channels,), 9, dtype=torch.int32)
     exponent = torch.full((channels,), -5, dtype=torch.int32)
-    rounding = int8_norm.Rounding(stochastic=True, seed=1, stream=2)
+    rounding = Rounding(stochastic=True, seed=1, stream=2)
     kept: list[Any] = []
 
     def forward() -> None:

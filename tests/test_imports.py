@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pathlib
 import subprocess
 import sys
@@ -45,6 +46,16 @@ def test_every_public_name_loads() -> None:
     assert set(l1bn.__all__) <= set(dir(l1bn))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = l1bn.nothing
+
+
+def test_a_package_lists_what_it_hands_on_and_no_other_file_does() -> None:
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        body = ast.parse(path.read_text()).body
+        lists = any(
+            isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__" for n in body
+        )
+        imports = any(isinstance(n, ast.ImportFrom) and n.module != "__future__" for n in body)
+        assert lists == (path.name == "__init__.py" and imports), path
 
 
 @pytest.mark.parametrize("module", ["l1bn.fixed_point", "l1bn.rtl"])

@@ -15,8 +15,6 @@ from difflib import get_close_matches
 
 from l1bn.errors import UserError
 
-__all__ = ["COMMANDS", "Command", "main"]
-
 
 @dataclass(frozen=True)
 class Command:

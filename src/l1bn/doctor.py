@@ -18,8 +18,6 @@ from l1bn.ops.int8 import norm as int8_norm
 from l1bn.ops.registry import registry
 from l1bn.strided_conv import trial
 
-__all__ = ["doctor_command", "missing_requirements"]
-
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _EXTRAS = {"recipes": "train, compare, gan", "rtl": "hardware generator"}
 

@@ -15,8 +15,6 @@ import torch
 
 from l1bn.ops.registry import registry
 
-__all__ = ["CPU_FEATURES", "cpu_features", "cpu_name", "describe_environment", "version_of"]
-
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile")
 """Instruction sets that decide which kernels can run, in the Linux kernel's names."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["UserError"]
-
 
 class UserError(ValueError):
     """A wrong path, name or option: the message alone must tell the user what to do.

@@ -18,8 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["SubsampledConv2d", "is_affected", "to_channels_last_", "trial"]
-
 _VECTOR = 16
 """Elements in the widest vector of float32."""
 _TRIAL_SECONDS = 60.0

@@ -16,9 +16,7 @@ for name, folder in (("l1bn", SOURCES), ("l1bn.ops", SOURCES / "ops")):
     package.__path__ = [str(folder)]
     sys.modules[name] = package
 
-from l1bn.ops.native import float_norm, library  # noqa: E402
-
-__all__ = ["float_norm", "library", "load_openmp", "selected"]
+from l1bn.ops.native import library  # noqa: E402
 
 
 def load_openmp() -> None:

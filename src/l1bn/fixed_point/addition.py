@@ -7,8 +7,6 @@ import numpy as np
 from l1bn.fixed_point.formats import IntArray, Rounding
 from l1bn.fixed_point.scaling import MAX_SHIFT, peak_shift, rescale
 
-__all__ = ["MAX_GAP", "add_scaled"]
-
 MAX_GAP = 16
 """Bits by which the exponents may differ before the smaller tensor loses bits."""
 

@@ -9,8 +9,6 @@ import numpy as np
 
 from l1bn.fixed_point.formats import IntArray
 
-__all__ = ["conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"]
-
 
 def _pad(x: IntArray, padding: int) -> IntArray:
     return np.pad(x.astype(np.int64), ((0, 0), (0, 0), (padding, padding), (padding, padding)))

@@ -18,8 +18,6 @@ from l1bn.fixed_point.convolution import conv2d
 from l1bn.fixed_point.formats import IntArray
 from l1bn.fixed_point.scaling import rescale
 
-__all__ = ["FORMAT", "IntegerModel", "load_model"]
-
 FORMAT = "l1bn-integer-model-1"
 
 

@@ -6,20 +6,6 @@ import numpy as np
 
 from l1bn.fixed_point.formats import IntArray
 
-__all__ = [
-    "LOG2_E",
-    "LOG2_E_BITS",
-    "MAX_SHIFT",
-    "MEAN_BITS",
-    "ONE_BITS",
-    "PROBABILITY_BITS",
-    "TABLE",
-    "TABLE_BITS",
-    "inverse_count",
-    "softmax",
-    "softmax_error",
-]
-
 LOG2_E_BITS = 14
 LOG2_E = 23637
 """log2(e) · 2**14."""

@@ -22,8 +22,6 @@ from l1bn.fixed_point.normalize import Forward, l1_forward
 from l1bn.fixed_point.scaling import common_exponent, rescale
 from l1bn.fixed_point.spec import NormSpec
 
-__all__ = ["LayerGradient", "activate", "norm_layer_backward", "norm_layer_forward"]
-
 
 @dataclass(frozen=True)
 class LayerGradient:

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from l1bn.fixed_point.formats import IntArray, Rounding, rounding_noise
 
-__all__ = ["MAX_SHIFT", "common_exponent", "memory_order", "peak_shift", "rescale"]
-
 MAX_SHIFT = 31
 """Largest right shift of a 32-bit value."""
 

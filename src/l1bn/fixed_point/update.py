@@ -18,19 +18,6 @@ import numpy as np
 from l1bn.fixed_point.formats import IntArray, Rounding, random_bits
 from l1bn.fixed_point.scaling import memory_order, peak_shift
 
-__all__ = [
-    "LIMIT_BITS",
-    "RATE_BITS",
-    "SUM_BITS",
-    "UNIT_BITS",
-    "Master",
-    "SgdStep",
-    "accumulate",
-    "make_room",
-    "sgd_step",
-    "sum_exponent",
-]
-
 UNIT_BITS = 32
 """Fraction bits of gradients and momentum while they are added."""
 RATE_BITS = 16

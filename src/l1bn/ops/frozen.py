@@ -17,8 +17,6 @@ from torch import Tensor
 from l1bn.ops import formula, mask
 from l1bn.ops.tracing import is_transformed
 
-__all__ = ["composed", "evaluate", "only_shifts", "serves", "shift"]
-
 
 class _Frozen(torch.autograd.Function):
     @staticmethod

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Places", "pack", "unpack"]
-
 
 class Places(NamedTuple):
     """Shape of a mask and the order of its dimensions in memory, the outermost first."""

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from l1bn.ops.formula import K, alive, per_channel, reduce_dims
 
-__all__ = ["Gradients", "double_backward", "frozen_backward"]
-
 #: Of x, weight, bias and residual.
 Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 

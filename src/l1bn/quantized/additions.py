@@ -17,8 +17,6 @@ from l1bn.nn import (
 )
 from l1bn.quantized.trace import UnsupportedError
 
-__all__ = ["refuse_additions"]
-
 _HOOKS = {
     "_forward_hooks": "forward hook",
     "_forward_pre_hooks": "forward pre-hook",

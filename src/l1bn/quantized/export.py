@@ -29,8 +29,6 @@ from l1bn.quantized.layers.product import Product, aligned_bias
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["export"]
-
 
 def export(network: IntegerNetwork, path: str | Path, example: QTensor) -> Path:
     """Write a network for inference; ``l1bn.fixed_point.inference.load_model`` runs it in NumPy.

@@ -23,8 +23,6 @@ from l1bn.fixed_point.scaling import peak_shift
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["Loss", "cross_entropy"]
-
 
 @dataclass(frozen=True)
 class Loss:

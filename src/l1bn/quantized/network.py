@@ -16,8 +16,6 @@ from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.state import check_state
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["IntegerNetwork", "Node"]
-
 _JOIN_SITE = 1 << 10
 _INPUT = -1
 

@@ -13,8 +13,6 @@ from l1bn.fixed_point.update import RATE_BITS, SgdStep
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.parameter import IntegerParameter
 
-__all__ = ["SGD"]
-
 _OPTIONS = ("lr", "momentum", "weight_decay", "nesterov")
 
 

@@ -11,8 +11,6 @@ from l1bn.fixed_point.scaling import peak_shift
 from l1bn.fixed_point.update import SUM_BITS, sum_exponent
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["HEADROOM", "IntegerParameter", "fitting_exponent"]
-
 HEADROOM = 2
 """How far a weight may grow beyond the largest initial one before its exponent must move."""
 

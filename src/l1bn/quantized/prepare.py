@@ -32,8 +32,6 @@ from l1bn.quantized.norms.rule import NormRule
 from l1bn.quantized.parameter import IntegerParameter, fitting_exponent
 from l1bn.quantized.trace import Step, UnsupportedError, trace
 
-__all__ = ["prepare"]
-
 _L1 = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm)
 _FIRST_SITE = 2
 _LARGEST_WINDOW = 11  # places in a window are kept in 8 bits

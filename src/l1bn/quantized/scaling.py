@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from l1bn.fixed_point.scaling import MAX_SHIFT, peak_shift
 
-__all__ = ["OutputScale", "follow"]
-
 
 def follow(remembered: Tensor, seen: Tensor) -> Tensor:
     """Move remembered exponents: up at once, down by one when a batch stays two below.

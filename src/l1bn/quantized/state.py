@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from l1bn.quantized.config import Config
 
-__all__ = ["check_state"]
-
 _FREE = {"seed", "stochastic", "error_bits"}
 """Choices of how training goes on; the others decide what the integers of a state mean."""
 _EXTRA = "_extra_state"

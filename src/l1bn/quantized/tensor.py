@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Noise", "QTensor", "quantize"]
-
-
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-__all__ = ["Step", "UnsupportedError", "trace"]
-
 
 class UnsupportedError(ValueError):
     """A network that has no integer form."""

@@ -11,8 +11,6 @@ import torch.nn.functional as F
 
 from l1bn.recipes.data import Split
 
-__all__ = ["EpochPlan", "Mirror", "Padding", "Preprocess", "plan_epoch", "random_crop"]
-
 Moments = tuple[torch.Tensor, torch.Tensor]
 Mirror = Literal["none", "random", "alternate"]
 """Which training images to mirror: none, about half, or in turn in every other epoch."""

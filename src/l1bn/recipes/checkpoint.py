@@ -19,8 +19,6 @@ from l1bn.errors import UserError
 from l1bn.recipes.files import write_bytes
 from l1bn.recipes.saved import check_entries, check_tensors
 
-__all__ = ["CHECKPOINT", "RESULT", "load_checkpoint", "load_weights", "save_checkpoint"]
-
 CHECKPOINT = "last.pt"
 """Name of a run's checkpoint in its folder."""
 RESULT = "result.json"

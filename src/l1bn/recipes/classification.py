@@ -30,8 +30,6 @@ from l1bn.recipes.saved import check_optimizer, check_tensors, fields_of
 from l1bn.recipes.schedule import cosine, one_cycle
 from l1bn.strided_conv import to_channels_last_
 
-__all__ = ["Trainer", "last_layer", "pick_device"]
-
 _EVAL_BATCH = 500
 
 

@@ -19,8 +19,6 @@ from l1bn.recipes.options import parse_options
 if TYPE_CHECKING:
     from l1bn.recipes.interrupt import Interrupted
 
-__all__ = ["compare_command", "gan_command", "gan_compare_command", "train_command"]
-
 _RESUME = "--resume"
 _CHECKPOINT = "last.pt"
 _Config = TypeVar("_Config")

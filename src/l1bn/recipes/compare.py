@@ -27,8 +27,6 @@ from l1bn.recipes.saved import check_tensors
 from l1bn.recipes.statistics import compare_paired, summarize
 from l1bn.recipes.threads import thread_count
 
-__all__ = ["CURVES", "MEASURED", "RESULTS", "compare", "pairs"]
-
 RESULTS = "results.json"
 CURVES = "curves.csv"
 MEASURED = "measured.json"

@@ -10,8 +10,6 @@ from typing import Any, ClassVar, Literal
 from l1bn.errors import UserError
 from l1bn.recipes.names import NormName, check_model
 
-__all__ = ["CompareConfig", "Recipe", "RunConfig", "TrainConfig", "require_option"]
-
 _LARGEST_SEED = 2**32 - 1
 
 

@@ -13,8 +13,6 @@ from l1bn.errors import UserError
 from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.files import cannot_write, write_text
 
-__all__ = ["EPOCH_COLUMNS", "STEP_COLUMNS", "TABLES", "CurveLog", "Rows", "read_rows", "saved_rows"]
-
 EPOCH_COLUMNS = (
     "epoch",
     "step",

@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from l1bn.errors import UserError
 from l1bn.recipes.models import ModelSpec
 
-__all__ = ["DIGITS", "ImageSet", "Split", "load_data"]
-
 DIGITS = "digits"
 """Name of the embedded default set."""
 

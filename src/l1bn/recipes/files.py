@@ -12,8 +12,6 @@ from typing import Any
 
 from l1bn.errors import UserError
 
-__all__ = ["cannot_write", "write_bytes", "write_json", "write_text"]
-
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as one step, down to the disk.

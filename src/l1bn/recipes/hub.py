@@ -19,8 +19,6 @@ from tqdm import tqdm
 
 from l1bn.errors import UserError
 
-__all__ = ["cache_dir", "load_hub"]
-
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images (N, C, H, W) of uint8 and labels (N,)."""
 

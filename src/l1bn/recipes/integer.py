@@ -18,8 +18,6 @@ from l1bn.recipes.data import ImageSet
 from l1bn.recipes.models import build_model
 from l1bn.recipes.saved import check_fields
 
-__all__ = ["IntegerPreprocess", "IntegerTrainer", "integer_config"]
-
 _LEVELS = 256
 _SATURATED = 1.05  # up to this factor above the range, the brightest pixels saturate
 

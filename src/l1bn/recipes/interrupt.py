@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["Interrupted", "StopRequest", "deferred_interrupt"]
-
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """Training stopped on request, with everything saved.

@@ -17,8 +17,6 @@ try:
 except ImportError:  # Windows: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "own_folder"]
-
 LOCK = "run.lock"
 """Name of the file that is there, and locked, while a run has the folder."""
 

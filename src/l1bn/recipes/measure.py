@@ -13,8 +13,6 @@ from torch import nn
 from l1bn.recipes.classification import Trainer
 from l1bn.recipes.names import NormName
 
-__all__ = ["channel_ratios", "deviation_ratios", "saved_bytes", "step_seconds"]
-
 _WARMUP = 3
 _RATIO_IMAGES = 512
 

@@ -7,8 +7,6 @@ from typing import Literal
 
 from l1bn.errors import UserError
 
-__all__ = ["MODEL_NAMES", "NORMS", "NormName", "check_model"]
-
 NormName = Literal["l1", "l2"]
 NORMS: tuple[NormName, ...] = ("l1", "l2")
 """L1BN and BatchNorm."""

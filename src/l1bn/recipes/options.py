@@ -13,8 +13,6 @@ from typing import Annotated, Any, TypeVar, Union
 
 import tyro
 
-__all__ = ["GROUPS", "parse_options"]
-
 _Config = TypeVar("_Config")
 
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -14,8 +14,6 @@ from l1bn.recipes.lock import own_folder
 from l1bn.recipes.saved import check_fields
 from l1bn.recipes.threads import thread_count
 
-__all__ = ["load_recipe_data", "make_trainer", "train"]
-
 
 def load_recipe_data(recipe: Recipe) -> ImageSet:
     """Load the images that a recipe names."""

@@ -14,8 +14,6 @@ import torch
 
 from l1bn.errors import UserError
 
-__all__ = ["check_entries", "check_fields", "check_optimizer", "check_tensors", "fields_of"]
-
 _NEVER_NEGATIVE = ("running_var", "exp_avg_sq", "num_batches_tracked")
 
 

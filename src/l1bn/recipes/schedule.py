@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["cosine", "one_cycle"]
-
 _START = 0.04
 _END = 1e-4
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Difference", "Summary", "compare_paired", "excludes_zero", "summarize"]
-
 
 @dataclass(frozen=True)
 class Summary:

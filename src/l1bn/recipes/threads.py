@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["thread_count"]
-
 
 @contextmanager
 def thread_count(count: int | None) -> Iterator[None]:

@@ -25,12 +25,13 @@ from l1bn.fixed_point import (
 )
 from l1bn.fixed_point.norm_layer import activate
 from l1bn.fixed_point.normalize import scale
+from l1bn.ops.int8 import elements
 from l1bn.ops.int8 import norm as native
 
 if reason := native.available():
     pytest.skip(reason, allow_module_level=True)
 
-STOCHASTIC = native.Rounding(stochastic=True, seed=7, stream=123456789)
+STOCHASTIC = elements.Rounding(stochastic=True, seed=7, stream=123456789)
 SPEC = fp.NormSpec(width=8)
 #: Channel counts below, at, beside and above the vectors' lengths; pixels from two up.
 SHAPES = [
@@ -139,7 +140,7 @@ class Case:
         equal(state.shift, channel.shift)
         equal(state.reciprocal, channel.reciprocal.exponent)
 
-    def check_backward(self, rounding=native.NEAREST, bits=8, g_exponent=-9, x_exponent=None):
+    def check_backward(self, rounding=elements.NEAREST, bits=8, g_exponent=-9, x_exponent=None):
         y, state = self.run_forward()
         exponents = self.x_exponent if x_exponent is None else x_exponent
         expected = norm_layer_backward(
@@ -256,7 +257,7 @@ def test_any_layer(shape, seed, kind, sigma, flags, bits):
     residual, relu, stochastic = flags
     case = Case(shape, kind, residual, relu, fp.NormSpec(8, sigma=sigma), seed)
     case.check_forward(*case.run_forward())
-    case.check_backward(native.Rounding(stochastic, seed, seed // 3), bits)
+    case.check_backward(elements.Rounding(stochastic, seed, seed // 3), bits)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -299,33 +300,33 @@ def test_evaluation(isa, relu):
     equal(got, back(activate(y, channels_first(residual), relu, SPEC), x.shape))
 
 
-def rounding_of(rounding: native.Rounding) -> dict:
+def rounding_of(rounding: elements.Rounding) -> dict:
     name = "stochastic" if rounding.stochastic else "nearest"
     return {"rounding": name, "seed": rounding.seed, "stream": rounding.stream}
 
 
-@pytest.mark.parametrize("rounding", [native.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("rounding", [elements.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_rescale(isa, shape, rounding):
     rng = np.random.default_rng(1)
     value = rng.integers(-(2**31), 2**31, shape) >> rng.integers(0, 31, shape)
     value.reshape(-1)[:2] = -(2**31), 2**31 - 1
     tensor = rows(value, torch.int32)
-    assert native.peak(tensor) == np.abs(value).max()
+    assert elements.peak(tensor) == np.abs(value).max()
     for shift in range(32):
         expected = rescale(value, shift, 8, **rounding_of(rounding))
-        equal(native.rescale(tensor, shift, 8, rounding), expected)
+        equal(elements.rescale(tensor, shift, 8, rounding), expected)
     each = rng.integers(0, 32, shape[1])
     broad = each.reshape(1, -1, *[1] * (len(shape) - 2))
     for bits in (2, 4, 8):
         expected = rescale(value, broad, bits, **rounding_of(rounding))
-        got = native.rescale(tensor, torch.from_numpy(each).int(), bits, rounding)
+        got = elements.rescale(tensor, torch.from_numpy(each).int(), bits, rounding)
         equal(got, expected)
 
 
 def test_peak_of_zeros_and_of_nothing():
-    assert native.peak(torch.zeros((3, 5), dtype=torch.int32)) == 0
-    assert native.peak(torch.zeros((0, 5), dtype=torch.int32)) == 0
+    assert elements.peak(torch.zeros((3, 5), dtype=torch.int32)) == 0
+    assert elements.peak(torch.zeros((0, 5), dtype=torch.int32)) == 0
 
 
 def check_sum(shape, gap, rounding):
@@ -333,12 +334,12 @@ def check_sum(shape, gap, rounding):
     a, b = rng.integers(-128, 128, shape), rng.integers(-128, 128, shape)
     a.reshape(-1)[0] = b.reshape(-1)[0] = -128
     expected, exponent = add_scaled(a, 3, b, 3 + gap, 7, **rounding_of(rounding))
-    got, got_exponent = native.add_scaled(rows(a), 3, rows(b), 3 + gap, 7, rounding)
+    got, got_exponent = elements.add_scaled(rows(a), 3, rows(b), 3 + gap, 7, rounding)
     assert got_exponent == exponent
     equal(got, expected)
 
 
-@pytest.mark.parametrize("rounding", [native.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("rounding", [elements.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 17, 8, 9)], ids=str)
 def test_add_scaled(isa, shape, rounding):
     for gap in (-60, -32, -17, -16, -15, -3, 0, 1, 16, 18, 40):
@@ -348,7 +349,7 @@ def test_add_scaled(isa, shape, rounding):
 def test_sum_of_zeros():
     zeros = torch.zeros((2, 5), dtype=torch.int8)
     expected = add_scaled(zeros.numpy(), -3, zeros.numpy(), 2)
-    got = native.add_scaled(zeros, -3, zeros, 2)
+    got = elements.add_scaled(zeros, -3, zeros, 2)
     equal(got[0], expected[0])
     assert got[1] == expected[1]
 
@@ -367,7 +368,7 @@ def check_steps(shape, dtype, rounding, bits, exponent, nesterov, size):
     for i in range(3):
         now = rounding._replace(stream=rounding.stream + 2 * i)
         master = sgd_step(master, gradient, size, step, **rounding_of(now))
-        at = native.sgd_step(
+        at = elements.sgd_step(
             weight,
             momentum,
             rows(gradient, dtype),
@@ -383,7 +384,7 @@ def check_steps(shape, dtype, rounding, bits, exponent, nesterov, size):
         equal(momentum, master.momentum)
 
 
-@pytest.mark.parametrize("rounding", [native.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("rounding", [elements.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("shape", [(13,), (10, 64), (16, 5, 3, 3)], ids=str)
 def test_sgd(isa, shape, dtype, rounding):
@@ -405,10 +406,10 @@ def test_threads_share_the_elements(isa, threads):
     value = np.random.default_rng(8).integers(-(2**31), 2**31, (5, 48, 21, 20))
     tensor = rows(value, torch.int32)
     expected = rescale(value, 24, **rounding_of(STOCHASTIC))
-    equal(native.rescale(tensor, 24, rounding=STOCHASTIC), expected)
+    equal(elements.rescale(tensor, 24, rounding=STOCHASTIC), expected)
     for place in (0, -1):
         tensor[place, 0, 0, 0] = -(2**31)
-        assert native.peak(tensor) == 2**31
+        assert elements.peak(tensor) == 2**31
         tensor[place, 0, 0, 0] = 0
 
 
@@ -416,7 +417,7 @@ def test_step_of_zeros_keeps_zero(isa):
     weight = torch.zeros(20, dtype=torch.int16)
     momentum, gradient = torch.zeros_like(weight), torch.zeros_like(weight).char()
     step = SgdStep.quantize(0.1)
-    exponent = native.sgd_step(
+    exponent = elements.sgd_step(
         weight,
         momentum,
         gradient,
@@ -464,14 +465,14 @@ def _backward(**changes):
         (ValueError, "fit the 32-bit element path",
          lambda: native.norm_forward(IMAGE, CHANNEL, 99 * CHANNEL,
                                      fp.NormSpec(8, coefficient_bits=24, floor_log2=8))),
-        (ValueError, "shift: expected 0 to 31, got 32 to 32", lambda: native.rescale(WIDE, 32)),
-        (ValueError, "bits: expected 2 to 8, got 9", lambda: native.rescale(WIDE, 3, 9)),
+        (ValueError, "shift: expected 0 to 31, got 32 to 32", lambda: elements.rescale(WIDE, 32)),
+        (ValueError, "bits: expected 2 to 8, got 9", lambda: elements.rescale(WIDE, 3, 9)),
         (ValueError, "state: expected that of 9 elements in 4 channels, got one of 18 in 4",
          lambda: _backward(x=IMAGE[:1], g=IMAGE[:1])),
         (TypeError, "x_exponent: expected a tensor of torch.int32, got torch.int8",
          lambda: _backward(x_exponent=CHANNEL)),
         (ValueError, "b: expected shape (2, 4, 3, 3), got (4,)",
-         lambda: native.add_scaled(IMAGE, 0, CHANNEL, 0)),
+         lambda: elements.add_scaled(IMAGE, 0, CHANNEL, 0)),
         (ValueError, "expected one of", lambda: native.select("mmx")),
     ],
 )  # fmt: skip
@@ -483,7 +484,7 @@ def test_errors(error, text, call):
 def test_sgd_refuses_an_exponent_without_a_shift():
     weight = torch.zeros(4, dtype=torch.int16)
     with pytest.raises(ValueError, match="exponent: expected -48 to 14, got 15"):
-        native.sgd_step(
+        elements.sgd_step(
             weight,
             weight.clone(),
             weight.char(),

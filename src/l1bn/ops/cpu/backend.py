@@ -22,8 +22,6 @@ from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.tracing import is_transformed
 
-__all__ = ["BACKEND", "Cpu"]
-
 #: Dtypes of γ and β; None where the layer has none.
 _PARAMETERS = {None, *kernels.DTYPES}
 

@@ -18,23 +18,6 @@ from l1bn.ops.native import float_norm as _native
 from l1bn.ops.native.float_norm import Native
 from l1bn.ops.native.library import check as _check
 
-__all__ = [
-    "ACTIVATIONS",
-    "DTYPES",
-    "NATIVE",
-    "RECOVERY_LIMIT",
-    "Call",
-    "Kept",
-    "Running",
-    "Wanted",
-    "backward",
-    "evaluate",
-    "forward",
-    "moves_natively",
-    "pack_alive",
-    "unpack_alive",
-]
-
 #: The library, or why there is none.
 NATIVE: Native | str = _native.load()
 if isinstance(NATIVE, str):  # said once: the first call that looks for a backend imports this file

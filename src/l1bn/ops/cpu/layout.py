@@ -9,8 +9,6 @@ from torch import Tensor
 
 from l1bn.ops.cpu.memory import ordinary
 
-__all__ = ["Layout", "as_layout", "as_vector", "like", "sign_bits", "spread", "to_layout"]
-
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["CPU", "address", "is_ordinary", "ordinary"]
-
 CPU = torch.device("cpu")
 
 

@@ -16,8 +16,6 @@ from torch import Tensor
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import like, to_layout
 
-__all__ = ["backward", "forward"]
-
 
 @torch.library.custom_op("l1bn::cpu_forward", mutates_args=(), device_types="cpu")
 def forward(

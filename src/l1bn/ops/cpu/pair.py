@@ -19,8 +19,6 @@ from l1bn.ops.cpu.layout import Layout, sign_bits, spread
 from l1bn.ops.second_derivative import Gradients, double_backward
 from l1bn.ops.tracing import is_transformed
 
-__all__ = ["train_pair"]
-
 
 class _Branch(NamedTuple):
     """What backward has of one branch: ``x``, or ``bits`` in its place."""

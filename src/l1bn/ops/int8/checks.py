@@ -5,17 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = [
-    "bits_of",
-    "channels_of",
-    "like",
-    "per_channel",
-    "require",
-    "require_dense",
-    "rows_of",
-    "shift_of",
-]
-
 MAX_SHIFT = 31
 
 

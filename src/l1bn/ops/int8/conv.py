@@ -17,16 +17,6 @@ from torch import Tensor
 
 from l1bn.ops.native.library import INT8_CONV
 
-__all__ = [
-    "available",
-    "conv2d",
-    "conv2d_input_gradient",
-    "conv2d_weight_gradient",
-    "isa",
-    "isas",
-    "select",
-]
-
 #: Ten sizes, then x or e, w or e, the result, and its peak where there is one.
 _WITH_PEAK = struct.Struct("14q").pack
 _WITHOUT_PEAK = struct.Struct("13q").pack

@@ -14,8 +14,6 @@ from l1bn.ops.native.library import INT8_NORM
 if TYPE_CHECKING:
     from l1bn.fixed_point.update import SgdStep
 
-__all__ = ["NEAREST", "Rounding", "add_scaled", "peak", "rescale", "sgd_step"]
-
 _MASK = (1 << 64) - 1
 
 

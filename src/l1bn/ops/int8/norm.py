@@ -1,4 +1,4 @@
-"""The integer kernels of 8-bit training, on torch tensors: normalization, scaling, SGD.
+"""The integer kernels of the normalization of 8-bit training, on torch tensors.
 
 Thin functions over ``csrc/int8_norm/interface.h``, equal bit for bit to ``l1bn.fixed_point``, and
 without a floating-point number. Tensors are dense with channels last in memory: images
@@ -18,30 +18,11 @@ import torch
 from torch import Tensor
 
 from l1bn.ops.int8.checks import bits_of, channels_of, like, per_channel, rows_of, shift_of
-from l1bn.ops.int8.elements import NEAREST, Rounding, add_scaled, peak, rescale, sgd_step
+from l1bn.ops.int8.elements import NEAREST, Rounding
 from l1bn.ops.native.library import INT8_NORM
 
 if TYPE_CHECKING:
     from l1bn.fixed_point import NormSpec
-
-__all__ = [
-    "NEAREST",
-    "Gradients",
-    "NormState",
-    "Rounding",
-    "add_scaled",
-    "available",
-    "isa",
-    "isas",
-    "norm_apply",
-    "norm_backward",
-    "norm_forward",
-    "norm_forward_fused",
-    "peak",
-    "rescale",
-    "select",
-    "sgd_step",
-]
 
 available, isas, isa, select = (
     INT8_NORM.available,

@@ -14,15 +14,6 @@ from pathlib import Path
 
 from l1bn.ops.native.library import PATH, Stack, float_norm
 
-__all__ = [
-    "Native",
-    "load",
-    "pack_alive",
-    "pack_backward",
-    "pack_evaluate",
-    "pack_forward",
-]
-
 # Problem: outer, channels, inner, dtype, parameter dtype, activation, threads, eps.
 _PROBLEM = "7qd"
 #: x, residual, weight, bias, y, mean, scale, bits, limit of recovery, running mean, running var,

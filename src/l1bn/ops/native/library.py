@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-__all__ = ["ABI", "ERROR", "FLOAT_NORM", "INT8_CONV", "INT8_NORM", "PATH", "Stack", "check", "load"]
-
 PATH = Path(__file__).with_name("libl1bn.so")
 
 #: Version of the argument blocks and of the errors below (``L1BN_ABI`` of csrc/norm/interface.h); a

@@ -13,8 +13,6 @@ from l1bn.ops.triton import launch
 from l1bn.ops.triton.plan import format_of, in_order
 from l1bn.ops.triton.recovery import LIMIT, recovery
 
-__all__ = ["Options", "train"]
-
 
 class Options(NamedTuple):
     """What a call does beside its tensors.

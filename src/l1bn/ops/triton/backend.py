@@ -17,8 +17,6 @@ from l1bn.ops import formula, frozen
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
-__all__ = ["BACKEND", "Triton"]
-
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 

@@ -18,8 +18,6 @@ from l1bn.ops.triton.forward import (
 )
 from l1bn.ops.triton.plan import Plan, bits_like, in_order, plan_of
 
-__all__ = ["ACTIVATIONS", "Call", "Kept", "Running", "backward", "forward", "signs"]
-
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
 
 #: Running mean, running variance and momentum.

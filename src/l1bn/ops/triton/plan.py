@@ -9,8 +9,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Plan", "bits_like", "format_of", "in_order", "plan_of"]
-
 #: Elements of a tile: sixteen for each thread of eight warps, which move 16 bytes at once.
 TILE = 4096
 #: Values per channel up to which one program does all passes in one launch.

@@ -23,8 +23,6 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["LIMIT", "Recovery", "recovery"]
-
 #: Largest r for which x̂ may be recovered: by dtype, as the cpu backend has it.
 LIMIT = {
     torch.float32: 16.0,

@@ -32,8 +32,6 @@ from l1bn.quantized.kernels.matmul import int_matmul, patches
 from l1bn.quantized.kernels.random import random_bits
 from l1bn.quantized.tensor import Noise
 
-__all__ = ["EagerKernels"]
-
 
 class EagerKernels:
     """See ``l1bn.quantized.kernels.interface.Kernels``."""

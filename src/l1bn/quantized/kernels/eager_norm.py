@@ -15,19 +15,6 @@ from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.statistics import L1Statistics
 from l1bn.quantized.kernels.interface import per_channel
 
-__all__ = [
-    "EagerGradient",
-    "EagerState",
-    "all_but_channels",
-    "channel_of",
-    "channel_peak",
-    "l1_products",
-    "l1_statistics",
-    "python_numbers",
-    "state_of",
-    "tensor_of",
-]
-
 _Numbers = npt.NDArray[np.object_]
 
 

@@ -15,8 +15,6 @@ from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
 from l1bn.quantized.tensor import Noise
 
-__all__ = ["Kernels", "NormGradient", "NormState", "channels_last", "per_channel"]
-
 
 class NormState(Protocol):
     """What a normalization keeps of each channel for its backward pass and running statistics.

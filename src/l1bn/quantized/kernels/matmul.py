@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["int_matmul", "patches"]
-
 _GRANULE = 8
 _ROWS = 32
 

@@ -8,9 +8,8 @@ from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
 from l1bn.ops.int8 import conv as int8_conv
 from l1bn.ops.int8 import norm as int8_norm
+from l1bn.ops.int8.elements import NEAREST, Rounding, add_scaled, rescale, sgd_step
 from l1bn.quantized.tensor import Noise
-
-__all__ = ["NativeKernels", "unavailable"]
 
 
 def unavailable() -> str | None:
@@ -42,7 +41,7 @@ class NativeKernels:
     def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
         """See ``Kernels``."""
         right = shift.int() if isinstance(shift, Tensor) else shift
-        return int8_norm.rescale(value, right, bits, _rounding(noise))
+        return rescale(value, right, bits, _rounding(noise))
 
     def norm_forward(
         self,
@@ -102,7 +101,7 @@ class NativeKernels:
         self, a: Tensor, a_exponent: int, b: Tensor, b_exponent: int, bits: int, noise: Noise | None
     ) -> tuple[Tensor, int]:
         """See ``Kernels``."""
-        return int8_norm.add_scaled(a, a_exponent, b, b_exponent, bits, _rounding(noise))
+        return add_scaled(a, a_exponent, b, b_exponent, bits, _rounding(noise))
 
     def sgd_step(
         self,
@@ -117,7 +116,7 @@ class NativeKernels:
         noise: tuple[Noise, Noise] | None,
     ) -> int:
         """See ``Kernels``."""
-        return int8_norm.sgd_step(
+        return sgd_step(
             weight,
             momentum,
             gradient,
@@ -130,7 +129,7 @@ class NativeKernels:
         )
 
 
-def _rounding(noise: Noise | None) -> int8_norm.Rounding:
+def _rounding(noise: Noise | None) -> Rounding:
     if noise is None:
-        return int8_norm.NEAREST
-    return int8_norm.Rounding(True, noise.seed, noise.stream)
+        return NEAREST
+    return Rounding(True, noise.seed, noise.stream)

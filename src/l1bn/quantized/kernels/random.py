@@ -7,8 +7,6 @@ from torch import Tensor
 
 from l1bn.fixed_point.formats import stream_start
 
-__all__ = ["random_bits"]
-
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value

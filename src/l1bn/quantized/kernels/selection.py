@@ -8,8 +8,6 @@ from l1bn.quantized.kernels.eager import EagerKernels
 from l1bn.quantized.kernels.interface import Kernels
 from l1bn.quantized.kernels.native import NativeKernels, unavailable
 
-__all__ = ["BACKENDS", "check_backend", "kernels_for"]
-
 BACKENDS = ("auto", "eager", "cpu")
 
 

@@ -16,8 +16,6 @@ from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.selection import kernels_for
 from l1bn.quantized.tensor import Noise, QTensor
 
-__all__ = ["Clock", "IntegerLayer"]
-
 _SITES = 1 << 12
 _STREAMS = 1 << 4
 _FIRST_UPDATE = 1 << 11

@@ -18,8 +18,6 @@ from l1bn.quantized.norms.rule import NormRule, Saved
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["NormLayer", "NormalizingLayer", "ProductNormLayer", "to_exponent"]
-
 _DX = 3
 _LARGEST_COUNT = 1 << 23
 """Values of 8 bits whose covariance M·Σg·x − Σx·Σg fits 64 bits, see `l1bn.fixed_point.widths`."""

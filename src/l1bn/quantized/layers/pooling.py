@@ -14,8 +14,6 @@ from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.scaling import OutputScale
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["INVERSE_BITS", "AveragePoolLayer", "MaxPoolLayer", "inverse_pixels"]
-
 INVERSE_BITS = 22
 _LARGEST_AVERAGE = 1 << 18
 """Pixels beyond which 1/pixels has fewer than five significant bits."""

@@ -12,8 +12,6 @@ from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.scaling import OutputScale
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["Product", "ProductLayer", "aligned_bias"]
-
 _GRADIENT, _ERROR = 0, 1
 _TERMS = ((1 << 31) - 1) // (127 * 128)
 """Products of 8 bits whose sum fits 32 bits."""

@@ -10,8 +10,6 @@ from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.norm import to_exponent
 from l1bn.quantized.tensor import QTensor
 
-__all__ = ["AddLayer", "FlattenLayer", "IdentityLayer", "ReluLayer"]
-
 
 class IdentityLayer(IntegerLayer):
     """Passes on what it gets."""

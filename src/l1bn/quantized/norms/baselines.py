@@ -34,8 +34,6 @@ from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.norms.rule import Saved
 from l1bn.quantized.tensor import Noise, QTensor
 
-__all__ = ["L2Rule", "RangeRule"]
-
 _Numbers = npt.NDArray[Any]
 _CHUNKS = 16
 _FACTOR_BITS = 16

@@ -14,8 +14,6 @@ from l1bn.fixed_point.statistics import L1Statistics, L2Statistics
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.scaling import follow
 
-__all__ = ["NormBuffers"]
-
 _AFFINE_RANGE_BITS = 4  # masters of γ and β hold ±8
 _LARGEST_GAMMA = 127 / 64
 _LARGEST_BETA = 127 / 16

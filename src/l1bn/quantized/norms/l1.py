@@ -27,8 +27,6 @@ from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.norms.rule import Saved
 from l1bn.quantized.tensor import Noise, QTensor
 
-__all__ = ["L1Rule"]
-
 
 @dataclass(frozen=True)
 class FrozenState:

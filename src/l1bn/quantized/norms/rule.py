@@ -13,8 +13,6 @@ from l1bn.quantized.kernels.interface import NormGradient
 from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.tensor import Noise, QTensor
 
-__all__ = ["NormRule", "Saved"]
-
 
 @dataclass(frozen=True)
 class Saved:

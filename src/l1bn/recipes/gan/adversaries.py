@@ -13,8 +13,6 @@ from l1bn.recipes.gan.losses import LOSSES, gradient_penalty
 from l1bn.recipes.gan.models import build_gan
 from l1bn.recipes.gan.noise import Batches, stream
 
-__all__ = ["LOSS_COLUMNS", "Adversaries"]
-
 LOSS_COLUMNS = ("critic_loss", "generator_loss", "real_score", "fake_score", "penalty")
 """Losses of both networks, the critic's mean scores, and the penalty before it is weighted."""
 

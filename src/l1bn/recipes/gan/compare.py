@@ -26,8 +26,6 @@ from l1bn.recipes.names import NORMS, NormName
 from l1bn.recipes.statistics import compare_paired, summarize
 from l1bn.recipes.threads import thread_count
 
-__all__ = ["compare_gans", "gan_pairs"]
-
 _FORMAT = "l1bn-gan-compare-1"
 
 

@@ -11,8 +11,6 @@ from l1bn.errors import UserError
 from l1bn.recipes.config import RunConfig, require_option
 from l1bn.recipes.names import NormName
 
-__all__ = ["CriticNorm", "GanCompareConfig", "GanConfig", "GanRecipe", "GanSettings"]
-
 CriticNorm = Literal["layer", "instance", "identity"]
 
 

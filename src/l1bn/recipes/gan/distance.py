@@ -26,15 +26,6 @@ from l1bn.recipes.models import ModelSpec, build_model
 from l1bn.recipes.saved import check_fields, check_tensors
 from l1bn.strided_conv import to_channels_last_
 
-__all__ = [
-    "DISTANCE_NAME",
-    "ClassifierFeatures",
-    "FrechetDistance",
-    "ReferenceDistance",
-    "distance_to_test",
-    "load_features",
-]
-
 DISTANCE_NAME = "Fréchet distance on classifier features (not Inception-FID)"
 """What every place that shows the number calls it."""
 

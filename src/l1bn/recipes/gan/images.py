@@ -16,8 +16,6 @@ from l1bn.recipes.data import ImageSet, Split
 from l1bn.recipes.files import write_bytes
 from l1bn.recipes.gan.models import SIZES
 
-__all__ = ["fit_size", "image_grid", "resize", "save_png", "to_bytes", "to_float"]
-
 _CHUNK = 4096
 _GAP = 2
 _READABLE = 64

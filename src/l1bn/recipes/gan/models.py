@@ -15,8 +15,6 @@ from torch import nn
 from l1bn.recipes.gan.config import CriticNorm, GanConfig
 from l1bn.recipes.models import NormFactory, norm_factory
 
-__all__ = ["SIZES", "Critic", "Generator", "build_gan", "initialize_"]
-
 SIZES = (16, 32, 64, 128)
 """Heights and widths [pixels] that the networks are made for."""
 

@@ -14,8 +14,6 @@ import torch
 from l1bn.recipes.augment import EpochPlan, plan_epoch
 from l1bn.recipes.data import Split
 
-__all__ = ["Batches", "stream"]
-
 _PURPOSES = {"train": 0, "grid": 1, "distance": 2}
 
 

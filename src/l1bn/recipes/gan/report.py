@@ -21,8 +21,6 @@ from l1bn.recipes.report.page import REPORT, data_address, name_pairs, render
 from l1bn.recipes.report.plots import draw_svg, plot_band
 from l1bn.recipes.report.verdict import NAMES, detected_sentence
 
-__all__ = ["gan_table", "gan_verdict", "write_gan_report"]
-
 _LOSSES = {"critic_loss": "loss of the critic", "generator_loss": "loss of the generator"}
 _GREY = "#555555"
 _SHOWN_SEEDS = 2

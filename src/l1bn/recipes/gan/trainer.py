@@ -29,15 +29,6 @@ from l1bn.recipes.lock import own_folder
 from l1bn.recipes.saved import check_fields, check_optimizer, check_tensors, fields_of
 from l1bn.recipes.threads import thread_count
 
-__all__ = [
-    "DISTANCE",
-    "SAMPLES",
-    "GanTrainer",
-    "load_gan_data",
-    "step_count",
-    "train_gan",
-]
-
 DISTANCE = "classifier_frechet"
 """Column of the Fréchet distance on the classifier's features, which is not Inception-FID."""
 SAMPLES = "samples"

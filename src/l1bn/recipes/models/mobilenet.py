@@ -7,8 +7,6 @@ from torch import nn
 
 from l1bn.recipes.models.norm import NormFactory
 
-__all__ = ["MobileNet", "SeparableConv"]
-
 _STAGES = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1))
 """Output channels and stride of each separable convolution."""
 

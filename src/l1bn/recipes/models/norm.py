@@ -10,8 +10,6 @@ from torch import nn
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.recipes.names import NORMS, NormName
 
-__all__ = ["Activation", "BatchNormAct2d", "NormFactory", "norm_factory"]
-
 Activation = Literal["relu", "relu6"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}

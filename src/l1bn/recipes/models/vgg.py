@@ -7,8 +7,6 @@ from torch import nn
 
 from l1bn.recipes.models.norm import NormFactory
 
-__all__ = ["VGG7"]
-
 
 class VGG7(nn.Module):
     """2x(128C3)-MP2-2x(256C3)-MP2-2x(512C3)-MP2-1024FC-classes, a norm after each convolution.

@@ -16,8 +16,6 @@ from l1bn.recipes.report.plots import plot_accuracy, plot_costs, plot_loss, plot
 from l1bn.recipes.report.terminal import results_rows
 from l1bn.recipes.report.verdict import NAMES, verdict
 
-__all__ = ["REPORT", "data_address", "name_pairs", "render", "write_report"]
-
 REPORT = "report.html"
 
 

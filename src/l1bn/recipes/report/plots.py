@@ -17,16 +17,6 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from l1bn.recipes.report.verdict import NAMES
 
-__all__ = [
-    "COLOURS",
-    "draw_svg",
-    "plot_accuracy",
-    "plot_band",
-    "plot_costs",
-    "plot_loss",
-    "plot_ratios",
-]
-
 COLOURS = {"l1": "#0072B2", "l2": "#D55E00"}  # Okabe and Ito: told apart by colour-blind readers
 _MARKERS = {"l1": "o", "l2": "s"}
 _GREY = "#555555"

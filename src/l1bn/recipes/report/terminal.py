@@ -9,8 +9,6 @@ from rich.text import Text
 
 from l1bn.recipes.report.verdict import NAMES
 
-__all__ = ["results_rows", "results_table"]
-
 
 def results_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Return the rows of the table: what, L1BN, BN."""

@@ -6,15 +6,6 @@ from typing import Any
 
 from l1bn.recipes.statistics import excludes_zero
 
-__all__ = [
-    "NAMES",
-    "accuracy_sentence",
-    "cost_sentences",
-    "detected_sentence",
-    "mebibytes",
-    "verdict",
-]
-
 NAMES = {"l1": "L1BN", "l2": "BN"}
 """What readers call the norms."""
 
