@@ -120,7 +120,7 @@ def histograms(trainer: Trainer) -> dict[str, np.ndarray]:
         def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0].double().transpose(0, 1).flatten(1)
             z = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True).clamp(min=1e-12)
-            counts, _ = np.histogram(z.cpu().numpy(), EDGES)
+            counts, _edges = np.histogram(z.cpu().numpy(), EDGES)
             found[name] = counts / z.numel()
 
         return record
@@ -159,8 +159,8 @@ def draw(analyst: Analyst, path: Path) -> None:
     names = {"all": "all parameters together", weights[1]: "first layer", weights[-1]: "last layer"}
     for place, weight in enumerate(weights):
         curve = [r["cosine"] for r in analyst.cosines if r["weight"] == weight]
-        colour = matplotlib.colormaps["viridis"](1 - place / len(weights))  # light to dark by depth
-        style = {"linewidth": 2.5, "color": "black"} if weight == "all" else {"color": colour}
+        shade = matplotlib.colormaps["viridis"](1 - place / len(weights))  # light to dark by depth
+        style = {"linewidth": 2.5, "color": "black"} if weight == "all" else {"color": shade}
         axes[1].plot(range(last + 1), curve, label=names.get(weight), **style)
     axes[1].set(xlabel="epoch", ylabel="cosine", title="Gradients of L1BN and BN, same weights")
     axes[1].xaxis.get_major_locator().set_params(integer=True)

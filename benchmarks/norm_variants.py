@@ -78,6 +78,8 @@ class VariantNorm(nn.BatchNorm2d):
         return mean, scale
 
     def _running(self) -> tuple[Tensor, Tensor]:
+        assert self.running_mean is not None
+        assert self.running_var is not None
         return self.running_mean, self.running_var.sqrt()
 
 

@@ -40,6 +40,6 @@ def _threads_as_before() -> Iterator[None]:
 def poisoned_allocations() -> Iterator[None]:
     """Fill memory that is allocated but not written with NaN."""
     torch.use_deterministic_algorithms(True, warn_only=False)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     yield
     torch.use_deterministic_algorithms(False)

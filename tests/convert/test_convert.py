@@ -235,7 +235,8 @@ class TestAtomic:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model = SmallResNet()
-        tree, done = repr(model), []
+        tree = repr(model)
+        done: list[str] = []
 
         def fails_at_the_fifth(module: nn.Module, cls: type[nn.Module]) -> None:
             if len(done) == 4:

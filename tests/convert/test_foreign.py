@@ -163,6 +163,7 @@ def test_calibrated_and_saved_the_way_of_transformers(tmp_path: Any, x: Tensor) 
     calibrate_(model, [{"pixel_values": torch.randn(4, 3, 64, 64)}])
     assert apart(logits(model, x), expected) < 1e-5
     model.save_pretrained(tmp_path)
-    plain = type(MODELS["resnet-basic"].build()).from_pretrained(tmp_path).eval()
+    kind: Any = type(MODELS["resnet-basic"].build())
+    plain = kind.from_pretrained(tmp_path).eval()
     assert not any(isinstance(module, L1BatchNorm2d) for module in plain.modules())
     assert apart(logits(plain, x), expected) < 1e-5

@@ -209,7 +209,7 @@ class TestCopies:
         ids=["deepcopy", "pickle"],
     )
     def test_attributes_of_a_copy_are_its_own(
-        self, copied: Any, block: nn.Module, activations: Spy
+        self, copied: Any, block: Any, activations: Spy
     ) -> None:
         block.scale, block.config.power = 1.5, 1.0
         block.eval()

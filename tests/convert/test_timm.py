@@ -34,7 +34,7 @@ def batch_norm_act(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     package = types.ModuleType("timm")
     package.__path__ = list(spec.submodule_search_locations or [])
     misc = types.ModuleType("torchvision.ops.misc")
-    misc.FrozenBatchNorm2d = type("FrozenBatchNorm2d", (nn.Module,), {})
+    vars(misc)["FrozenBatchNorm2d"] = type("FrozenBatchNorm2d", (nn.Module,), {})
     monkeypatch.setitem(sys.modules, "timm", package)
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.ops", types.ModuleType("torchvision.ops"))

@@ -180,6 +180,9 @@ class Del(B):
         return self.act(y)
 
 
+GG: torch.Tensor | None = None
+
+
 class Glob(B):
     def forward(self, x):
         global GG

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch: pytest.MonkeyPatch) -
     notebook = json.loads((EXAMPLES / "plain_loop.ipynb").read_text())
     assert notebook["nbformat"] == 4
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
-    names: dict[str, object] = {"__name__": "__main__"}
+    names: dict[str, Any] = {"__name__": "__main__"}
     for i, cell in enumerate(cells):  # notebooks keep the source of their cells there too
         linecache.cache[f"<cell {i}>"] = (len(cell), None, cell.splitlines(True), f"<cell {i}>")
         exec(compile(cell, f"<cell {i}>", "exec", dont_inherit=True), names)

@@ -31,7 +31,7 @@ class Kernels:
     def __init__(self, path: str) -> None:
         self.stack = library.int8_norm(Path(path))
 
-    def __call__(self, name: str, *fields: object) -> int:
+    def __call__(self, name: str, *fields: np.ndarray | int | None) -> int:
         """Pack numbers and the addresses of arrays, all 8 bytes wide."""
         numbers = [f.ctypes.data if isinstance(f, np.ndarray) else int(f or 0) for f in fields]
         block = b"".join(struct.pack("q" if n < 2**63 else "Q", n) for n in numbers)
@@ -49,8 +49,8 @@ def same(found, want, what):
 def drive_norm(kernels, rows, channels, threads, relu, with_residual, stochastic, rng):
     """Forward and backward of a layer; arrays are (rows, channels), the judge's are transposed."""
     shape, spec = (rows, channels, threads), fp.NormSpec(width=8)
-    numbers = (8, spec.mantissa_bits, 0, spec.shift_base, spec.output.fraction)
-    numbers = (*numbers, spec.deviation_floor(rows))
+    formats = (8, spec.mantissa_bits, 0, spec.shift_base, spec.output.fraction)
+    numbers = (*formats, spec.deviation_floor(rows))
     x = np.maximum(draw(rng, rows, channels), -127)  # what rescaling can give
     g, residual = draw(rng, rows, channels), None
     if with_residual:

@@ -80,7 +80,8 @@ def split_operands(text: str) -> tuple[str, ...]:
 
 def functions(disassembly: str) -> Iterator[tuple[str, list[Instruction]]]:
     """Names and instructions of the functions that ``objdump -d`` shows."""
-    name, body = "", []
+    name = ""
+    body: list[Instruction] = []
     for line in disassembly.splitlines():
         if line.endswith(">:"):
             yield name, body

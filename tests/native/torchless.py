@@ -16,7 +16,8 @@ for name, folder in (("l1bn", SOURCES), ("l1bn.ops", SOURCES / "ops")):
     package.__path__ = [str(folder)]
     sys.modules[name] = package
 
-from l1bn.ops.native import library  # noqa: E402
+from l1bn.ops.native import float_norm as float_norm  # noqa: E402
+from l1bn.ops.native import library as library  # noqa: E402
 
 
 def load_openmp() -> None:

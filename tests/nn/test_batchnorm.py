@@ -127,12 +127,13 @@ def test_low_precision_input_with_float32_parameters(dtype: torch.dtype, autocas
 
 
 def test_update_bn_and_conv_folding() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 5, 3), l1bn.L1BatchNorm2d(5))
+    conv, norm = nn.Conv2d(3, 5, 3), l1bn.L1BatchNorm2d(5)
+    net = nn.Sequential(conv, norm)
     batches = [torch.randn(8, 3, 9, 9) for _ in range(4)]
     update_bn(batches, net)
-    assert int(net[1].num_batches_tracked) == 4
+    assert int(norm.num_batches_tracked) == 4
     net.eval()
-    folded = nn.utils.fuse_conv_bn_eval(net[0], net[1])
+    folded = nn.utils.fuse_conv_bn_eval(conv, norm)
     torch.testing.assert_close(folded(batches[0]), net(batches[0]), rtol=1e-4, atol=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_equals_the_layers_one_by_one(act, kwargs, with_residual: bool, training
     z.data.copy_(x.data)
     residual = torch.randn(3, 4, 5, 5, dtype=torch.float64) if with_residual else None
     y = layer(x, residual)
-    act_module = layer.act if not hasattr(layer.act, "inplace") else type(layer.act)()
+    act_module: Any = layer.act if not hasattr(layer.act, "inplace") else type(layer.act)()
     if kwargs:
         act_module.negative_slope = 0.3
     want = plain(z)

@@ -116,16 +116,16 @@ def test_convolution_norm_residual_relu(backend, relu, with_residual, kernel, st
         np.testing.assert_array_equal(array(errors[1].values), like(back.dresidual, acc.shape))
         assert errors[1].exponent == g.exponent
     wide = fp.conv2d_weight_gradient(array(x.values), inner, (kernel, kernel), stride, padding)
-    shift = fp.peak_shift(np.abs(wide).max())
+    right = fp.peak_shift(np.abs(wide).max())
     np.testing.assert_array_equal(
-        array(layer.weight.gradient.values), fp.rescale(wide, shift, **stochastic(layer, 0))
+        array(layer.weight.gradient.values), fp.rescale(wide, right, **stochastic(layer, 0))
     )
-    assert layer.weight.gradient.exponent == x.exponent + back.exponent + shift
+    assert layer.weight.gradient.exponent == x.exponent + back.exponent + right
     wide = fp.conv2d_input_gradient(inner, array(w.values), (8, 8), stride, padding)
-    shift = fp.peak_shift(np.abs(wide).max())
-    expected = fp.rescale(wide, shift, **stochastic(layer, 1))
+    right = fp.peak_shift(np.abs(wide).max())
+    expected = fp.rescale(wide, right, **stochastic(layer, 1))
     np.testing.assert_array_equal(array(errors[0].values), expected)
-    assert errors[0].exponent == back.exponent + w.exponent + shift
+    assert errors[0].exponent == back.exponent + w.exponent + right
 
 
 def test_norm_alone(backend):

@@ -14,16 +14,6 @@ EMPTY: dict[str, dict[str, object]] = {
 }
 
 
-EMPTY: dict[str, dict[str, object]] = {
-    entry: {} for entry in ("config", "shape", "model", "optimizer", "state")
-}
-
-
-EMPTY: dict[str, dict[str, object]] = {
-    entry: {} for entry in ("config", "shape", "model", "optimizer", "state")
-}
-
-
 def test_content_comes_back_without_running_code(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "new" / "last.pt"
     content = {"model": {"w": torch.arange(3)}, "config": {"lr": 0.1, "out": None}}

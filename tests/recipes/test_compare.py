@@ -14,7 +14,7 @@ from l1bn.errors import UserError
 from l1bn.recipes import compare as module
 from l1bn.recipes.classification import Trainer
 from l1bn.recipes.compare import compare
-from l1bn.recipes.config import CompareConfig
+from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.report import write_report
@@ -120,9 +120,12 @@ def test_more_seeds_add_runs_to_a_folder(
     compare(config(seeds=1), say=lambda _: None)
     trained: list[str] = []
     original = module.train
-    monkeypatch.setattr(
-        module, "train", lambda run, *a, **k: (trained.append(run.out.name), original(run, *a, **k))
-    )
+
+    def noted(run: TrainConfig, *args: Any, **options: Any) -> Any:
+        trained.append(run.out.name)
+        return original(run, *args, **options)
+
+    monkeypatch.setattr(module, "train", noted)
     results = compare(config(seeds=2), say=lambda _: None)
     assert trained == ["l1-seed1", "l2-seed1"]
     assert len(results["deviation_ratios"]) == 4

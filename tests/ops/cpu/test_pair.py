@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def make(
 
 def branches(leaves: Leaves, running: list[Tensor] | None = None) -> tuple[Branch, Branch]:
     x, weight, bias, other_x, other_weight, other_bias = leaves
-    moved = running or [None] * 4
+    moved: Sequence[Tensor | None] = running or [None] * 4
     return (
         Branch(x, moved[0], moved[1], weight, bias, True, 0.1, 1e-5),
         Branch(other_x, moved[2], moved[3], other_weight, other_bias, True, 0.1, 1e-5),
