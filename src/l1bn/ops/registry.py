@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from l1bn.ops.tracing import is_transformed
+from l1bn.ops.tracing import is_compiled, is_transformed
 
 
 @runtime_checkable
@@ -180,8 +180,9 @@ class Registry:
         """Choose the backend for a call.
 
         Args:
-            name: a backend's name, or ``"auto"`` for the first that takes the tensors. While a
-                compiler or a functorch transform looks on, ``"auto"`` means ``"eager"``.
+            name: a backend's name, or ``"auto"`` for the first that takes the tensors. While
+                ``torch.compile`` looks on, that is one with an attribute ``compiles`` that is
+                true, if there is one; for other tracers and for transforms it is ``"eager"``.
             x: input.
             weight: γ or ``None``.
             bias: β or ``None``.
@@ -204,9 +205,12 @@ class Registry:
     def _first(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
     ) -> Backend:
-        if is_transformed(x):
+        traced = is_transformed(x)
+        if traced and not is_compiled(x):
             return self.get("eager")
         for name in self._modules:
+            if traced and not getattr(self._loaded.get(name), "compiles", False):
+                continue
             backend = self.get(name)
             if not backend.unavailable() and not backend.unsupported(x, weight, bias, residual):
                 return backend
@@ -220,5 +224,6 @@ registry = Registry(
         "eager": "l1bn.ops.eager",
     }
 )
-# It serves compilers, and they cannot import a module while they trace.
+# They serve compilers, which cannot import a module while they trace.
+registry.get("cpu")
 registry.get("eager")

@@ -22,6 +22,25 @@ def is_transformed(x: Tensor) -> bool:
     )
 
 
+def is_compiled(x: Tensor) -> bool:
+    """Whether ``torch.compile`` and nothing else looks on: operators may stand for kernels.
+
+    What is exported is to run where this package is not, and a transform has no rule for them.
+    """
+    return (
+        torch.compiler.is_dynamo_compiling()
+        and not _is_exporting()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and (type(x) is Tensor or type(x) is torch.nn.Parameter)
+    )
+
+
+def _is_exporting() -> bool:
+    exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.7
+    return exporting is not None and bool(exporting())
+
+
 def is_traced() -> bool:
     """Whether ``torch.jit.trace`` records: it must see every operation, and sizes are tensors."""
     return torch._C._get_tracing_state() is not None

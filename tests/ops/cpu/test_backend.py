@@ -13,7 +13,6 @@ from torch import Tensor
 
 from judge import Case, assert_judged, error, judge, lay_out, make_case, run
 from l1bn.ops.cpu import kernels as cpu_kernels
-from l1bn.ops.cpu import operators as cpu_library
 from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.cpu.layout import Layout, sign_bits, to_layout
 from l1bn.ops.native import float_norm as _native
@@ -351,49 +350,6 @@ def test_half_precision_parameters() -> None:
     assert got["dweight"].dtype == torch.bfloat16
     assert error(got["y"], want["y"]) < 4e-3
     assert error(got["dweight"], want["dweight"]) < 2e-2
-
-
-@pytest.mark.parametrize("layout", [*LAYOUTS, "strided", "transposed"])
-@pytest.mark.parametrize(
-    ("activation", "residual"), [(None, True), ("relu", True), ("relu", False)]
-)
-def test_the_operators_pass_opcheck(activation: str | None, residual: bool, layout: str) -> None:
-    case = make_case((3, 5, 4, 4), activation=activation, residual=residual, layout=layout)
-    leaves = case.leaves()
-    code = cpu_kernels.ACTIVATIONS[activation]
-    arguments = (
-        leaves["x"], leaves["weight"], leaves["bias"], leaves.get("residual"), code, 1e-5,
-    )  # fmt: skip
-    torch.library.opcheck(cpu_library.forward, arguments)
-
-
-@pytest.mark.parametrize("expanded", [(0,), (1,), (2, 3), (0, 2, 3)], ids=str)
-def test_the_operators_pass_opcheck_on_expanded_inputs(expanded: tuple[int, ...]) -> None:
-    shape = (3, 5, 4, 4)
-
-    def some() -> Tensor:
-        stored = [1 if d in expanded else n for d, n in enumerate(shape)]
-        return torch.randn(stored).expand(shape).requires_grad_()
-
-    weight, bias = torch.ones(1).expand(5).requires_grad_(), torch.randn(5, requires_grad=True)
-    x, options = some(), (1, 1e-5)
-    torch.library.opcheck(cpu_library.forward, (x, weight, bias, some(), *options))
-    with torch.no_grad():
-        y, statistics = cpu_library.forward(x, weight, bias, None, *options)
-        arguments = some(), x, y, statistics, weight, bias, *options
-        torch.library.opcheck(cpu_library.backward, arguments)
-
-
-def test_a_compiled_layer_can_use_the_operators() -> None:
-    case = make_case((4, 6, 5, 5), activation="relu")
-    leaves = case.leaves()
-
-    def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return BACKEND.train(x, weight, bias, None, "relu", 1e-5)[0]
-
-    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
-    compiled(leaves["x"], leaves["weight"], leaves["bias"]).backward(case.grad)
-    assert error(leaves["x"].grad, judge(case)["dx"]) < 1e-6
 
 
 def test_a_missing_library_says_so(tmp_path: Path) -> None:

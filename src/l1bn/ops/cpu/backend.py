@@ -8,6 +8,8 @@ activation x is kept, since the output may be edited in place.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +22,7 @@ from l1bn.ops.cpu.layout import sign_bits
 from l1bn.ops.cpu.pair import train_pair
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
-from l1bn.ops.tracing import is_transformed
+from l1bn.ops.tracing import is_compiled, is_transformed
 
 #: Dtypes of γ and β; None where the layer has none.
 _PARAMETERS = {None, *kernels.DTYPES}
@@ -192,14 +194,49 @@ class _Evaluate(torch.autograd.Function):
         return dx, None, None, dweight, dbias, dresidual, None, None
 
 
+def _train_compiled(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: str | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Training as the operator that ``torch.compile`` sees."""
+    given = x, weight, bias, residual
+    differentiable = torch.is_grad_enabled() and any(
+        v is not None and v.requires_grad for v in given
+    )
+    # The kernels recover x̂ from y, not from y + residual without an activation.
+    want_bits = differentiable and (activation is not None or residual is None)
+    y, parts, _ = operators.forward(*given, kernels.ACTIVATIONS[activation], eps, want_bits)
+    return y, parts[0].detach(), parts[2].detach()
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        "expected l1bn's native CPU kernels, found none, so the slower eager backend runs: "
+        + reason,
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
 class Cpu:
     """Serves dense and strided CPU tensors of the four floating-point formats."""
 
     name = "cpu"
+    #: ``torch.compile`` sees operators, see :class:`l1bn.ops.registry.Registry`.
+    compiles = True
 
     def unavailable(self) -> str | None:
-        """Why the library cannot be loaded, or None."""
-        return kernels.NATIVE if isinstance(kernels.NATIVE, str) else None
+        """Why the library cannot be loaded, or None; said once as a warning too."""
+        if not isinstance(kernels.NATIVE, str):
+            return None
+        if not torch.compiler.is_compiling():
+            _warn_once(kernels.NATIVE)
+        return kernels.NATIVE
 
     def unsupported(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
@@ -226,11 +263,8 @@ class Cpu:
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
-        if torch.compiler.is_compiling():
-            y, parts = operators.forward(
-                x, weight, bias, residual, kernels.ACTIVATIONS[activation], eps
-            )
-            return y, parts[0].detach(), parts[2].detach()
+        if is_compiled(x):
+            return _train_compiled(x, weight, bias, residual, activation, eps)
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
         out: list[Tensor] = []

@@ -6,7 +6,6 @@ Statistics and gradients of parameters are float32, float64 for float64 tensors.
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -20,13 +19,6 @@ from l1bn.ops.native.library import check as _check
 
 #: The library, or why there is none.
 NATIVE: Native | str = _native.load()
-if isinstance(NATIVE, str):  # said once: the first call that looks for a backend imports this file
-    warnings.warn(
-        "expected l1bn's native CPU kernels, found none, so the slower eager backend runs: "
-        + NATIVE,
-        RuntimeWarning,
-        stacklevel=2,
-    )
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
@@ -128,7 +120,12 @@ def _addresses(statistics: Tensor) -> tuple[int, int]:
 
 
 def forward(
-    x: Tensor, residual: Tensor | None, call: Call, want_bits: bool, running: Running | None
+    x: Tensor,
+    residual: Tensor | None,
+    call: Call,
+    want_bits: bool,
+    running: Running | None,
+    spare: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
     """Normalize with the statistics of the batch.
 
@@ -139,6 +136,7 @@ def forward(
         want_bits: also return the sign bits, if x̂ can be recovered from y.
         running: statistics to move in place, see ``l1bn.ops.running``, which
             ``moves_natively`` allows.
+        spare: bytes to add after the bits, which are left as they are.
 
     Returns:
         ``(y, statistics, bits, layout)``. ``bits`` is None where x̂ cannot be recovered.
@@ -153,7 +151,7 @@ def forward(
     statistics = _new_statistics(layout.channels, dtype)
     bits = None
     if want_bits:
-        bits = torch.empty(native.bits_bytes(*layout), dtype=torch.uint8, device=CPU)
+        bits = torch.empty(native.bits_bytes(*layout) + spare, dtype=torch.uint8, device=CPU)
     code = DTYPES[dtype]
     moved = (0, 0, 0, 0.0)
     if running is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,20 +24,36 @@ class Layout(NamedTuple):
 def to_layout(x: Tensor) -> tuple[Tensor, Layout]:
     """Return ``x``, or a dense and ordinary copy of it, and its layout."""
     x = ordinary(x)
-    shape = x.shape
-    channels = shape[1]
     if x.is_contiguous():
-        if channels == 1:
-            return x, Layout(1, 1, x.numel())
-        return x, Layout(shape[0], channels, x.numel() // (shape[0] * channels))
+        return x, layout_of(x.shape, False)
     if _is_rows(x):
-        return x, Layout(x.numel() // channels, channels, 1)
+        return x, layout_of(x.shape, True)
     return to_layout(x.contiguous())
+
+
+def layout_of(shape: torch.Size, rows: bool) -> Layout:
+    """Layout of a dense tensor: channels last, or in the order of its dimensions."""
+    channels = shape[1]
+    places = math.prod(shape[2:])
+    if rows:
+        return Layout(shape[0] * places, channels, 1)
+    return Layout(1, 1, shape[0] * places) if channels == 1 else Layout(shape[0], channels, places)
+
+
+def bits_bytes(layout: Layout) -> int:
+    """Bytes of the kernels' bits, as ``l1bn_bits_bytes`` counts them; for symbolic sizes too."""
+    outer, channels, inner = layout
+    return 2 * outer * ((channels + 15) // 16 if inner == 1 else channels * ((inner + 15) // 16))
+
+
+def has_rows(x: Tensor) -> bool:
+    """Whether ``to_layout`` takes ``x`` for rows of channels, for fake tensors too."""
+    return not x.is_contiguous() and _is_rows(x)
 
 
 def like(x: Tensor) -> Tensor:
     """Memory for an output of ``x``, dense as ``to_layout`` makes it, for fake tensors too."""
-    if x.is_contiguous() or not _is_rows(x):
+    if not has_rows(x):
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.dim() in _LAST:
         return torch.empty_like(x, memory_format=_LAST[x.dim()])
@@ -101,7 +118,7 @@ def sign_bits(bits: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
     outer, channels, inner = layout
     if (inner == 1 and channels < 16) or 1 < inner < 16:
         flat = _unit_bits(units)[: outer * channels * inner]
-        return _from_dense(flat.view(outer, channels, inner), layout, shape)
+        return from_dense(flat.view(outer, channels, inner), layout, shape)
     if inner == 1:
         lanes = _unit_bits(units).view(outer, -1, 16)
         columns = torch.arange(channels, device=bits.device)
@@ -114,7 +131,7 @@ def sign_bits(bits: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
         # The last unit of a plane repeats elements of the one before.
         tail = columns >= inner // 16 * 16
         dense = lanes[:, :, torch.where(tail, columns - inner % 16 + 16, columns)]
-    return _from_dense(dense.reshape(outer, channels, inner), layout, shape)
+    return from_dense(dense.reshape(outer, channels, inner), layout, shape)
 
 
 def spread(packed: Tensor, where: Tensor, layout: Layout) -> Tensor:
@@ -132,7 +149,7 @@ def spread(packed: Tensor, where: Tensor, layout: Layout) -> Tensor:
     rows = layout.inner == 1 and where.dim() > 2
     places = (where.movedim(1, -1) if rows else where).reshape(layout)
     dense = packed.new_zeros(layout).masked_scatter(places, packed)
-    return _from_dense(dense, layout, where.shape)
+    return from_dense(dense, layout, where.shape)
 
 
 def _unit_bits(units: Tensor) -> Tensor:
@@ -140,7 +157,8 @@ def _unit_bits(units: Tensor) -> Tensor:
     return ((units.unsqueeze(-1) >> places) & 1).bool().flatten()
 
 
-def _from_dense(dense: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
+def from_dense(dense: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
+    """Give elements in the order of memory the shape that they had."""
     if layout.inner != 1 or len(shape) == 2 or shape[1] == 1:
         return dense.reshape(shape)
     return dense.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)

@@ -1,9 +1,9 @@
-"""The native kernels as ``torch.library`` operators, for compilers and exporters.
+"""The native kernels as ``torch.library`` operators, for ``torch.compile``.
 
 In eager mode ``l1bn.ops.cpu.backend`` calls the kernels directly: the dispatcher costs as much
-as a layer on a small input. What traces a call sees these operators, functional and with fake
-kernels; their backward keeps x, since whether x̂ can be recovered is known only once there are
-values.
+as a layer on a small input. The compiler sees these operators, functional and with fake kernels.
+They keep what eager mode keeps: y and one bit per element, or the input where x̂ cannot be
+recovered, which is decided when they run (:mod:`l1bn.ops.cpu.spill`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.ops.cpu import kernels
-from l1bn.ops.cpu.layout import like, to_layout
+from l1bn.ops import formula
+from l1bn.ops.cpu import kernels, spill
+from l1bn.ops.cpu.layout import has_rows, layout_of, like
+from l1bn.ops.tracing import is_transformed
+
+_NAMES = {code: name for name, code in kernels.ACTIVATIONS.items()}
 
 
 @torch.library.custom_op("l1bn::cpu_forward", mutates_args=(), device_types="cpu")
@@ -25,16 +29,24 @@ def forward(
     residual: Tensor | None,
     activation: int,
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Normalize with batch statistics; returns y, and the mean in two parts with σ.
+    want_bits: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize with batch statistics; returns y, the mean in two parts with σ, and the bits.
 
     Shape:
         - x, residual, y: ``(N, C, *)``
         - statistics: ``(3, C)``
+        - bits: as many bytes as ``spill.size`` says, or 0
     """
     call = kernels.Call(weight, bias, activation, eps)
-    y, statistics, _, _ = kernels.forward(x, residual, call, False, None)
-    return y, statistics
+    y, statistics, bits, layout = kernels.forward(x, residual, call, want_bits, None, spill.FLAG)
+    if bits is not None:
+        spill.clear_flag(bits, layout)
+    elif want_bits:
+        bits = spill.spill(x, layout)
+    else:
+        bits = x.new_empty(0, dtype=torch.uint8)
+    return y, statistics, bits
 
 
 @forward.register_fake
@@ -45,70 +57,126 @@ def _(
     residual: Tensor | None,  # noqa: ARG001
     activation: int,  # noqa: ARG001
     eps: float,  # noqa: ARG001
-) -> tuple[Tensor, Tensor]:
+    want_bits: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return like(x), x.new_empty((3, x.shape[1]), dtype=wide)
+    size = spill.size(layout_of(x.shape, has_rows(x))) if want_bits else 0
+    statistics = x.new_empty((3, x.shape[1]), dtype=wide)
+    return like(x), statistics, x.new_empty(size, dtype=torch.uint8)
 
 
 @torch.library.custom_op("l1bn::cpu_backward", mutates_args=(), device_types="cpu")
 def backward(
     grad: Tensor,
-    x: Tensor,
-    y: Tensor,
+    x: Tensor | None,
+    y: Tensor | None,
+    residual: Tensor | None,
+    bits: Tensor | None,
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     activation: int,
     eps: float,
+    rows: bool,
+    of_x: bool,
+    of_parameters: bool,
+    of_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of ``forward``: dx, dγ, dβ and the residual's."""
-    _, layout = to_layout(x)
-    dx, dweight, dbias, dresidual = kernels.backward(
+    """Gradients of :func:`forward`: dx, dγ, dβ and the residual's, empty where not wanted.
+
+    Shape:
+        - grad, x, y, residual: ``(N, C, *)``
+        - statistics: ``(3, C)``
+    """
+    layout = layout_of(grad.shape, rows)
+    if bits is not None:
+        x = spill.spilled(bits, layout, grad.shape, grad.dtype)
+        bits, residual = (bits[: -spill.FLAG], residual) if x is None else (None, None)
+    found = kernels.backward(
         grad,
         kernels.Call(weight, bias, activation, eps),
-        kernels.Kept(layout, statistics, x, y=y),
-        kernels.Wanted(),
+        kernels.Kept(layout, statistics, x, bits, residual, y),
+        kernels.Wanted(of_x, of_parameters, of_residual),
     )
-    assert dx is not None  # all were asked for
-    assert dweight is not None
-    assert dbias is not None
-    assert dresidual is not None
-    return dx, dweight, dbias, dresidual.clone() if dresidual is grad else dresidual
+    dx, dweight, dbias, dresidual = (grad.new_empty(0) if v is None else v for v in found)
+    return dx, dweight, dbias, dresidual
 
 
 @backward.register_fake
 def _(
-    grad: Tensor,  # noqa: ARG001
-    x: Tensor,
-    y: Tensor,  # noqa: ARG001
+    grad: Tensor,
+    x: Tensor | None,  # noqa: ARG001
+    y: Tensor | None,  # noqa: ARG001
+    residual: Tensor | None,  # noqa: ARG001
+    bits: Tensor | None,  # noqa: ARG001
     statistics: Tensor,
     weight: Tensor | None,  # noqa: ARG001
     bias: Tensor | None,  # noqa: ARG001
     activation: int,  # noqa: ARG001
     eps: float,  # noqa: ARG001
+    rows: bool,
+    of_x: bool,
+    of_parameters: bool,
+    of_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    channels = statistics.new_empty(x.shape[1])
-    return like(x), channels, torch.empty_like(channels), like(x)
+    def of_input(wanted: bool) -> Tensor:
+        if not wanted:
+            return grad.new_empty(0)
+        if not rows:
+            return torch.empty_like(grad, memory_format=torch.contiguous_format)
+        last = torch.empty_like(grad.movedim(1, -1), memory_format=torch.contiguous_format)
+        return last.movedim(-1, 1)
+
+    def of_parameter() -> Tensor:
+        if not of_parameters:
+            return grad.new_empty(0)
+        return statistics.new_empty(grad.shape[1])
+
+    return of_input(of_x), of_parameter(), of_parameter(), of_input(of_residual)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, bias, residual, activation, eps = inputs
-    ctx.save_for_backward(x, output[0], output[1], weight, bias)
-    ctx.options = activation, eps, residual is not None
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, residual, activation, eps, want_bits = inputs
+    y, statistics, bits = output
+    # Where nothing is compiled after all there are derivatives of any order, and a copy is one.
+    # Without an activation y may be edited in place; compiled, that costs no copy.
+    kept: tuple[Tensor | None, ...]
+    if want_bits and is_transformed(y):
+        kept = None, y if activation else y.clone(), residual, bits
+    else:
+        kept = x, y if activation else None, None, None
+    ctx.mark_non_differentiable(statistics, bits)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*kept, statistics, weight, bias)
+    ctx.options = activation, eps, has_rows(x), residual is not None
 
 
-def _differentiate(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    x, y, statistics, weight, bias = ctx.saved_tensors
-    activation, eps, with_residual = ctx.options
-    dx, dweight, dbias, dresidual = backward(grad, x, y, statistics, weight, bias, activation, eps)
-    return (
-        dx,
-        None if weight is None else dweight.to(weight.dtype),
-        None if bias is None else dbias.to(bias.dtype),
-        dresidual if with_residual else None,
-        None,
-        None,
-    )
+def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 7
+    x, y, residual, bits, statistics, weight, bias = ctx.saved_tensors
+    activation, eps, rows, with_residual = ctx.options
+    of_x, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
+    found: tuple[Tensor | None, ...]
+    if x is not None and torch.is_grad_enabled():
+        name = _NAMES[activation]
+        found = formula.closed_form_backward(grad, x, y, weight, name, eps)
+    elif of_x or of_weight:
+        masked = of_residual and activation != 0
+        dx, dweight, dbias, dresidual = backward(
+            grad, x, y, residual, bits, statistics, weight, bias, activation, eps,
+            rows, of_x, of_weight or of_bias, masked,
+        )  # fmt: skip
+        # Without an activation the residual's gradient is the output's.
+        found = dx, dweight, dbias, dresidual if masked else grad
+    else:
+        g = grad
+        if activation:
+            g = torch.where(formula.alive(y, _NAMES[activation] or ""), grad, 0.0)
+        found = None, None, g.sum(formula.reduce_dims(g), dtype=statistics.dtype), g
+    like_x = grad if y is None else y
+    targets = like_x, weight, bias, like_x if with_residual else None
+    return *formula.cast(found, targets, ctx.needs_input_grad), None, None, None
 
 
 forward.register_autograd(_differentiate, setup_context=_setup)

@@ -1,0 +1,99 @@
+"""Training steps of compiled and eager networks on the CPU, BatchNorm against L1BN, and bytes kept.
+
+    python benchmarks/compiled.py
+    python benchmarks/compiled.py --network resnet20 --threads 1   # one piece, written nowhere
+
+Writes ``results/compiled.csv`` and its environment. A step is forward, loss, backward and SGD with
+momentum on 64 images of 32 x 32 pixels. ``ratio`` is the median over rounds of compiled BatchNorm's
+step over this row's. The first run compiles, which takes minutes; the compiler keeps a cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from itertools import product
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpu_networks import kept_bytes, stepper
+from harness import clock_for, interleave, quartiles, refuse_on_red, write
+from l1bn.recipes.models import ModelSpec, build_model
+
+NETWORKS = ["resnet20", "mobilenet"]
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+THREADS = [1, 2]
+NORMS = {"BatchNorm": "l2", "L1BN": "l1"}
+IMAGES, PIXELS = 64, 32
+SPEC = ModelSpec(in_channels=3, image_size=PIXELS, num_classes=10)
+BASELINE = ("BatchNorm", "compiled")
+
+
+def network(name: str, norm: str, layout: torch.memory_format) -> nn.Module:
+    torch.manual_seed(0)
+    return build_model(name, norm, SPEC).to(memory_format=layout).train()
+
+
+def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str, Any]]:
+    torch.set_num_threads(threads)
+    torch.compiler.reset()
+    shape = IMAGES, 3, PIXELS, PIXELS
+    x = torch.randn(shape).contiguous(memory_format=LAYOUTS[layout])
+    models: dict[tuple[str, str], Any] = {}
+    for norm, short in NORMS.items():
+        models[norm, "eager"] = network(name, short, LAYOUTS[layout])
+        models[norm, "compiled"] = torch.compile(network(name, short, LAYOUTS[layout]))
+    clock = clock_for(threads, False)
+    steps = {" ".join(key): stepper(model, x, clock) for key, model in models.items()}
+    samples = {
+        key: [s[0] for s in found]
+        for key, found in zip(models, interleave(steps, rounds).values(), strict=True)
+    }
+    rows = []
+    for (norm, how), found in samples.items():
+        low, middle, high = quartiles(found)
+        ratios = [b / s for b, s in zip(samples[BASELINE], found, strict=True)]
+        rows.append(
+            {
+                "network": name,
+                "layout": layout,
+                "threads": threads,
+                "norm": norm,
+                "how": how,
+                "step_ms": round(middle * 1e3, 2),
+                "step_q1": round(low * 1e3, 2),
+                "step_q3": round(high * 1e3, 2),
+                "ratio": round(statistics.median(ratios), 3),
+                "kept_bytes": kept_bytes(models[norm, how], x),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20, help="steps of each network")
+    parser.add_argument("--network", choices=NETWORKS, nargs="*", default=NETWORKS)
+    parser.add_argument("--layout", choices=LAYOUTS, nargs="*", default=list(LAYOUTS))
+    parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
+    options = parser.parse_args()
+    refuse_on_red("tests/ops/cpu/test_operators.py")
+    pieces = list(product(options.network, options.layout, options.threads))
+    rows = []
+    for piece in pieces:
+        new = measure(*piece, options.rounds)
+        rows += new
+        base = next(r for r in new if (r["norm"], r["how"]) == BASELINE)
+        for row in new:
+            mebibytes, part = row["kept_bytes"] / 2**20, row["kept_bytes"] / base["kept_bytes"]
+            speed = f"{row['step_ms']} ms, {row['ratio']:.2f}x"
+            kept = f"{mebibytes:.1f} MiB kept, {part:.2f}"
+            print(*piece, row["norm"], row["how"], speed, kept, flush=True)
+    if set(pieces) >= set(product(NETWORKS, LAYOUTS, THREADS)):
+        print(write("compiled", rows))
+
+
+if __name__ == "__main__":
+    main()
