@@ -1,14 +1,18 @@
-"""What convert_ fuses in models of transformers, and what training then saves for backward.
+"""What convert_ fuses in models of three libraries, and what training then saves for backward.
 
     python benchmarks/conversion.py
 
-Prints two Markdown tables. Bytes are counted, not timed: the numbers repeat exactly.
+Prints a Markdown table, of the libraries that are installed: transformers, torchvision, timm.
+Bytes are counted, not timed: the numbers repeat exactly.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +21,48 @@ import l1bn
 import torchvision_operators  # noqa: F401 - before transformers, which imports torchvision
 from l1bn.ops.registry import registry
 
-MODELS = {
+TRANSFORMERS = {
     "ResNet-50": ("resnet", "ResNet", {}),
     "RegNet-Y": ("regnet", "RegNet", {}),
     "RegNet-X": ("regnet", "RegNet", {"layer_type": "x"}),
     "MobileNetV2": ("mobilenet_v2", "MobileNetV2", {"hidden_act": "relu6"}),
 }
+OTHERS = {
+    "torchvision": [
+        "resnet18", "resnet50", "resnext50_32x4d", "densenet121", "vgg16_bn", "googlenet",
+        "mobilenet_v2", "mobilenet_v3_large", "mnasnet1_0", "shufflenet_v2_x1_0",
+        "regnet_x_400mf", "regnet_y_400mf", "efficientnet_b0",
+    ],
+    "timm": [
+        "resnet50", "seresnet50", "res2net50_26w_4s", "dla34", "dpn68", "hrnet_w18_small",
+        "vovnet39a", "inception_v3", "xception41", "repvgg_a0", "ghostnet_100",
+        "mobilenetv2_100", "efficientnet_lite0",
+    ],
+}  # fmt: skip
 
 
-def build(name: str) -> nn.Module:
-    folder, prefix, options = MODELS[name]
+def models() -> Iterator[tuple[str, nn.Module]]:
+    """Every model of a library that is installed."""
+    if find_spec("transformers"):
+        for name in TRANSFORMERS:
+            yield f"{name} (transformers)", from_transformers(name)
+    for library, names in OTHERS.items():
+        if find_spec(library) is None:
+            print(f"{library} is not installed: its models are left out")
+            continue
+        for name in names:
+            torch.manual_seed(0)
+            if library == "timm":
+                model = importlib.import_module("timm").create_model(name, num_classes=10)
+            else:
+                model = importlib.import_module("torchvision.models").get_model(
+                    name, num_classes=10
+                )
+            yield f"{name} ({library})", model
+
+
+def from_transformers(name: str) -> nn.Module:
+    folder, prefix, options = TRANSFORMERS[name]
     module = importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
     torch.manual_seed(0)
     config = getattr(module, f"{prefix}Config")(num_labels=10, **options)
@@ -45,7 +81,8 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model.train()(x).logits.sum()
+        y = model.train()(x)
+        loss = (y if isinstance(y, Tensor) else y[0]).sum()
     del loss
     return sum(tensor.untyped_storage().nbytes() for tensor in kept)
 
@@ -53,24 +90,24 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
 def main() -> None:
     x = torch.randn(4, 3, 128, 128)
     print(f"backend: {registry.available()[0]}, input: {tuple(x.shape)}, {x.dtype}\n")
-    fusions = ["| model | layers | fused | not fused, because |", "|---|---|---|---|"]
-    sizes = ["| model | BN [MB] | L1BN [MB] | fused [MB] | ratio |", "|---|---|---|---|---|"]
-    for name in MODELS:
-        model = build(name)
+    rows = [
+        "| model | BN [MB] | L1BN [MB] | fused [MB] | ratio | layers | fused | not, because |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, model in models():
         plain = copy.deepcopy(model)
         before = saved_bytes(copy.deepcopy(model), x)
         l1bn.convert_(plain, fuse=False)
+        unfused = saved_bytes(plain, x)
         report = l1bn.convert_(model, example=x[:2])
-        reasons = sorted({item.text for item in report.not_fused})
-        fusions.append(
-            f"| {name} | {len(report.converted)} | {len(report.fused)} | {'; '.join(reasons)} |"
-        )
-        unfused, fused = saved_bytes(plain, x), saved_bytes(model, x)
-        sizes.append(
+        fused = saved_bytes(model, x)
+        reasons = Counter(item.text for item in report.not_fused)
+        rows.append(
             f"| {name} | {before / 1e6:.1f} | {unfused / 1e6:.1f} | {fused / 1e6:.1f} "
-            f"| {fused / before:.2f} |"
+            f"| {fused / before:.2f} | {len(report.converted)} | {len(report.fused)} "
+            f"| {'; '.join(f'{n} × {text}' for text, n in reasons.most_common())} |"
         )
-    print("\n".join([*fusions, "", *sizes]))
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

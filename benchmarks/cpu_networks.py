@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import l1bn
-from conversion import build, saved_bytes
+from conversion import from_transformers, saved_bytes
 from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.recipes.models import ModelSpec, build_model
 from l1bn.strided_conv import to_channels_last_
@@ -51,7 +51,7 @@ def network(name: str, norm: str, x: Tensor) -> nn.Module:
     if name != "resnet50":
         model = build_model(name, norm, SPEC)
     else:
-        model = Logits(build("ResNet-50"))
+        model = Logits(from_transformers("ResNet-50"))
         if norm == "l1":
             l1bn.convert_(model, example=x)
     return to_channels_last_(model).train()

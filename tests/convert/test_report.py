@@ -30,12 +30,14 @@ def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
         "convert_: SmallResNet\n"
         "  8 converted\n"
         "      8 × BatchNorm2d → L1BatchNorm2d\n"
-        "  7 fused\n"
-        "      4 × L1BatchNorm2d → add → ReLU\n"
+        "  6 fused\n"
         "      3 × L1BatchNorm2d → ReLU\n"
-        "  1 not fused\n"
+        "      3 × L1BatchNorm2d → add → ReLU\n"
+        "  2 not fused\n"
         "      1 × no ReLU or ReLU6 follows, but SiLU\n"
         "          stem.1\n"
+        "      1 × computed by itself: something is between, or nobody keeps what is added\n"
+        "          layer1.0.bn2\n"
         "  note: parameters and buffers are the same objects: optimizers built before stay valid"
     )
     assert str(revert_(model)) == (
@@ -46,6 +48,26 @@ def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
         "      4 × L1BatchNorm2d → add → ReLU\n"
         "      3 × L1BatchNorm2d → ReLU"
     )
+
+
+def test_without_an_example_it_says_what_is_seen_in_the_source() -> None:
+    model = SmallResNet()
+    model.stem[2] = nn.SiLU()
+    assert len(convert_(model).fused) == 7
+
+
+def test_what_the_example_does_not_reach_is_named() -> None:
+    class Never(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn, self.other, self.act = nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.bn(x)) if x.shape[1] == 3 else self.act(self.other(x))
+
+    report = convert_(Never(), example=torch.randn(4, 3, 2, 2))
+    assert [item.path for item in report.fused] == ["bn"]
+    assert [str(item) for item in report.not_fused] == ["other: the example does not reach it"]
 
 
 def test_a_model_without_layers_says_so() -> None:

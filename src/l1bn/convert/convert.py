@@ -22,6 +22,7 @@ from l1bn.convert.replace import (
 from l1bn.convert.report import ConversionReport, Item
 from l1bn.nn import L1SyncBatchNorm, L1SyncBatchNormAct2d
 
+_APART = "computed by itself: something is between, or nobody keeps what is added"
 _SAME_OBJECTS = "parameters and buffers are the same objects: optimizers built before stay valid"
 
 
@@ -43,8 +44,9 @@ def convert_(model: nn.Module, example: Any = None, fuse: bool = True) -> Conver
     Args:
         model: any module. It may be on any device and in any mode.
         example: input for a check: copies of the model run it, fused and unfused, and outputs
-            and gradients must agree. A tensor, a tuple of positional arguments, or a mapping of
-            keyword arguments. The model itself does not run.
+            and gradients must agree; the report then says what ran in one call. A tensor, a tuple
+            of positional arguments, or a mapping of keyword arguments. The model itself does not
+            run.
         fuse: ``False`` leaves every block as it is.
 
     Returns:
@@ -82,7 +84,7 @@ def convert_(model: nn.Module, example: Any = None, fuse: bool = True) -> Conver
         if fuse:
             report.fused, report.not_fused = fuse_blocks(model)
         if example is not None:
-            verify(model, example)
+            _tell(report, verify(model, example))
     except BaseException:
         for module, cls in before:
             module.__class__ = cls
@@ -158,6 +160,19 @@ def convert_sync_(model: nn.Module, process_group: Any = None) -> ConversionRepo
         module.process_group = process_group
     remember(model)
     return report
+
+
+def _tell(report: ConversionReport, calls: dict[str, bool] | None) -> None:
+    """Correct what was foreseen by what ran on the example."""
+    if calls is None:
+        return
+    fused = [item for item in report.fused if calls.get(item.path)]
+    for item in report.fused:
+        if item.path not in calls:
+            report.not_fused.append(Item(item.path, "the example does not reach it"))
+        elif not calls[item.path]:
+            report.not_fused.append(Item(item.path, _APART))
+    report.fused = fused
 
 
 def _report(

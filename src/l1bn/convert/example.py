@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from l1bn.convert.fusion.search import unfuse
 from l1bn.convert.generators import rewound
+from l1bn.nn.batchnorm import _L1BatchNorm
 
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
@@ -29,7 +30,7 @@ def call_with(model: nn.Module, example: Any) -> Any:
     return model(example)
 
 
-def verify(model: nn.Module, example: Any) -> None:
+def verify(model: nn.Module, example: Any) -> dict[str, bool] | None:
     """Compare outputs and gradients of a fused model with those of the same, unfused.
 
     Copies run, without the user's hooks; the model itself does not.
@@ -37,6 +38,10 @@ def verify(model: nn.Module, example: Any) -> None:
     Args:
         model: the model.
         example: its input, see ``call_with``.
+
+    Returns:
+        Of every layer that ran in training, by its path, whether all its calls were one with an
+        activation; ``None`` where the example cannot be trained on.
 
     Raises:
         ValueError: the model cannot be copied, does not run on the example, or differs.
@@ -52,17 +57,21 @@ def verify(model: nn.Module, example: Any) -> None:
     _remove_hooks(fused)
     plain = copy.deepcopy(fused)
     unfuse(plain)
+    calls: dict[str, bool] = {}
     for training in (False, True):
         try:
             wanted = _results(plain.train(training), example)
         except Exception as error:
             if training:  # such as one value per channel
-                continue
+                return None
             raise ValueError(
                 f"convert_: expected an example that the model can run, got {_text(example)}, "
                 f"which raised {type(error).__name__}: {error}; the model is unchanged"
             ) from error
+        if training:
+            _note_calls(fused, calls)
         _compare(wanted, _results(fused.train(training), example), training)
+    return calls
 
 
 @contextlib.contextmanager
@@ -78,6 +87,31 @@ def preserved(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def _note_calls(model: nn.Module, calls: dict[str, bool]) -> None:
+    """Let the layers of a copy note that they run, and whether with an activation."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, _L1BatchNorm):
+            _note(layer, path, calls, layer._normalize, layer._count)
+
+
+def _note(
+    layer: nn.Module,
+    path: str,
+    calls: dict[str, bool],
+    normalize: Callable[..., Tensor],
+    count: Callable[[], None],
+) -> None:
+    def noted(x: Tensor, activation: Any = None, *rest: Any, **options: Any) -> Tensor:
+        calls[path] = calls.get(path, True) and activation is not None
+        return normalize(x, activation, *rest, **options)
+
+    def counted() -> None:  # by two layers in one call, too
+        calls.setdefault(path, True)
+        count()
+
+    layer.__dict__.update(_normalize=noted, _count=counted)
 
 
 def _remove_hooks(model: nn.Module) -> None:
