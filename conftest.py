@@ -1,11 +1,14 @@
-"""Run the code of README, docs and docstrings as tests."""
+"""Run the code of README, docs and docstrings as tests, in parallel page by page."""
 
 from doctest import ELLIPSIS
 
+import pytest
 from sybil import Sybil
 from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 _markdown = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
@@ -18,3 +21,17 @@ _docstrings = Sybil(
 )
 
 pytest_collect_file = (_markdown + _docstrings).pytest()
+
+
+class PageScheduling(LoadScopeScheduling):
+    """Tests one by one, a page of examples whole: the later ones use names of the earlier."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return nodeid if path.startswith("tests/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> PageScheduling:
+    """Replace the default, which cuts pages anywhere (xdist 3.8 loses groups on pytest 9.2)."""
+    return PageScheduling(config, log)

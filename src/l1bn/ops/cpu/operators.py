@@ -3,7 +3,7 @@
 In eager mode ``l1bn.ops.cpu.backend`` calls the kernels directly: the dispatcher costs as much
 as a layer on a small input. The compiler sees these operators, functional and with fake kernels.
 They keep what eager mode keeps: y and one bit per element, or the input where x̂ cannot be
-recovered, which is decided when they run (:mod:`l1bn.ops.cpu.spill`).
+recovered, which is decided when they run (``l1bn.ops.cpu.spill``).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def backward(
     of_parameters: bool,
     of_residual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`forward`: dx, dγ, dβ and the residual's, empty where not wanted.
+    """Gradients of ``forward``: dx, dγ, dβ and the residual's, empty where not wanted.
 
     Shape:
         - grad, x, y, residual: ``(N, C, *)``
