@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -133,11 +133,7 @@ def generate(config: GenerateConfig) -> int:
     from l1bn.rtl.verify.stimulus import extremes, gaussian
 
     try:
-        unit = UnitConfig(
-            norm=config.norm, width=config.width, elements=config.elements,
-            multipliers=config.multipliers, sigma=config.sigma, passes=config.passes,
-            overlap=config.overlap,
-        )  # fmt: skip
+        unit = UnitConfig(**{f.name: getattr(config, f.name) for f in fields(UnitConfig)})
     except ValueError as error:
         raise UserError(str(error)) from error
     if config.check:
@@ -193,9 +189,9 @@ def report(config: ReportConfig) -> int:
     for number, (technology, key, unit) in enumerate(units, 1):
         record = flow.measure(
             unit, technology, _stimuli(unit, config), effort=effort, cache=cache,
-            say=partial(say, number),
+            say=partial(say, number), variant=key,
         )  # fmt: skip
-        records.append({"variant": key, **record})
+        records.append(record)
     for number, (technology, unit) in enumerate(alone, len(units) + 1):
         parts += part_flow.measure(
             unit, technology, _stimuli(unit, config), effort=effort, cache=cache,

@@ -90,17 +90,17 @@ def test_units_at_eight_bits(technology, tmp_path):
         records[norm] = measure(config, technology, tmp_path, lines)
         assert not any("stored" in line for line in lines)
     l1, l2 = records["l1"], records["l2"]
-    assert 1 < l1["period"] < 6
-    assert l1["clock_gates"] > 8
-    assert l1["area"] < l2["area"]
-    now, base = l1["stimuli"]["gaussian"], l2["stimuli"]["gaussian"]
-    assert now["energy_per_element"] < 0.75 * base["energy_per_element"]
-    assert now["clocks"] < base["clocks"]
-    parts = sum(now["by_phase"].values())
-    assert parts == pytest.approx(now["switching"] + now["internal"])
-    assert sum(now["by_block"].values()) == pytest.approx(parts)
+    assert 1 < l1.period < 6
+    assert l1.clock_gates > 8
+    assert l1.area < l2.area
+    now, base = l1.stimuli["gaussian"], l2.stimuli["gaussian"]
+    assert now.energy_per_element < 0.75 * base.energy_per_element
+    assert now.clocks < base.clocks
+    parts = sum(now.by_phase.values())
+    assert parts == pytest.approx(now.switching + now.internal)
+    assert sum(now.by_block.values()) == pytest.approx(parts)
     # The deviation pass of L1 is sums and a comparison; that of L2 squares.
-    assert now["by_phase"]["DEVIATION"] < 0.5 * base["by_phase"]["DEVIATION"]
+    assert now.by_phase["DEVIATION"] < 0.5 * base.by_phase["DEVIATION"]
 
     lines = []
     again = measure(UnitConfig(width=8, elements=32), technology, tmp_path, lines)
@@ -114,9 +114,9 @@ def test_clock_gates_save_energy(technology, tmp_path):
     config = UnitConfig(width=4, elements=16)
     gated = measure(config, technology, tmp_path, [])
     plain = measure(config, technology, tmp_path, [], gating=False)
-    assert plain["clock_gates"] == 0
-    name = "energy_per_element"
-    assert gated["stimuli"]["gaussian"][name] < 0.9 * plain["stimuli"]["gaussian"][name]
+    assert plain.clock_gates == 0
+    one, two = (r.stimuli["gaussian"].energy_per_element for r in (gated, plain))
+    assert one < 0.9 * two
 
 
 @pytest.fixture(scope="module")

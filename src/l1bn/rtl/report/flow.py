@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.report.records import CriticalPath, UnitCost, UnitRecord
 from l1bn.rtl.silicon import cells, power, synthesis, timing
 from l1bn.rtl.silicon.library import Library, fanout_of_four
 from l1bn.rtl.silicon.netlist import Netlist, from_yosys
@@ -45,7 +45,8 @@ def measure(
     effort: Effort,
     cache: Cache,
     say: Say,
-) -> dict[str, Any]:
+    variant: str = "",
+) -> UnitRecord:
     """Emit, verify, synthesize, time, simulate with delays, and weigh one unit.
 
     Args:
@@ -55,6 +56,7 @@ def measure(
         effort: How much to spend.
         cache: Where steps are kept.
         say: Called with a line per step.
+        variant: Its name in a comparison.
 
     Raises:
         SimulationError: If the emitted Verilog or the netlist differs from the integer model.
@@ -68,28 +70,27 @@ def measure(
     )
     library = technology.library
     blocks = assign_blocks(netlist, library, config)
-    record: dict[str, Any] = {
-        "unit": config.name,
-        "config": asdict(config),
-        "library": library.name,
-        "voltage": library.voltage,
-        "conditions": asdict(library.conditions),
-        "gating": effort.gating,
-        "recipe": recipe,
-        "period": result.period,
-        "area": netlist.area(library),
-        "cells": len(netlist.instances),
-        "registers": sum(_is_register(library, i.kind) for i in netlist.instances),
-        "clock_gates": _clock_gates(netlist, library),
-        "area_by_block": _area(netlist, library, blocks),
-        "path": _path(netlist, result),
-        "stimuli": {},
-    }
-    for name, channels in stimuli.items():
-        record["stimuli"][name] = _weigh(
-            config, netlist, library, result, blocks, name, channels, cache, say
-        )
-    return record
+    return UnitRecord(
+        unit=config.name,
+        config=config,
+        library=library.name,
+        voltage=library.voltage,
+        conditions=library.conditions,
+        gating=effort.gating,
+        recipe=recipe,
+        period=result.period,
+        area=netlist.area(library),
+        cells=len(netlist.instances),
+        registers=sum(_is_register(library, i.kind) for i in netlist.instances),
+        clock_gates=_clock_gates(netlist, library),
+        area_by_block=_area(netlist, library, blocks),
+        path=_path(netlist, result),
+        stimuli={
+            name: _weigh(config, netlist, library, result, blocks, name, channels, cache, say)
+            for name, channels in stimuli.items()
+        },
+        variant=variant,
+    )
 
 
 def _verify(
@@ -157,7 +158,7 @@ def _weigh(
     channels: Channels,
     cache: Cache,
     say: Say,
-) -> dict[str, Any]:
+) -> UnitCost:
     """Gate-level simulation with delays, then energy per element, by pass and by block."""
     verilog, delays = netlist.verilog(), cells.sdf(netlist, library, result)
     models = cells.models(library, {i.kind for i in netlist.instances})
@@ -187,23 +188,23 @@ def _weigh(
         for block, value in part.blocks.items():
             by_block[block] += value / elements
     dynamic = sum(p.switching + p.internal for p in parts.values())
-    return {
-        "channels": len(channels),
-        "clocks": run["clocks"],
-        "clocks_per_element": run["clocks"] / elements,
-        "time_per_element": time / elements,
-        "energy_per_element": (dynamic + leakage) / elements,
-        "switching": sum(p.switching for p in parts.values()) / elements,
-        "internal": sum(p.internal for p in parts.values()) / elements,
-        "clock": sum(p.clock for p in parts.values()) / elements,
-        "leakage": leakage / elements,
-        "by_phase": {
+    return UnitCost(
+        clocks_per_element=run["clocks"] / elements,
+        time_per_element=time / elements,
+        energy_per_element=(dynamic + leakage) / elements,
+        channels=len(channels),
+        clocks=run["clocks"],
+        switching=sum(p.switching for p in parts.values()) / elements,
+        internal=sum(p.internal for p in parts.values()) / elements,
+        clock=sum(p.clock for p in parts.values()) / elements,
+        leakage=leakage / elements,
+        by_phase={
             phase.name: (parts[phase.name].switching + parts[phase.name].internal) / elements
             for phase in Phase
             if phase.name in parts
         },
-        "by_block": dict(sorted(by_block.items())),
-    }
+        by_block=dict(sorted(by_block.items())),
+    )
 
 
 def _is_register(library: Library, kind: str) -> bool:
@@ -267,7 +268,7 @@ def _area(netlist: Netlist, library: Library, blocks: dict[str, str]) -> dict[st
     return dict(sorted(area.items()))
 
 
-def _path(netlist: Netlist, result: timing.Timing) -> dict[str, Any]:
+def _path(netlist: Netlist, result: timing.Timing) -> CriticalPath:
     """Start, end and length of the critical path, in source names."""
     # Past the clock and its gates, the first net is a register's.
     start = next((i for i, h in enumerate(result.path) if h.arrival > 0), 0)
@@ -280,8 +281,8 @@ def _path(netlist: Netlist, result: timing.Timing) -> dict[str, Any]:
         for net in i.pins.values()
         if net in netlist.aliases and net not in netlist.inputs.get("clk", [])
     ]
-    return {
-        "from": netlist.aliases.get(first, first).replace("$like", "a"),
-        "to": ends[-1] if ends else result.endpoint,
-        "stages": len(result.path) - start,
-    }
+    return CriticalPath(
+        start=netlist.aliases.get(first, first).replace("$like", "a"),
+        end=ends[-1] if ends else result.endpoint,
+        stages=len(result.path) - start,
+    )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.report import flow
+from l1bn.rtl.report.records import Cost, PartRecord
 from l1bn.rtl.silicon import cells, power, synthesis
 from l1bn.rtl.unit.parts import PARTS, PartName
 from l1bn.rtl.verify import part_bench, part_vectors
@@ -22,7 +22,7 @@ def measure(
     effort: flow.Effort,
     cache: Cache,
     say: flow.Say,
-) -> list[dict[str, Any]]:
+) -> list[PartRecord]:
     """Verify, synthesize, time, simulate with delays, and weigh each part of a unit.
 
     Arguments and errors are those of ``l1bn.rtl.report.flow.measure``.
@@ -40,7 +40,7 @@ def _measure(
     effort: flow.Effort,
     cache: Cache,
     say: flow.Say,
-) -> dict[str, Any]:
+) -> PartRecord:
     source, top = part_bench.verilog_text(name, config), part_bench.top_name(name, config)
     library = technology.library
     netlist, result, recipe = flow.fastest(
@@ -49,11 +49,7 @@ def _measure(
     gates = [netlist.verilog(), cells.models(library, {i.kind for i in netlist.instances})]
     delays = cells.sdf(netlist, library, result)
     period = result.period * flow.MARGIN
-    record: dict[str, Any] = {
-        "part": name, "norm": config.norm, "width": config.width, "library": library.name,
-        "recipe": recipe, "period": result.period, "area": netlist.area(library),
-        "cells": len(netlist.instances), "stimuli": {},
-    }  # fmt: skip
+    costs = {}
     for label, channels in stimuli.items():
         clocks = part_vectors.vectors(name, config, channels)
 
@@ -69,9 +65,19 @@ def _measure(
         elements = len(channels) * config.elements
         time = len(clocks) * result.period
         energy = power.energy(netlist, library, result, rises, falls, time)
-        record["stimuli"][label] = {
-            "clocks_per_element": len(clocks) / elements,
-            "time_per_element": time / elements,
-            "energy_per_element": energy.total / elements,
-        }
-    return record
+        costs[label] = Cost(
+            clocks_per_element=len(clocks) / elements,
+            time_per_element=time / elements,
+            energy_per_element=energy.total / elements,
+        )
+    return PartRecord(
+        part=name,
+        norm=config.norm,
+        width=config.width,
+        library=library.name,
+        recipe=recipe,
+        period=result.period,
+        area=netlist.area(library),
+        cells=len(netlist.instances),
+        stimuli=costs,
+    )

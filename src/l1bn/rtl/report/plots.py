@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from l1bn.rtl.report.comparison import PartRatio
+from l1bn.rtl.report.records import UnitRecord
 from l1bn.rtl.variants import VARIANTS
-
-Record = dict[str, Any]
 
 #: What each plot shows.
 CAPTIONS = {
@@ -42,12 +43,12 @@ _PASSES = (
 
 
 def write(
-    records: Sequence[Record], parts: Sequence[Record], stimulus: str, folder: Path
+    records: Sequence[UnitRecord], parts: Sequence[PartRatio], stimulus: str, folder: Path
 ) -> list[Path]:
     """Draw the plots as SVG; return their paths. ``parts`` are comparisons of parts."""
-    groups: dict[tuple[str, int], list[Record]] = {}
+    groups: dict[tuple[str, int], list[UnitRecord]] = {}
     for record in records:
-        groups.setdefault((record["library"], record["config"]["width"]), []).append(record)
+        groups.setdefault((record.library, record.config.width), []).append(record)
     with plt.rc_context({"svg.fonttype": "path", "svg.hashsalt": "l1bn", "font.size": 10}):
         drawn = [
             _frontier(groups, stimulus, folder / "frontier.svg"),
@@ -56,7 +57,7 @@ def write(
         return [*drawn, _ratios(parts, folder / "parts.svg")] if parts else drawn
 
 
-def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     columns = min(count, 3)
     rows = -(-count // columns)
     figure, axes = plt.subplots(
@@ -73,17 +74,17 @@ def _title(library: str, width: int) -> str:
     return f"{library.split('_')[0]}, {width} bit"
 
 
-def _frontier(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: Path) -> Path:
+def _frontier(groups: dict[tuple[str, int], list[UnitRecord]], stimulus: str, path: Path) -> Path:
     figure, axes = _panels(len(groups), 3.6)
     labels = {v.key: v.label for v in VARIANTS}
     for axis, ((library, width), rows) in zip(axes, groups.items(), strict=False):
         for row in rows:
-            now = row["stimuli"][stimulus]
-            colour = _COLOURS[row["config"]["norm"]]
+            now = row.stimuli[stimulus]
+            colour = _COLOURS[row.config.norm]
             axis.scatter(
-                now["time_per_element"], now["energy_per_element"], s=55, zorder=3,
-                edgecolors=colour, facecolors=colour if row["config"]["overlap"] else "none",
-                marker=_MARKS[row["variant"]], label=labels[row["variant"]],
+                now.time_per_element, now.energy_per_element, s=55, zorder=3,
+                edgecolors=colour, facecolors=colour if row.config.overlap else "none",
+                marker=_MARKS[row.variant], label=labels[row.variant],
             )  # fmt: skip
         axis.set_title(_title(library, width), fontsize=10)
         axis.set_xlabel("time per element [ns]")
@@ -99,14 +100,14 @@ def _frontier(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: 
     return path
 
 
-def _bars(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: Path) -> Path:
+def _bars(groups: dict[tuple[str, int], list[UnitRecord]], stimulus: str, path: Path) -> Path:
     figure, axes = _panels(len(groups), 3.4)
     labels = {v.key: v.label for v in VARIANTS}
     for axis, ((library, width), rows) in zip(axes, groups.items(), strict=False):
-        names = [labels[r["variant"]] for r in rows]
+        names = [labels[r.variant] for r in rows]
         left = [0.0] * len(rows)
         for phase, label, colour in _PASSES:
-            values = [r["stimuli"][stimulus]["by_phase"].get(phase, 0.0) for r in rows]
+            values = [r.stimuli[stimulus].by_phase.get(phase, 0.0) for r in rows]
             axis.barh(names, values, left=left, color=colour, label=label)
             left = [a + b for a, b in zip(left, values, strict=True)]
         axis.invert_yaxis()
@@ -121,22 +122,22 @@ def _bars(groups: dict[tuple[str, int], list[Record]], stimulus: str, path: Path
     return path
 
 
-def _ratios(parts: Sequence[Record], path: Path) -> Path:
+def _ratios(parts: Sequence[PartRatio], path: Path) -> Path:
     """Area, time and energy of each part, L2 over L1, by library and width."""
-    names = list(dict.fromkeys(p["part"] for p in parts))
-    groups = list(dict.fromkeys((p["library"], p["width"]) for p in parts))
+    names = list(dict.fromkeys(p.part for p in parts))
+    groups = list(dict.fromkeys((p.library, p.width) for p in parts))
     figure, axes = _panels(3, 3.2)
     for axis, (key, title) in zip(
         axes, (("area", "area"), ("speed", "time per element"), ("energy", "energy per element")),
         strict=True,
     ):  # fmt: skip
         for number, (library, width) in enumerate(groups):
-            rows = {p["part"]: p for p in parts if (p["library"], p["width"]) == (library, width)}
+            rows = {p.part: p for p in parts if (p.library, p.width) == (library, width)}
             at = [
                 i + (number - (len(groups) - 1) / 2) * 0.8 / len(groups) for i in range(len(names))
             ]
             axis.bar(
-                at, [rows[n][key] for n in names], 0.75 / len(groups),
+                at, [getattr(rows[n], key) for n in names], 0.75 / len(groups),
                 label=_title(library, width), color=plt.get_cmap("viridis")(number / len(groups)),
             )  # fmt: skip
         axis.axhline(1, color="black", lw=0.8)

@@ -6,18 +6,16 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from l1bn.rtl import tools
 from l1bn.rtl.report import plots
-from l1bn.rtl.report.comparison import Comparison, by_stimulus
+from l1bn.rtl.report.comparison import Comparison, PartRatio, by_stimulus, compare_parts
+from l1bn.rtl.report.records import PartRecord, UnitCost, UnitRecord
 from l1bn.rtl.variants import VARIANTS
-
-Record = dict[str, Any]
 
 #: Names of the passes, in the order of a channel.
 PHASES = {
@@ -50,31 +48,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def compare_parts(parts: Sequence[Record], stimulus: str) -> list[Record]:
-    """What each part of L2 needs in multiples of the same part of L1, by library and width."""
-    found = {(p["library"], p["width"], p["part"], p["norm"]): p for p in parts}
-    result = []
-    for (library, width, part, norm), one in found.items():
-        two = found.get((library, width, part, "l2"))
-        if norm != "l1" or two is None:
-            continue
-        l1, l2 = one["stimuli"][stimulus], two["stimuli"][stimulus]
-        result.append(
-            {
-                "library": library,
-                "width": width,
-                "part": part,
-                "l1": {**l1, "area": one["area"], "period": one["period"]},
-                "l2": {**l2, "area": two["area"], "period": two["period"]},
-                "area": two["area"] / one["area"],
-                "speed": l2["time_per_element"] / l1["time_per_element"],
-                "energy": l2["energy_per_element"] / l1["energy_per_element"],
-            }
-        )
-    return result
-
-
-def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ()) -> list[Path]:
+def write(
+    records: Sequence[UnitRecord], folder: Path, parts: Sequence[PartRecord] = ()
+) -> list[Path]:
     """Write results.json, the tables, report.md, report.html and the plots; return their paths.
 
     Args:
@@ -88,11 +64,11 @@ def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ())
     content = {
         "environment": environment(),
         "conditions": {
-            "libraries": {r["library"]: r["conditions"] for r in records},
+            "libraries": {r.library: asdict(r.conditions) for r in records},
             "left_out": LEFT_OUT,
         },
-        "records": list(records),
-        "parts": list(parts),
+        "records": [r.entry() for r in records],
+        "parts": [p.entry() for p in parts],
         "comparisons": {name: [asdict(c) for c in rows] for name, rows in comparisons.items()},
     }
     json_path = folder / "results.json"
@@ -107,27 +83,15 @@ def write(records: Sequence[Record], folder: Path, parts: Sequence[Record] = ())
     return [*written, *pictures]
 
 
-def _tables(records: Sequence[Record], parts: Sequence[Record], folder: Path) -> list[Path]:
+def _tables(records: Sequence[UnitRecord], parts: Sequence[PartRecord], folder: Path) -> list[Path]:
     """units.csv and parts.csv: a row per unit, or part, and stimulus."""
     units = [
-        {
-            "library": r["library"], "width": r["config"]["width"], "variant": r["variant"],
-            "stimulus": name, "area": r["area"], "period_ns": r["period"],
-            "clocks_per_element": s["clocks_per_element"],
-            "time_per_element_ns": s["time_per_element"],
-            "energy_per_element_pJ": s["energy_per_element"],
-        }
-        for r in records for name, s in r["stimuli"].items()
+        {"library": r.library, "width": r.config.width, "variant": r.variant, **_row(r, name)}
+        for r in records for name in r.stimuli
     ]  # fmt: skip
     alone = [
-        {
-            "library": p["library"], "width": p["width"], "norm": p["norm"], "part": p["part"],
-            "stimulus": name, "area": p["area"], "period_ns": p["period"],
-            "clocks_per_element": s["clocks_per_element"],
-            "time_per_element_ns": s["time_per_element"],
-            "energy_per_element_pJ": s["energy_per_element"],
-        }
-        for p in parts for name, s in p["stimuli"].items()
+        {"library": p.library, "width": p.width, "norm": p.norm, "part": p.part, **_row(p, name)}
+        for p in parts for name in p.stimuli
     ]  # fmt: skip
     written = []
     for file, rows in (("units.csv", units), ("parts.csv", alone)):
@@ -145,10 +109,22 @@ def _tables(records: Sequence[Record], parts: Sequence[Record], folder: Path) ->
     return written
 
 
+def _row(record: UnitRecord | PartRecord, stimulus: str) -> dict[str, str | float]:
+    cost = record.stimuli[stimulus]
+    return {
+        "stimulus": stimulus,
+        "area": record.area,
+        "period_ns": record.period,
+        "clocks_per_element": cost.clocks_per_element,
+        "time_per_element_ns": cost.time_per_element,
+        "energy_per_element_pJ": cost.energy_per_element,
+    }
+
+
 def _render(
     template: str,
-    records: Sequence[Record],
-    parts: Sequence[Record],
+    records: Sequence[UnitRecord],
+    parts: Sequence[PartRatio],
     names: Sequence[str],
     comparisons: dict[str, list[Comparison]],
     pictures: Iterable[Path],
@@ -170,25 +146,33 @@ def _render(
         phases=PHASES,
         left_out=LEFT_OUT,
         environment=environment(),
-        conditions={r["library"]: r["conditions"] for r in records},
+        conditions={r.library: r.conditions for r in records},
     )
 
 
-def _groups(records: Sequence[Record], stimulus: str) -> list[dict[str, Any]]:
-    """Records by library and width, with the like-for-like baseline of each."""
-    groups: dict[tuple[str, int], list[Record]] = {}
+@dataclass(frozen=True)
+class _Group:
+    """The units of a library and width, with the like-for-like baseline's costs."""
+
+    library: str
+    width: int
+    rows: list[UnitRecord]
+    stimulus: str
+
+    @property
+    def base(self) -> UnitCost:
+        return self.now(next((r for r in self.rows if r.variant == "l2"), self.rows[0]))
+
+    @property
+    def blocks(self) -> list[str]:
+        return sorted({b for r in self.rows for b in r.area_by_block})
+
+    def now(self, row: UnitRecord) -> UnitCost:
+        return row.stimuli[self.stimulus]
+
+
+def _groups(records: Sequence[UnitRecord], stimulus: str) -> list[_Group]:
+    groups: dict[tuple[str, int], list[UnitRecord]] = {}
     for record in records:
-        groups.setdefault((record["library"], record["config"]["width"]), []).append(record)
-    result = []
-    for (library, width), rows in groups.items():
-        base = next((r for r in rows if r["variant"] == "l2"), rows[0])
-        result.append(
-            {
-                "library": library,
-                "width": width,
-                "rows": [{**r, "now": r["stimuli"][stimulus]} for r in rows],
-                "base": base["stimuli"][stimulus],
-                "blocks": sorted({b for r in rows for b in r["area_by_block"]}),
-            }
-        )
-    return result
+        groups.setdefault((record.library, record.config.width), []).append(record)
+    return [_Group(library, width, rows, stimulus) for (library, width), rows in groups.items()]
