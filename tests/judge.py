@@ -218,11 +218,29 @@ def assert_judged(case: Case, backend: str) -> None:
 #: How far two evaluations of one function may lie apart: relative, and absolute where terms cancel.
 #: ``None`` is torch.testing's own choice for a dtype.
 TOLERANCES: dict[str, tuple[float | None, float | None]] = {
+    "exact": (0.0, 0.0),  # the same bits
     "order": (None, None),  # the same terms in another order
+    "double": (1e-12, 1e-13),  # another formula, in float64
+    "double sums": (1e-9, 1e-10),  # the same for sums in which terms cancel
+    "single": (1e-6, 1e-8),  # another formula, in float32
+    "single sums": (1e-5, 1e-6),  # the same for sums in which terms cancel
+    "cancelling": (1e-4, 1e-4),  # float32, where the terms are far above their difference
+    "network": (2e-3, 2e-3),  # gradients through a whole network in float32
+    "rounded": (2**-7, 2**-13),  # one rounding to a 16-bit format
+    "half": (2**-7, 2**-7),  # another formula, in a 16-bit format
+    "half sums": (2**-5, 2**-5),  # the same for sums of rounded numbers
+    "eight bits": (0.02, 0.0),  # integers of 8 bits against the real numbers they stand for
 }
 
 
-def assert_close(got: object, want: object, kind: str = "order") -> None:
+def assert_close(
+    got: object, want: object, kind: str = "order", *, equal_nan: bool = False
+) -> None:
     """Fail where two results differ by more than the table allows for that kind of comparison."""
     rtol, atol = TOLERANCES[kind]
-    torch.testing.assert_close(got, want, rtol=rtol, atol=atol)
+    torch.testing.assert_close(got, want, rtol=rtol, atol=atol, equal_nan=equal_nan)
+
+
+def apart(got: Tensor, want: Tensor) -> float:
+    """Largest difference, relative to the largest value: for results that must differ."""
+    return float((got - want).abs().max() / want.abs().max())

@@ -217,8 +217,8 @@ def test_a_deviation_held_by_its_floor_has_no_gradient(sigma):
     back = fp.l1_backward(g, x, channel, spec)
     assert back.dgamma[0] != 0
     scale = float(channel.coefficient[0]) / 2.0 ** float(channel.shift[0] + spec.dx_shift)
-    np.testing.assert_allclose(back.dx[0], spec.data.saturate(
-        np.round(scale * (g[0] - g[0].mean()))), atol=1)  # fmt: skip
+    wanted = spec.data.saturate(np.round(scale * (g[0] - g[0].mean())))
+    assert np.abs(back.dx[0] - wanted).max() <= 1
 
 
 def test_power_of_two_sigma_is_within_half_an_octave():
@@ -259,8 +259,8 @@ def test_running_statistics_and_evaluation_follow_float():
         sigma = K * np.abs(batch - batch.mean(1, keepdims=True)).mean(1)
         mean += 0.1 * (batch.mean(1) - mean)
         variance += 0.1 * (sigma**2 * 1024 / 1023 - variance)
-    np.testing.assert_allclose(running.mean / 65536, mean, rtol=2e-3, atol=2e-3)
-    np.testing.assert_allclose(running.variance / 65536, variance, rtol=2e-3)
+    assert np.abs(running.mean / 65536 - mean).max() < 2e-3
+    assert np.abs(running.variance / 65536 / variance - 1).max() < 2e-3
     assert running.variance.max() < 2**31
     y = fp.evaluate(x, running, gamma, beta, spec)
     gain = spec.gamma.real(gamma) / np.sqrt(variance)

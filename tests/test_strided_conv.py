@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from judge import assert_close
 from l1bn import strided_conv
 from l1bn.recipes.models import MODELS, ModelSpec, build_model
 from l1bn.strided_conv import SubsampledConv2d, is_affected, to_channels_last_, trial
@@ -80,9 +81,9 @@ def test_the_subsampled_layer_is_the_same_function(
     x2 = x.detach().contiguous(memory_format=layout).requires_grad_()
     y = layer(x2)
     got = torch.autograd.grad(y, [x2, *layer.parameters()], gradient)
-    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    assert_close(y, expected, "double")
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        assert_close(a, b, "double")
     assert y.is_contiguous(memory_format=layout)
     assert got[0].is_contiguous(memory_format=layout)
 

@@ -17,6 +17,7 @@ import torch.package
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from judge import assert_close
 from l1bn import convert_, convert_sync_, revert_
 from zoo import BasicBlock, SmallResNet, warm
 
@@ -300,7 +301,7 @@ class TestTools:
         with torch.autocast("cpu", torch.bfloat16):
             got, wanted = model(x), original(model, x)
         assert got.dtype == torch.bfloat16
-        torch.testing.assert_close(got, wanted, rtol=0.05, atol=0.05)
+        assert_close(got, wanted, "half")
 
     def test_checkpointing(self, model: nn.Module) -> None:
         from torch.utils.checkpoint import checkpoint
@@ -331,7 +332,7 @@ class TestTools:
         session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
         (name,) = [entry.name for entry in session.get_inputs()]
         got = torch.from_numpy(session.run(None, {name: (x + 1).numpy()})[0])
-        torch.testing.assert_close(got, model(x + 1), rtol=1e-4, atol=1e-4)
+        assert_close(got, model(x + 1), "order")
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")

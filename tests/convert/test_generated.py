@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from block_grammar import Writer
+from judge import assert_close
 from l1bn import convert_, revert_
 from l1bn.convert.fusion.block import is_fused
 
@@ -75,13 +76,10 @@ def same(got: Any, wanted: Any, text: str, exact: bool = False) -> None:
         assert "self.six(" in text or "relu6(" in text
         return
     assert isinstance(got, dict), got
-    tolerance = {"rtol": 0.0, "atol": 0.0} if exact else {"rtol": 1e-7, "atol": 1e-7}
     for key, value in wanted.items():
         if isinstance(value, Tensor):
-            assert got[key].shape == value.shape, key
-            assert torch.allclose(got[key], value, equal_nan=True, **tolerance), (
-                key, (got[key] - value).abs().max()
-            )  # fmt: skip
+            kind = "exact" if exact else "double sums"
+            assert_close(got[key], value, kind, equal_nan=True)
         else:
             assert got[key] == value, key
 

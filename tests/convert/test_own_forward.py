@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from judge import assert_close
 from l1bn import convert_
 
 Calls = list[tuple[Any, bool]]
@@ -324,14 +325,9 @@ def observe(model: Any, training: bool, autocast: bool) -> dict[str, Any]:
     }
 
 
-def tolerance(autocast: bool) -> dict[str, float]:
-    """Of bfloat16 a rounding or two, for its gradients are sums of rounded numbers."""
-    return {"rtol": 2**-5, "atol": 2**-5} if autocast else {"rtol": 1e-9, "atol": 1e-10}
-
-
 def same(got: dict[str, Any], want: dict[str, Any], autocast: bool) -> None:
     assert got.pop("seen") == want.pop("seen")
-    torch.testing.assert_close(got, want, **tolerance(autocast))
+    assert_close(got, want, "half sums" if autocast else "double sums")
 
 
 @pytest.mark.parametrize(("make", "edit"), CASES, ids=lambda v: v.__name__.strip("_<>"))

@@ -74,7 +74,7 @@ def test_frozen_statistics_follow_the_float_formula(backend):
     error = (dx.real() - real.grad)[agree].abs().max()
     assert error < 1.05 * 2.0**dx.exponent + 0.01 * float(real.grad.abs().max())
     dgamma = layer.norm.gamma.gradient.values * 2.0**qg.exponent
-    torch.testing.assert_close(dgamma.float(), weight.grad, rtol=0.03, atol=2.0)
+    assert ((dgamma - weight.grad).abs() < 2.0 + 0.03 * weight.grad.abs()).all()
 
 
 def test_statistics_that_do_not_exist_cannot_be_frozen(network):

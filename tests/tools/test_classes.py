@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import l1bn
+from judge import assert_close
 
 LAYERS = 3
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -37,7 +38,7 @@ def test_the_usual_freezing_loop(l1_net: nn.Module, batch: Any) -> None:
     before = copy.deepcopy(dict(l1_net.named_buffers()))
     for _ in range(3):
         step(l1_net, batch())
-    torch.testing.assert_close(dict(l1_net.named_buffers()), before, rtol=0, atol=0)
+    assert_close(dict(l1_net.named_buffers()), before, "exact")
 
 
 class FrozenBatchNorm(nn.Module):
@@ -124,7 +125,7 @@ def test_adaptation_by_new_statistics(l1_net: nn.Module) -> None:
     with torch.no_grad():
         l1_net(x)
         want = l1_net(x)
-        torch.testing.assert_close(l1_net.eval()(x), want, rtol=0.02, atol=0.02)
+        assert_close(l1_net.eval()(x), want, "half")
 
 
 def test_weight_decay_groups(l1_net: nn.Module) -> None:
@@ -153,7 +154,7 @@ def test_zennits_canonizer_acts(bn_net: nn.Module, l1_net: nn.Module, batch: Any
         composite = EpsilonPlusFlat(canonizers=[SequentialMergeBatchNorm()])
         with Gradient(model=net, composite=composite) as attributor:
             relevance.append(attributor(x, torch.eye(5)[[0] * 6])[1])
-    torch.testing.assert_close(*relevance, rtol=0, atol=0)
+    assert_close(*relevance, "exact")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -210,24 +211,24 @@ class TestTimm:
 
         x, want = batch(), pair[1](batch() * 0 + 1)
         turned = convert_sync_batchnorm(pair[1])
-        torch.testing.assert_close(turned(torch.ones(6, 3, 8, 8)), want, rtol=0, atol=0)
+        assert_close(turned(torch.ones(6, 3, 8, 8)), want, "exact")
         found = l1bn.check(turned)
         assert not found
         assert [item.path for item in found.turned_back] == ["1"]
         l1bn.convert_(turned)
         assert type(turned[1]) is l1bn.L1SyncBatchNormAct2d
         assert l1bn.check(turned)
-        torch.testing.assert_close(turned(x), pair[0](x), rtol=0, atol=0)
+        assert_close(turned(x), pair[0](x), "exact")
 
     def test_our_synchronisation_takes_it_and_goes_back(self, pair: Any, batch: Any) -> None:
         bn, l1 = pair
         report = l1bn.convert_sync_(l1)
         assert [item.path for item in report.converted] == ["1"]
         x = batch()
-        torch.testing.assert_close(l1(x), bn(x), rtol=0, atol=0)
+        assert_close(l1(x), bn(x), "exact")
         l1bn.revert_(l1)
         assert type(l1[1]).__name__ == "SyncBatchNormAct"
-        torch.testing.assert_close(l1(x), bn(x), rtol=0, atol=0)
+        assert_close(l1(x), bn(x), "exact")
 
 
 class TestCheck:

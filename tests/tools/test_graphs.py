@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.utils.checkpoint import checkpoint
 
 import l1bn
+from judge import assert_close
 
 SCRIPT = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 OPTIONS: list[dict[str, Any]] = [
@@ -20,8 +21,8 @@ OPTIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def assert_same_state(one: nn.Module, other: nn.Module, **bounds: float) -> None:
-    torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()), **bounds)
+def assert_same_state(one: nn.Module, other: nn.Module, kind: str) -> None:
+    assert_close(dict(one.state_dict()), dict(other.state_dict()), kind)
 
 
 @SCRIPT
@@ -44,8 +45,8 @@ def test_torchscript_saved_and_loaded(
     made.load_state_dict(l1_net.state_dict())
     for _ in range(2):
         x = batch()
-        torch.testing.assert_close(made(x), l1_net(x), rtol=1e-5, atol=1e-5)
-    assert_same_state(made, l1_net, rtol=1e-5, atol=1e-5)
+        assert_close(made(x), l1_net(x), "order")
+    assert_same_state(made, l1_net, "order")
 
 
 @SCRIPT
@@ -59,8 +60,8 @@ def test_scripted_layer(options: dict[str, Any], training: bool) -> None:
         z = x.detach().clone().requires_grad_()
         g = torch.randn_like(x)
         layer(x).backward(g), made(z).backward(g)
-        torch.testing.assert_close(z.grad, x.grad, rtol=1e-5, atol=1e-5)
-    assert_same_state(made, layer, rtol=1e-5, atol=1e-5)
+        assert_close(z.grad, x.grad, "order")
+    assert_same_state(made, layer, "order")
 
 
 @SCRIPT
@@ -92,7 +93,7 @@ def test_onnx_equals_in_onnxruntime(batch: Any, kind: str, dynamo: bool) -> None
     (name,) = [i.name for i in session.get_inputs()]
     other = batch()
     got = session.run(None, {name: other.numpy()})[0]
-    torch.testing.assert_close(torch.from_numpy(got), net(other), rtol=1e-4, atol=1e-4)
+    assert_close(torch.from_numpy(got), net(other), "order")
 
 
 def test_fx_takes_the_layers_as_leaves(l1_net: nn.Module, batch: Any) -> None:
@@ -101,7 +102,7 @@ def test_fx_takes_the_layers_as_leaves(l1_net: nn.Module, batch: Any) -> None:
     assert {"bn", "block.bn1", "block.bn2"} <= set(called)
     x = batch()
     with torch.no_grad():
-        torch.testing.assert_close(graph(x), l1_net(x), rtol=0, atol=0)
+        assert_close(graph(x), l1_net(x), "exact")
     act = nn.Sequential(l1bn.L1BatchNormAct2d(3))
     assert [n.target for n in torch.fx.symbolic_trace(act).graph.nodes] == ["input", "0", "output"]
 
@@ -111,7 +112,7 @@ def test_fx_folding_equals(l1_net: nn.Module, batch: Any) -> None:
     from torch.fx.experimental.optimization import fuse
 
     x = batch()
-    torch.testing.assert_close(fuse(l1_net.eval())(x), l1_net(x), rtol=1e-5, atol=1e-5)
+    assert_close(fuse(l1_net.eval())(x), l1_net(x), "order")
 
 
 def test_torchvisions_feature_extractor(l1_net: nn.Module, batch: Any) -> None:
@@ -145,7 +146,7 @@ def test_checkpointing_counts_once_and_is_bit_equal(
     assert torch.equal(x.grad, z.grad)
     for (name, one), other in zip(l1_net.named_parameters(), plain.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad), name
-    assert_same_state(l1_net, plain, rtol=0, atol=0)
+    assert_same_state(l1_net, plain, "exact")
     assert int(plain.bn.num_batches_tracked) == 4
 
 
@@ -193,4 +194,4 @@ def test_package(l1_net: nn.Module, batch: Any) -> None:
     file.seek(0)
     loaded = PackageImporter(file).load_pickle("model", "model.pkl")
     x = batch()
-    torch.testing.assert_close(loaded(x), model(x), rtol=0, atol=0)
+    assert_close(loaded(x), model(x), "exact")

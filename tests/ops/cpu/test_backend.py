@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from judge import Case, assert_judged, error, judge, lay_out, make_case, run
+from judge import Case, assert_close, assert_judged, error, judge, lay_out, make_case, run
 from l1bn.ops.cpu import kernels as cpu_kernels
 from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.cpu.layout import Layout, sign_bits, to_layout
@@ -202,11 +202,9 @@ def test_statistics_and_bits_of_bfloat16(
     wide = x.double()
     middle = wide.mean((0, 2, 3), keepdim=True)
     deviation = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
-    torch.testing.assert_close(
-        statistics[2].double(), deviation.clamp_min(1e-5**0.5), rtol=1e-6, atol=0
-    )
+    assert_close(statistics[2].double(), deviation.clamp_min(1e-5**0.5), "single")
     exact = statistics[0].double() + statistics[1].double()
-    torch.testing.assert_close(exact, middle.flatten(), rtol=1e-6, atol=1e-7)
+    assert_close(exact, middle.flatten(), "single")
     assert bits is None  # of the constant channel nothing can be recovered
     assert_bits(lay_out(x[:, [0, 2, 3, 4, 5]], layout))
 
@@ -239,7 +237,7 @@ def test_a_mean_just_beside_a_value_of_bfloat16(isa: str, sign: int, changed: in
     wide = x.double()
     middle = wide.mean((0, 2, 3), keepdim=True)
     want = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
-    torch.testing.assert_close(statistics[2].double(), want, rtol=1e-5, atol=0)
+    assert_close(statistics[2].double(), want, "single")
     assert_bits(x)
 
 
@@ -272,7 +270,7 @@ def test_second_derivative_without_the_input(shape: tuple[int, ...], activation:
 
     assert any(v.dtype == torch.uint8 for v in kept(case))
     for got, want in zip(second(BACKEND), second(EAGER), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
+        assert_close(got, want, "single")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -301,7 +299,7 @@ def test_frozen_statistics(activation: str, wanted: tuple[str, ...], layout: str
         y.backward(case.grad)
         results.append([y.detach(), *(leaves[k].grad for k in wanted)])
     for got, want in zip(*results, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
+        assert_close(got, want, "double sums")
 
 
 def test_a_frozen_layer_keeps_only_what_its_gradients_need() -> None:

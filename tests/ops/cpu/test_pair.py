@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from judge import lay_out
+from judge import assert_close, lay_out
 from l1bn import reference
 from l1bn.functional import Branch, l1_batch_norm, l1_batch_norm_pair
 from l1bn.ops.cpu import kernels as cpu_kernels
@@ -195,7 +195,7 @@ def test_second_derivative(small: tuple[int, ...], layout: str) -> None:
             return [torch.zeros_like(v) if g is None else g for v, g in zip(leaves, found)]  # noqa: B905
 
         for got, want in zip(second(pair), second(eager), strict=True):
-            torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
+            assert_close(got, want, "single")
 
 
 @pytest.mark.parametrize("wanted", [(0,), (3,), (1, 5), (0, 4)])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from judge import assert_close
 from l1bn import reference
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.recipes.gan.losses import LOSSES, gradient_penalty
@@ -136,4 +137,4 @@ def test_a_penalty_through_l1bn_agrees_with_the_reference(
     expected = gradients(critic, batch)
     assert got.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(got[name], value, rtol=1e-8, atol=1e-11, msg=name)
+        assert_close(got[name], value, "double")

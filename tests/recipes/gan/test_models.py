@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from judge import assert_close
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.models import SIZES, Critic, Generator, build_gan
@@ -70,7 +71,7 @@ def test_the_critic_of_wgan_keeps_samples_apart(critic_norm: str) -> None:
     _, critic = build(model="wgan-gp", critic_norm=critic_norm)
     images = torch.randn(4, 3, 32, 32)
     alone = torch.cat([critic(image[None]) for image in images])
-    torch.testing.assert_close(critic(images), alone, rtol=1e-4, atol=1e-6)
+    assert_close(critic(images), alone, "single")
     _, mixing = build(model="dcgan")
     assert (mixing(images) - mixing(images[:2]).repeat(2)).abs().max() > 1e-3
 
