@@ -39,9 +39,41 @@ class Nothing(torch.autograd.Function):
         return grad, weight, bias
 
 
+class Written(nn.Module):
+    """A block that calls the layer with its activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = l1bn.L1BatchNormAct2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.norm(x)
+
+
+class Block(nn.Module):
+    """The same as most networks have it, for ``convert_`` to make one call of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.relu = nn.BatchNorm2d(2), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.relu(self.norm(x))
+
+
+def fused() -> nn.Module:
+    """A block whose two calls ``convert_`` has made one."""
+    block = Block()
+    if len(l1bn.convert_(block).fused) != 1:
+        raise SystemExit("the block was not fused: nothing to measure")
+    return block
+
+
 def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
     """What is called, and its parameters."""
     plain, ours = nn.BatchNorm2d(2), l1bn.L1BatchNorm2d(2)
+    written, block, unfused = Written(), fused(), Block()
+    l1bn.convert_(unfused, fuse=False)
 
     def function(call: Callable[..., Tensor], layer: Any) -> Callable[[Tensor], Tensor]:
         mean, var, weight, bias = layer.running_mean, layer.running_var, layer.weight, layer.bias
@@ -55,6 +87,9 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
         "L1BatchNorm2d": (ours, list(ours.parameters())),
         "F.batch_norm": (function(F.batch_norm, plain), list(plain.parameters())),
         "l1_batch_norm": (function(l1bn.l1_batch_norm, ours), list(ours.parameters())),
+        "block of L1BatchNormAct2d": (written, list(written.parameters())),
+        "block, fused by convert_": (block, list(block.parameters())),
+        "block, not fused": (unfused, list(unfused.parameters())),
         "floor": (nothing, list(plain.parameters())),
     }
 

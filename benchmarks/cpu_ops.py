@@ -4,11 +4,12 @@ BN adds the residual and applies ReLU in place, as most networks have it ("batch
 tensors ("batch_norm new").
 
     python benchmarks/cpu_ops.py [--threads 1 2] [--variants batch_norm l1bn] [--isas avx2] [--busy]
+        [--name cpu_ops_xeon]
 
 The native kernels are timed with every instruction set that the machine has, or those of --isas: a
 row each, with its name and the processor's.
 
-Writes ``results/cpu_ops.csv``, its environment and ``results/cpu_ops.png``, and prints a summary.
+Writes ``results/NAME.csv``, its environment and ``results/NAME.png``, and prints a summary.
 The floor is the time that the fewest bytes need at the speed of a copy into existing memory of the
 same size: forward reads x and writes y, backward reads y and the gradient and writes dx. Outputs
 are fresh memory, which the system has to clear first: `fresh_ms` is a copy into such memory. On a
@@ -227,7 +228,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: list[dict[str, Any]]) -> None:
+def plot(rows: list[dict[str, Any]], name: str) -> None:
     import matplotlib
 
     matplotlib.use("agg")
@@ -248,7 +249,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.12)
     figure.supxlabel("time of nn.BatchNorm + ReLU over that of L1BN, forward + backward (median)")
-    figure.savefig(RESULTS / "cpu_ops.png", dpi=120)
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
 
 
 def main() -> None:
@@ -259,6 +260,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, nargs="+", help="places in the list, default: all")
     parser.add_argument("--busy", action="store_true", help="processor time where one thread runs")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each shape, at least 20")
+    parser.add_argument("--name", default="cpu_ops", help="of the files: one per processor")
     options = parser.parse_args()
     refuse_on_red(
         "tests/test_backends.py", "tests/ops/cpu/test_backend.py", "-k", "cpu and not ten_million"
@@ -278,8 +280,8 @@ def main() -> None:
         )
         rows += found
     if not options.shapes:
-        print(write("cpu_ops", rows))
-        plot(rows)
+        print(write(options.name, rows))
+        plot(rows, options.name)
     print(summary(rows))
 
 

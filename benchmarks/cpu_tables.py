@@ -72,6 +72,23 @@ def _ratios(
     }
 
 
+def isas(threads: str) -> Table:
+    """Geometric mean and worst of the same ratios, for every instruction set of one machine."""
+    rows = [r for r in _read("cpu_ops_xeon") if r["threads"] == threads]
+    names = list(dict.fromkeys(r["isa"] for r in rows if r["isa"]))
+    body = []
+    for (dtype, layout), name in FORMATS.items():
+        chosen = [r for r in rows if (r["dtype"], r["layout"]) == (dtype, layout)]
+        body.append([name])
+        for isa in names:
+            ours = {(r["shape"], r["residual"]): r for r in chosen if r["isa"] == isa}
+            found = _ratios(chosen, ours, "batch_norm").values() if ours else ()
+            body[-1].append(
+                f"{geometric_mean(list(found)):.2f}×, {min(found):.2f}×" if found else "–"
+            )
+    return ["", *(f"`{name}`: mean, worst" for name in names)], body
+
+
 def networks(_: str) -> Table:
     """Training steps, and bytes saved activation memory, against BN."""
     rows = {(r["network"], r["norm"], r["threads"]): r for r in _read("cpu_networks")}
@@ -107,4 +124,4 @@ def integers(_: str) -> Table:
     return ["", *(r["variant"] for r in rows[:3]), "int8 over BN"], body
 
 
-TABLES = {"operators": operators, "networks": networks, "integers": integers}
+TABLES = {"operators": operators, "isas": isas, "networks": networks, "integers": integers}
