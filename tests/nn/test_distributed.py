@@ -66,6 +66,23 @@ def with_activation(rank: int) -> OUTCOMES:
     return outcome(layer, y, x, residual) | {"collectives": (forward, len(calls) - forward)}
 
 
+def only_added(rank: int) -> OUTCOMES:
+    """γ frozen and no gradient wanted of x: nothing but the activation's mask is kept."""
+    x, residual, grad = parts(rank)
+    layer = l1bn.L1SyncBatchNormAct2d(3, dtype=torch.float64)
+    layer.weight.requires_grad_(False)
+    saved: list[int] = []
+
+    def pack(v: Tensor) -> Tensor:
+        saved.append(v.nbytes)
+        return v
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, torch.clone):
+        y = layer(x.detach(), residual)
+    y.backward(grad)
+    return outcome(layer, y, residual) | {"saved": sum(saved), "elements": x.numel()}
+
+
 def own_group(rank: int) -> OUTCOMES:
     """Each process alone in its group is the ordinary layer."""
     groups = [dist.new_group([0]), dist.new_group([1])]
@@ -139,7 +156,7 @@ def mixed_precision(rank: int) -> OUTCOMES:
     }  # fmt: skip
 
 
-TASKS = (with_activation, own_group, data_parallel, early_end, sharded, mixed_precision)
+TASKS = (with_activation, only_added, own_group, data_parallel, early_end, sharded, mixed_precision)
 
 
 def worker(rank: int, folder: str) -> None:
@@ -175,6 +192,18 @@ def test_activation_and_residual_equal_one_process(ranks: Any) -> None:
         torch.testing.assert_close(sum(g["parameters"][name] for g in got), grad)
     for part in got:
         torch.testing.assert_close(dict(part["state"]), dict(want["state"]))
+
+
+def test_what_is_only_added_keeps_a_mask(ranks: Any) -> None:
+    layer = l1bn.L1BatchNormAct2d(3, dtype=torch.float64)
+    residual = RESIDUAL.clone().requires_grad_()
+    layer(X, residual).backward(GRAD)
+    got = [rank["only_added"] for rank in ranks]
+    torch.testing.assert_close(join([g["inputs"][0] for g in got]), residual.grad)
+    torch.testing.assert_close(sum(g["parameters"]["bias"] for g in got), layer.bias.grad)
+    for part in got:
+        assert part["saved"] <= part["elements"] // 8 + 1
+        torch.testing.assert_close(dict(part["state"]), dict(layer.state_dict()))
 
 
 def test_two_collectives_forward_and_one_backward(ranks: Any) -> None:

@@ -144,6 +144,6 @@ def composed(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
 
-    if is_transformed(x) or not serves(x, weight, bias, residual):
+    if not serves(x, weight, bias, residual) or is_transformed(x):
         return compute()
     return evaluate(x, running_var, weight, bias, residual, activation, eps, compute)

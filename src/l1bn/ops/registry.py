@@ -17,7 +17,12 @@ from l1bn.ops.tracing import is_compiled, is_transformed
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a backend offers."""
+    """What a backend offers.
+
+    ``Registry.resolve`` asks once whether a tracer or a transform looks on, and then takes
+    ``eager``. A backend need not ask again; one with ``compiles`` is also called while
+    ``torch.compile`` looks on.
+    """
 
     name: str
 
@@ -182,7 +187,8 @@ class Registry:
         Args:
             name: a backend's name, or ``"auto"`` for the first that takes the tensors. While
                 ``torch.compile`` looks on, that is one with an attribute ``compiles`` that is
-                true, if there is one; for other tracers and for transforms it is ``"eager"``.
+                true, if there is one. Other tracers and transforms get ``"eager"``, whatever
+                the name: to them a kernel is opaque.
             x: input.
             weight: γ or ``None``.
             bias: β or ``None``.
@@ -191,8 +197,9 @@ class Registry:
         Raises:
             ValueError: the named backend is unknown, cannot run here or cannot take the tensors.
         """
+        traced = is_transformed(x)
         if name == "auto":
-            return self._first(x, weight, bias, residual)
+            return self._first(x, weight, bias, residual, traced)
         backend = self.get(name)
         reason = backend.unavailable() or backend.unsupported(x, weight, bias, residual)
         if reason is not None:
@@ -200,12 +207,18 @@ class Registry:
                 f"backend {name!r} cannot serve this call: {reason} (input of shape "
                 f"{tuple(x.shape)}, {x.dtype}, {x.device}); use backend='auto'"
             )
+        if traced and not (is_compiled(x) and getattr(backend, "compiles", False)):
+            return self.get("eager")
         return backend
 
     def _first(
-        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        traced: bool,
     ) -> Backend:
-        traced = is_transformed(x)
         if traced and not is_compiled(x):
             return self.get("eager")
         for name in self._modules:

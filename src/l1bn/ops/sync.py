@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from l1bn.ops import formula
+from l1bn.ops import formula, frozen
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -125,4 +125,19 @@ def sync_train(
         - weight, bias, mean, scale: ``(C,)``
         - count: ``(1,)``
     """
-    return _SyncTrain.apply(x, weight, bias, residual, activation, eps, group)
+
+    def train() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return _SyncTrain.apply(x, weight, bias, residual, activation, eps, group)
+
+    if not frozen.only_shifts(x, weight, bias, residual):
+        return train()
+    statistics: list[Tensor] = []
+
+    def compute() -> Tensor:
+        y, *found = train()
+        statistics.extend(found)
+        return y
+
+    y = frozen.shift(bias, residual, activation, compute)
+    mean, scale, count = statistics
+    return y, mean, scale, count

@@ -22,7 +22,7 @@ from l1bn.ops.cpu.layout import sign_bits
 from l1bn.ops.cpu.pair import train_pair
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
-from l1bn.ops.tracing import is_compiled, is_transformed
+from l1bn.ops.tracing import is_transformed
 
 #: Dtypes of γ and β; None where the layer has none.
 _PARAMETERS = {None, *kernels.DTYPES}
@@ -263,10 +263,8 @@ class Cpu:
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
-        if is_compiled(x):
+        if torch.compiler.is_compiling():
             return _train_compiled(x, weight, bias, residual, activation, eps)
-        if is_transformed(x):
-            return formula.train(x, weight, bias, residual, activation, eps)
         out: list[Tensor] = []
         y = _train(x, weight, bias, residual, (activation, eps, None, out))
         return y if isinstance(y, Tensor) else y[0], out[0][0], out[0][2]
@@ -284,7 +282,9 @@ class Cpu:
         eps: float,
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        if is_transformed(x) or not kernels.moves_natively(running_mean, running_var, momentum):
+        if torch.compiler.is_compiling() or not kernels.moves_natively(
+            running_mean, running_var, momentum
+        ):
             y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
             count = x.numel() // x.shape[1]
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
@@ -299,7 +299,7 @@ class Cpu:
         """Normalize and add two branches, see ``l1bn.ops.registry.PairBackend``."""
         x, mean, var, weight, bias, _, momentum, eps = first
         other_x, other_mean, other_var, other_weight, other_bias, _, other_momentum, floor = second
-        if is_transformed(x) or is_transformed(other_x) or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return None
         if mean is not None and not kernels.moves_natively(mean, var, momentum):
             return None
@@ -327,7 +327,7 @@ class Cpu:
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, see ``l1bn.ops.registry.Backend``."""
-        if is_transformed(x):
+        if torch.compiler.is_compiling():
             return formula.evaluate(
                 x, running_mean, running_var, weight, bias, residual, activation, eps
             )

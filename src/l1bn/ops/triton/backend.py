@@ -13,9 +13,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from l1bn.ops import formula, frozen
+from l1bn.ops import frozen
 from l1bn.ops.running import update_running_statistics
-from l1bn.ops.tracing import is_transformed
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -59,8 +58,6 @@ class Triton:
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
-        if is_transformed(x):
-            return formula.train(x, weight, bias, residual, activation, eps)
         from l1bn.ops.triton.autograd import Options, train
 
         out: list[Tensor] = []
@@ -80,8 +77,7 @@ class Triton:
         eps: float,
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        dense = running_mean.is_contiguous() and running_var.is_contiguous()
-        if is_transformed(x) or not dense:
+        if not (running_mean.is_contiguous() and running_var.is_contiguous()):
             y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
             count = x.numel() // x.shape[1]
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
