@@ -237,7 +237,7 @@ def test_a_mean_just_beside_a_value_of_bfloat16(isa: str, sign: int, changed: in
     wide = x.double()
     middle = wide.mean((0, 2, 3), keepdim=True)
     want = (wide - middle).abs().mean((0, 2, 3)) * (torch.pi / 2) ** 0.5
-    assert_close(statistics[2].double(), want, "single")
+    assert_close(statistics[2].double(), want, "single sums")
     assert_bits(x)
 
 
