@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -21,11 +22,18 @@ WARM_UP = 3
 def interleave(
     variants: Mapping[str, Callable[[], Sequence[float]]], rounds: int
 ) -> dict[str, list[Sequence[float]]]:
-    """Call the variants in turn; each returns the seconds of its parts."""
+    """Call the variants in turn; each returns the seconds of its parts.
+
+    Each round in another order: what runs before leaves memory and caches as it does, and the
+    first small L1BN after BatchNorm took a quarter longer than the second.
+    """
     times: dict[str, list[Sequence[float]]] = {name: [] for name in variants}
+    order = list(variants)
+    shuffle = random.Random(0).shuffle
     for i in range(rounds + WARM_UP):
-        for name, variant in variants.items():
-            sample = variant()
+        shuffle(order)
+        for name in order:
+            sample = variants[name]()
             if i >= WARM_UP:
                 times[name].append(sample)
     return times
