@@ -15,7 +15,7 @@ import l1bn.ops.cpu
 from judge import assert_close, lay_out
 from l1bn.functional import Branch, l1_batch_norm, l1_batch_norm_pair
 from l1bn.ops.cpu import kernels as cpu_kernels
-from l1bn.ops.cpu.memory import address, is_ordinary, ordinary
+from l1bn.ops.cpu.memory import empty_like, is_ordinary, ordinary
 
 if isinstance(cpu_kernels.NATIVE, str):
     pytest.skip(cpu_kernels.NATIVE, allow_module_level=True)
@@ -33,6 +33,19 @@ def test_addresses_are_taken_in_one_place() -> None:
             if isinstance(node, ast.Attribute)
         }
         assert ("data_ptr" in names) == (path.name == "memory.py"), path.name
+
+
+def test_what_passed_the_guard_is_made_in_few_places() -> None:
+    """``Ordinary(...)`` says to the type checker what only the guard may say."""
+    found = {
+        path.name: sum(
+            isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Ordinary"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        )
+        for path in Path(l1bn.ops.cpu.__path__[0]).glob("*.py")
+    }
+    assert {name for name, count in found.items() if count} == {"memory.py", "layout.py"}
+    assert found["layout.py"] == 2  # copies of what passed
 
 
 def leaves_of(shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> list[Tensor]:
@@ -207,10 +220,12 @@ def test_what_has_no_memory_is_refused() -> None:
     for bad in (torch.ones(3, device="meta"), torch.eye(3).to_sparse(), torch.ones(3).to_mkldnn()):
         with pytest.raises(TypeError, match="expected a strided tensor in this process's memory"):
             ordinary(bad)
-        with pytest.raises(TypeError, match="expected memory for a native kernel"):
-            address(bad)
-    with pytest.raises(TypeError, match="expected memory"):
-        address(torch._efficientzerotensor(3))
+    real = ordinary(torch.ones(3))
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises(TypeError, match="expected memory for a native kernel"),
+    ):
+        empty_like(real)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

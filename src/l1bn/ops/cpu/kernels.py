@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from l1bn.ops.cpu.layout import Layout, as_layout, as_vector, to_layout
-from l1bn.ops.cpu.memory import CPU, address, is_ordinary
+from l1bn.ops.cpu.memory import (
+    Ordinary,
+    address,
+    alias,
+    empty,
+    empty_like,
+    is_ordinary,
+)
 from l1bn.ops.native import float_norm as _native
 from l1bn.ops.native.float_norm import Native
 from l1bn.ops.native.library import check as _check
@@ -30,7 +37,7 @@ ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
 RECOVERY_LIMIT = (16.0, 4.0, 4.0, 16.0)
 
 #: Running mean, running variance and momentum.
-Running = tuple[Tensor, Tensor, float]
+Running = tuple[Ordinary, Ordinary, float]
 
 
 def _native_or_raise() -> Native:
@@ -68,6 +75,16 @@ class Kept(NamedTuple):
     frozen: bool = False
 
 
+class _LaidOut(NamedTuple):
+    """Tensors of ``Kept`` in the order of its fields, as the kernels read them."""
+
+    statistics: Ordinary
+    x: Ordinary | None
+    bits: Ordinary | None
+    residual: Ordinary | None
+    y: Ordinary | None
+
+
 class Wanted(NamedTuple):
     """Which gradients ``backward`` is asked for."""
 
@@ -76,44 +93,41 @@ class Wanted(NamedTuple):
     dresidual: bool = True
 
 
-def _parameters(call: Call, channels: int) -> tuple[int, Tensor | None, Tensor | None]:
+def _parameters(call: Call, channels: int) -> tuple[int, Ordinary | None, Ordinary | None]:
     """Code of their dtype, γ and β without gaps."""
-    weight, bias = call.weight, call.bias
-    if weight is not None:
-        weight = as_vector(weight, channels)
-        code = DTYPES[weight.dtype]
-        if bias is None:
-            return code, weight, None
-        bias = as_vector(bias, channels)
-        if bias.dtype is not weight.dtype:
-            raise TypeError(
-                f"expected weight and bias of one dtype, got {weight.dtype} and {bias.dtype}: "
-                "convert one of them"
-            )
-        return code, weight, bias
-    if bias is None:
-        return 0, None, None
-    return DTYPES[bias.dtype], None, as_vector(bias, channels)
+    weight = None if call.weight is None else as_vector(call.weight, channels)
+    bias = None if call.bias is None else as_vector(call.bias, channels)
+    if weight is None:
+        return 0 if bias is None else DTYPES[bias.dtype], None, bias
+    if bias is not None and bias.dtype is not weight.dtype:
+        raise TypeError(
+            f"expected weight and bias of one dtype, got {weight.dtype} and {bias.dtype}: "
+            "convert one of them"
+        )
+    return DTYPES[weight.dtype], weight, bias
 
 
-def moves_natively(running_mean: Tensor, running_var: Tensor, momentum: float | Tensor) -> bool:
-    """Whether the kernels can move these running statistics where they lie."""
-    return (
+def to_running(
+    running_mean: Tensor, running_var: Tensor, momentum: float | Tensor
+) -> Running | None:
+    """Running statistics that the kernels can move where they lie, or None."""
+    if (
         not isinstance(momentum, Tensor)
         and running_mean.dtype is running_var.dtype
         and running_mean.is_contiguous()
         and running_var.is_contiguous()
         and is_ordinary(running_mean)
         and is_ordinary(running_var)
-    )
+    ):
+        return running_mean, running_var, momentum
+    return None
 
 
-def _new_statistics(channels: int, dtype: torch.dtype) -> Tensor:
-    wide = torch.float64 if dtype is torch.float64 else torch.float32
-    return torch.empty((3, channels), dtype=wide, device=CPU)
+def _new_statistics(channels: int, dtype: torch.dtype) -> Ordinary:
+    return empty((3, channels), torch.float64 if dtype is torch.float64 else torch.float32)
 
 
-def _addresses(statistics: Tensor) -> tuple[int, int]:
+def _addresses(statistics: Ordinary) -> tuple[int, int]:
     """Of the mean's two parts and of σ."""
     at = address(statistics)
     return at, at + 2 * statistics.shape[1] * statistics.element_size()
@@ -135,23 +149,22 @@ def forward(
         call: the other arguments.
         want_bits: also return the sign bits, if x̂ can be recovered from y.
         running: statistics to move in place, see ``l1bn.ops.running``, which
-            ``moves_natively`` allows.
+            ``to_running`` gave.
         spare: bytes to add after the bits, which are left as they are.
 
     Returns:
         ``(y, statistics, bits, layout)``. ``bits`` is None where x̂ cannot be recovered.
     """
     native = _native_or_raise()
-    x, layout = to_layout(x)
+    dense, layout = to_layout(x)
     parameter_code, weight, bias = _parameters(call, layout.channels)
-    dtype = x.dtype
-    if residual is not None:
-        residual = as_layout(residual, layout, dtype)
-    y = torch.empty_like(x)
+    dtype = dense.dtype
+    added = None if residual is None else as_layout(residual, layout, dtype)
+    y = empty_like(dense)
     statistics = _new_statistics(layout.channels, dtype)
     bits = None
     if want_bits:
-        bits = torch.empty(native.bits_bytes(*layout) + spare, dtype=torch.uint8, device=CPU)
+        bits = empty((native.bits_bytes(*layout) + spare,), torch.uint8)
     code = DTYPES[dtype]
     moved = (0, 0, 0, 0.0)
     if running is not None:
@@ -165,8 +178,8 @@ def forward(
             call.activation,
             torch.get_num_threads(),
             call.eps,
-            address(x),
-            address(residual),
+            address(dense),
+            address(added),
             address(weight),
             address(bias),
             address(y),
@@ -185,17 +198,15 @@ def forward(
 _Found = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _laid_out(kept: Kept, dtype: torch.dtype, bits_bytes: int) -> Kept:
+def _laid_out(kept: Kept, dtype: torch.dtype, bits_bytes: int) -> _LaidOut:
     """What was kept as the kernels read it: saved tensors may come back with other strides."""
-    layout, statistics, x, bits, residual, y, frozen = kept
-    return Kept(
-        layout,
+    layout, statistics, x, bits, residual, y, _ = kept
+    return _LaidOut(
         as_vector(statistics, 3 * layout.channels),
         None if x is None else as_layout(x, layout, dtype),
         None if bits is None else as_vector(bits, bits_bytes),
         None if residual is None else as_layout(residual, layout, dtype),
         None if y is None else as_layout(y, layout, dtype),
-        frozen,
     )
 
 
@@ -217,21 +228,19 @@ def backward(
     native = _native_or_raise()
     layout, dtype = kept.layout, grad.dtype
     parameter_code, weight, bias = _parameters(call, layout.channels)
-    given, grad = grad, as_layout(grad, layout, dtype)
-    overwrite = overwrite or grad is not given  # a copy is ours
-    kept = _laid_out(kept, dtype, native.bits_bytes(*layout))
-    statistics = kept.statistics
+    dense = as_layout(grad, layout, dtype)
+    overwrite = overwrite or dense is not grad  # a copy is ours
+    statistics, x, bits, residual, y = _laid_out(kept, dtype, native.bits_bytes(*layout))
     dweight = dbias = None
     if wanted.parameters:
-        dweight = torch.empty(layout.channels, dtype=statistics.dtype, device=CPU)
-        dbias = torch.empty_like(dweight)
+        dweight, dbias = (empty((layout.channels,), statistics.dtype) for _ in range(2))
     # Without an activation the residual's gradient is the output's.
     masked = wanted.dresidual and call.activation != 0
     dx = dresidual = None
     if masked:
-        dresidual = grad.detach() if overwrite else torch.empty_like(grad)
+        dresidual = alias(dense) if overwrite else empty_like(dense)
     if wanted.dx:
-        dx = grad.detach() if overwrite and not wanted.dresidual else torch.empty_like(grad)
+        dx = alias(dense) if overwrite and not wanted.dresidual else empty_like(dense)
     code = native.backward(
         _native.pack_backward(
             *layout,
@@ -240,11 +249,11 @@ def backward(
             call.activation,
             torch.get_num_threads(),
             call.eps,
-            address(grad),
-            address(kept.y),
-            address(kept.x),
-            address(kept.residual),
-            address(kept.bits),
+            address(dense),
+            address(y),
+            address(x),
+            address(residual),
+            address(bits),
             address(weight),
             address(bias),
             *_addresses(statistics),
@@ -257,7 +266,7 @@ def backward(
     )
     if code:
         _check(code)
-    return dx, dweight, dbias, grad if wanted.dresidual and not masked else dresidual
+    return dx, dweight, dbias, dense if wanted.dresidual and not masked else dresidual
 
 
 def evaluate(
@@ -270,13 +279,12 @@ def evaluate(
         ``recoverable`` tells whether x̂ can be read back from y.
     """
     native = _native_or_raise()
-    x, layout = to_layout(x)
+    dense, layout = to_layout(x)
     parameter_code, weight, bias = _parameters(call, layout.channels)
     mean, var = (as_vector(v, layout.channels) for v in (running_mean, running_var))
-    dtype = x.dtype
-    if residual is not None:
-        residual = as_layout(residual, layout, dtype)
-    y = torch.empty_like(x)
+    dtype = dense.dtype
+    added = None if residual is None else as_layout(residual, layout, dtype)
+    y = empty_like(dense)
     statistics = _new_statistics(layout.channels, dtype)
     code = DTYPES[dtype]
     bad = native.evaluate(
@@ -287,8 +295,8 @@ def evaluate(
             call.activation,
             torch.get_num_threads(),
             call.eps,
-            address(x),
-            address(residual),
+            address(dense),
+            address(added),
             address(weight),
             address(bias),
             address(mean),
@@ -316,23 +324,23 @@ def pack_alive(y: Tensor, value: Tensor, layout: Layout, activation: int) -> Ten
         - Output: ``(elements alive)``, in the order of memory
     """
     native = _native_or_raise()
-    y, value = as_layout(y, layout, y.dtype), as_layout(value, layout, y.dtype)
-    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), address(y)
+    output, dense = as_layout(y, layout, y.dtype), as_layout(value, layout, y.dtype)
+    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), address(output)
     count = native.count_alive(_native.pack_alive(*problem, 0, 0))
     _check(count)
-    out = torch.empty(count, dtype=value.dtype, device=CPU)
-    _check(native.pack_alive(_native.pack_alive(*problem, address(value), address(out))))
+    out = empty((count,), value.dtype)
+    _check(native.pack_alive(_native.pack_alive(*problem, address(dense), address(out))))
     return out
 
 
 def unpack_alive(y: Tensor, packed: Tensor, layout: Layout, activation: int) -> Tensor:
     """Undo ``pack_alive``, with 0 where no gradient passes. The strides are the layout's."""
     native = _native_or_raise()
-    y = as_layout(y, layout, y.dtype)
-    out = torch.empty_like(y)
-    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), address(y)
+    output = as_layout(y, layout, y.dtype)
+    out = empty_like(output)
+    problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), address(output)
     count = native.count_alive(_native.pack_alive(*problem, 0, 0))
     _check(count)
-    packed = as_vector(packed, count)
-    _check(native.unpack_alive(_native.pack_alive(*problem, address(packed), address(out))))
+    alive = as_vector(packed, count)
+    _check(native.unpack_alive(_native.pack_alive(*problem, address(alive), address(out))))
     return out

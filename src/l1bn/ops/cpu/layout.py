@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l1bn.ops.cpu.memory import ordinary
+from l1bn.ops.cpu.memory import Ordinary, contiguous, ordinary
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
@@ -21,14 +21,14 @@ class Layout(NamedTuple):
     inner: int
 
 
-def to_layout(x: Tensor) -> tuple[Tensor, Layout]:
+def to_layout(x: Tensor) -> tuple[Ordinary, Layout]:
     """Return ``x``, or a dense and ordinary copy of it, and its layout."""
-    x = ordinary(x)
-    if x.is_contiguous():
-        return x, layout_of(x.shape, False)
-    if _is_rows(x):
-        return x, layout_of(x.shape, True)
-    return to_layout(x.contiguous())
+    found = ordinary(x)
+    if not found.is_contiguous():
+        if _is_rows(found):
+            return found, layout_of(found.shape, True)
+        found = contiguous(found)
+    return found, layout_of(found.shape, False)
 
 
 def layout_of(shape: torch.Size, rows: bool) -> Layout:
@@ -60,38 +60,38 @@ def like(x: Tensor) -> Tensor:
     return torch.empty_like(x.movedim(1, -1), memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
-def as_layout(v: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
+def as_layout(v: Tensor, layout: Layout, dtype: torch.dtype) -> Ordinary:
     """Return ``v`` in a layout that ``to_layout`` gave for its shape, copying where it must.
 
     Raises:
         ValueError: it has other elements, as a saved tensor has that came back changed.
     """
-    v = ordinary(v)
-    elements = v.numel()
-    if v.dtype is not dtype or elements != layout.outer * layout.channels * layout.inner:
+    found = ordinary(v)
+    elements = found.numel()
+    if found.dtype is not dtype or elements != layout.outer * layout.channels * layout.inner:
         raise ValueError(
             f"expected {layout} elements of {dtype}, got shape {tuple(v.shape)} of {v.dtype}: "
             "a hook of saved tensors has to give back what it was given"
         )
-    rows = layout.inner == 1 and elements != v.shape[0] * v.shape[1]
+    rows = layout.inner == 1 and elements != found.shape[0] * found.shape[1]
     if not rows:
-        return v if v.is_contiguous() else v.contiguous()
-    return v if _is_rows(v) else _make_rows(v)
+        return contiguous(found)
+    return found if _is_rows(found) else _make_rows(found)
 
 
-def as_vector(v: Tensor, elements: int) -> Tensor:
+def as_vector(v: Tensor, elements: int) -> Ordinary:
     """Return a vector without gaps: a slice has some, an expanded number one address.
 
     Raises:
         ValueError: it has another number of elements.
     """
-    v = ordinary(v)
-    if v.numel() != elements:
+    found = ordinary(v)
+    if found.numel() != elements:
         raise ValueError(
             f"expected {elements} elements, got shape {tuple(v.shape)}: "
             "a hook of saved tensors has to give back what it was given"
         )
-    return v if v.is_contiguous() else v.contiguous()
+    return contiguous(found)
 
 
 def _is_rows(x: Tensor) -> bool:
@@ -100,10 +100,10 @@ def _is_rows(x: Tensor) -> bool:
     return x.movedim(1, -1).is_contiguous()
 
 
-def _make_rows(x: Tensor) -> Tensor:
+def _make_rows(x: Ordinary) -> Ordinary:
     if x.dim() in _LAST:
-        return x.contiguous(memory_format=_LAST[x.dim()])
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+        return Ordinary(x.contiguous(memory_format=_LAST[x.dim()]))
+    return Ordinary(x.movedim(1, -1).contiguous().movedim(-1, 1))
 
 
 def sign_bits(bits: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
