@@ -243,4 +243,5 @@ def assert_close(
 
 def apart(got: Tensor, want: Tensor) -> float:
     """Largest difference, relative to the largest value: for results that must differ."""
+    got, want = got.detach(), want.detach()
     return float((got - want).abs().max() / want.abs().max())

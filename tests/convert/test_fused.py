@@ -339,7 +339,7 @@ class TestTools:
     def test_a_package_holds_it(self, model: nn.Module) -> None:
         x, file = torch.randn(2, 3, 8, 8), io.BytesIO()
         with torch.package.PackageExporter(file) as exporter:
-            exporter.extern(["l1bn.**", "torch.**"])
+            exporter.extern(["l1bn.**", "torch.**", "judge"])
             exporter.intern("zoo")
             exporter.save_pickle("models", "model.pkl", model)
         file.seek(0)

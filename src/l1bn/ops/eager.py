@@ -34,6 +34,7 @@ class _Train(torch.autograd.Function):
         y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
         ctx.save_for_backward(x, weight, y if activation else None, mean, scale)
         ctx.activation, ctx.eps = activation, eps
+        ctx.keeps_output = activation is not None
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.residual_dtype = None if residual is None else residual.dtype
         ctx.mark_non_differentiable(mean, scale)

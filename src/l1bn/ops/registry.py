@@ -50,7 +50,9 @@ class Backend(Protocol):
         """Normalize with batch statistics.
 
         Without an activation the output must not be saved for backward: an in-place activation
-        after the layer is common and has to work.
+        after the layer is common and has to work. With one, a node that saves the output says so
+        in an attribute ``keeps_output``: nobody can then edit it in place, and whoever takes it
+        for a residual may save it too.
 
         Returns:
             ``(y, mean, scale)``: the output, differentiable in the first four arguments, and the

@@ -56,6 +56,7 @@ class _SyncTrain(torch.autograd.Function):
         signs = (signs / count).to(wide.dtype)
         ctx.save_for_backward(x, weight, y if activation else None, mean, scale, signs, count)
         ctx.activation, ctx.eps, ctx.group = activation, eps, group
+        ctx.keeps_output = activation is not None
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.mark_non_differentiable(mean, scale, count)
         return y, mean, scale, count

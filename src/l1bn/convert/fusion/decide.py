@@ -21,7 +21,7 @@ from l1bn.functional import Activation, Branch, l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import activation_of, is_identity, is_watched
-from l1bn.ops.tracing import is_transformed
+from l1bn.ops.tracing import is_traced
 
 #: Name, in the class of a rewritten block, of the forward that may return a promise.
 OPEN = "_l1bn_open"
@@ -70,15 +70,15 @@ def call(f: Any, x: Any, *earlier: Any, **options: Any) -> Any:
     """
     if type(x) is Promise:
         if x.result is None:
-            if is_identity(f):
-                return x
             activation = activation_of(f)
             if activation is not None:
                 y = _keep(x, activation)
                 if y is not None:
                     return y
+            elif is_identity(f):
+                return x
         x = value(x)
-    elif type(x) is Tensor and type(f) is not str and not torch.compiler.is_compiling():
+    elif type(x) is Tensor and type(f) is not str:
         promise = _promise(f, x, earlier)
         if promise is not NOTHING:
             return promise
@@ -144,7 +144,7 @@ def is_plain_run() -> bool:
     return (
         torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and torch._C._get_tracing_state() is None
+        and not is_traced()
         and not torch._C._len_torch_function_stack()
     )
 
@@ -159,11 +159,9 @@ def _may(norm: Any, x: Tensor) -> bool:
         return False
     if type(norm) is L1BatchNormAct2d and not (is_identity(norm.drop) and is_identity(norm.act)):
         return False
-    return not (
-        is_transformed(x)
-        or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_function_stack()
-    )
+    # Transforms and dispatch modes are the registry's to see. A function mode sees calls, and may
+    # be entered within a forward, which ``is_plain_run`` has let through.
+    return not torch._C._len_torch_function_stack()
 
 
 def _is_quiet(f: Any) -> bool:
@@ -194,7 +192,9 @@ def _alike(residual: Any, x: Tensor) -> bool:
 def _is_kept(residual: Tensor) -> bool:
     """Whether its producer keeps it for backward, so that it cannot be edited in place anyway."""
     node: Any = residual.grad_fn
-    return node is not None and (node.name() == "ReluBackward0" or OPEN in node.metadata)
+    return node is not None and (
+        getattr(node, "keeps_output", False) or node.name() == "ReluBackward0"
+    )
 
 
 def _keep(promise: Promise, activation: Activation) -> Tensor | None:
@@ -214,9 +214,6 @@ def _keep(promise: Promise, activation: Activation) -> Tensor | None:
         settle(*promise.earlier)
         y = promise.norm._normalize(x, activation, value(other))
     promise.x = promise.residual = None
-    node: Any = y.grad_fn
-    if node is not None:
-        node.metadata[OPEN] = True
     return y
 
 

@@ -58,6 +58,7 @@ class _Train(torch.autograd.Function):
         if not differentiable:
             return y
         ctx.options = code, activation, eps, layout
+        ctx.keeps_output = code != 0
         if bits is None:
             ctx.save_for_backward(x, weight, bias, statistics, y if code else None)
             return y
@@ -170,6 +171,7 @@ class _Evaluate(torch.autograd.Function):
             statistics,
         )
         ctx.options = code, activation, eps, layout
+        ctx.keeps_output = code != 0
         return y
 
     @staticmethod
@@ -282,15 +284,15 @@ class Cpu:
         eps: float,
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        if torch.compiler.is_compiling() or not kernels.moves_natively(
-            running_mean, running_var, momentum
-        ):
+        running = None
+        if not torch.compiler.is_compiling():
+            running = kernels.to_running(running_mean, running_var, momentum)
+        if running is None:
             y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
             count = x.numel() // x.shape[1]
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
             return y
-        options = activation, eps, (running_mean, running_var, momentum), None
-        y = _train(x, weight, bias, residual, options)
+        y = _train(x, weight, bias, residual, (activation, eps, running, None))
         return y if isinstance(y, Tensor) else y[0]
 
     def train_pair(
@@ -301,18 +303,14 @@ class Cpu:
         other_x, other_mean, other_var, other_weight, other_bias, _, other_momentum, floor = second
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return None
-        if mean is not None and not kernels.moves_natively(mean, var, momentum):
-            return None
-        if other_mean is not None and not kernels.moves_natively(
-            other_mean, other_var, other_momentum
-        ):
-            return None
-        running = (
-            None if mean is None else (mean, var, momentum),
-            None if other_mean is None else (other_mean, other_var, other_momentum),
-        )
+        running: list[kernels.Running | None] = []
+        for state in ((mean, var, momentum), (other_mean, other_var, other_momentum)):
+            moved = None if state[0] is None else kernels.to_running(*state)
+            if moved is None and state[0] is not None:
+                return None
+            running.append(moved)
         return train_pair(
-            x, weight, bias, other_x, other_weight, other_bias, activation, (eps, floor), running
+            x, weight, bias, other_x, other_weight, other_bias, activation, (eps, floor), (running[0], running[1])
         )
 
     def evaluate(

@@ -60,6 +60,7 @@ class _TrainPair(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             return y
         ctx.options = code, activation, eps, (layout, other_layout)
+        ctx.keeps_output = True
         ctx.set_materialize_grads(False)
         kept = a if bits is None else None
         other_kept = b if other_bits is None else None

@@ -56,6 +56,7 @@ class _Train(torch.autograd.Function):
         if not wanted:
             return y
         ctx.code, ctx.options = code, options._replace(running=None, out=None)
+        ctx.keeps_output = code != 0
         ctx.format = format_of(dense)
         ctx.set_materialize_grads(False)
         shared = kept.statistics, kept.above, weight, bias
