@@ -310,7 +310,15 @@ class Cpu:
                 return None
             running.append(moved)
         return train_pair(
-            x, weight, bias, other_x, other_weight, other_bias, activation, (eps, floor), (running[0], running[1])
+            x,
+            weight,
+            bias,
+            other_x,
+            other_weight,
+            other_bias,
+            activation,
+            (eps, floor),
+            (running[0], running[1]),
         )
 
     def evaluate(
