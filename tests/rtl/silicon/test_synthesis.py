@@ -100,5 +100,5 @@ def test_other_libraries_go_through_the_flow(names, gate, tmp_path):
         config, technology, channels, effort=flow.Effort(recipes=("twice",)), cache=Cache(None),
         say=lambda line: None,
     )  # fmt: skip
-    assert record["clock_gates"] > 5
-    assert record["stimuli"]["gaussian"]["energy_per_element"] > 0
+    assert record.clock_gates > 5
+    assert record.stimuli["gaussian"].energy_per_element > 0

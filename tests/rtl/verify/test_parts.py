@@ -68,14 +68,14 @@ def test_parts_in_silicon(tmp_path):
             config, technology, channels, effort=flow.Effort(recipes=("twice",)),
             cache=Cache(tmp_path), say=lambda line: None,
         ):  # fmt: skip
-            measured[record["part"], norm] = record
+            measured[record.part, norm] = record
 
     def ratio(part):
-        one, two = (measured[part, norm]["stimuli"]["gaussian"] for norm in ("l1", "l2"))
-        return two["energy_per_element"] / one["energy_per_element"]
+        one, two = (measured[part, norm].stimuli["gaussian"] for norm in ("l1", "l2"))
+        return two.energy_per_element / one.energy_per_element
 
     assert ratio("statistic") > 2
     assert ratio("gradient") > 2
     assert 0.8 < ratio("normalize") < 1.25
-    assert measured["statistic", "l1"]["area"] < 0.5 * measured["statistic", "l2"]["area"]
-    assert measured["reciprocal", "l1"]["area"] < measured["reciprocal", "l2"]["area"]
+    assert measured["statistic", "l1"].area < 0.5 * measured["statistic", "l2"].area
+    assert measured["reciprocal", "l1"].area < measured["reciprocal", "l2"].area
