@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from l1bn.errors import UserError
+from l1bn.errors import SharedError, UserError
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except SystemExit:  # help and mistyped options, printed already
         return _flushed()
+    except SharedError:  # another process says it
+        return _USAGE_ERROR
     except UserError as error:
         print(f"l1bn: {error}", file=sys.stderr)
         return _USAGE_ERROR

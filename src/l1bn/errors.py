@@ -9,3 +9,7 @@ class UserError(ValueError):
     The command line prints it as one line on stderr and exits with code 2; a library caller sees a
     ``ValueError``.
     """
+
+
+class SharedError(UserError):
+    """A mistake that another process of the same run reports; the command line stays silent."""

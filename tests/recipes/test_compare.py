@@ -91,12 +91,12 @@ def test_both_norms_start_from_the_same_weights_and_see_the_same_batches(
     first: dict[str, dict[str, torch.Tensor]] = {}
     original = Trainer.loss
 
-    def loss(self: Trainer, images: torch.Tensor, labels: torch.Tensor) -> Any:
+    def loss(self: Trainer, images: torch.Tensor, labels: torch.Tensor, *network: Any) -> Any:
         if self.model.training:
             norm = self.config.norm
             seen[norm] += [images.clone(), labels.clone()]
             first.setdefault(norm, copy.deepcopy(self.model.state_dict()))
-        return original(self, images, labels)
+        return original(self, images, labels, *network)
 
     monkeypatch.setattr(Trainer, "loss", loss)
     monkeypatch.setattr(module, "step_seconds", lambda *_: {"l1": [1.0], "l2": [1.0]})

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -241,31 +240,6 @@ def test_one_process_has_the_folder(tmp_path: pathlib.Path) -> None:
     with own_folder(fresh):
         pass
     assert not (tmp_path / "b").exists()  # a run that left nothing leaves no folder
-
-
-def test_the_second_process_of_torchrun_is_refused(tmp_path: pathlib.Path) -> None:
-    run = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-    ]
-    work = ["-m", "l1bn.cli", "train", "--data", "digits", "--epochs", "99"]
-    done = subprocess.run(
-        [*run, *work, "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False,
-        cwd=tmp_path, timeout=250, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode != 0
-    refusals = [line for line in done.stderr.splitlines() if line.startswith("l1bn: ")]
-    assert len(refusals) == 1
-    named = re.fullmatch(r"l1bn: .*/run is in use by process (\d+) \(.*", refusals[0])
-    assert named
-    refused = re.search(r"exitcode: 2\) local_rank: \d \(pid: (\d+)\)", done.stderr)
-    assert refused
-    assert named[1] != refused[1]  # the other one
 
 
 def test_a_broken_image_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

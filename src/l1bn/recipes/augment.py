@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from l1bn.recipes.data import Split
+from l1bn.recipes.processes import Processes
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 Mirror = Literal["none", "random", "alternate"]
@@ -34,6 +35,8 @@ class EpochPlan:
         padding: Pixels added on each side before the crop.
         edges: What they hold.
         batch_size: Images in a batch; a smaller rest is dropped.
+        processes: Those that share each batch; every process draws the same plan and yields its
+            own part.
     """
 
     order: torch.Tensor
@@ -42,6 +45,7 @@ class EpochPlan:
     padding: int
     edges: Padding
     batch_size: int
+    processes: Processes = field(default_factory=Processes)
 
     def __len__(self) -> int:
         return len(self.order) // self.batch_size
@@ -49,7 +53,8 @@ class EpochPlan:
     def batches(self, split: Split, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield augmented images of uint8 and their labels, from batch ``first`` on."""
         for step in range(first, len(self)):
-            part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            own = self.processes.part(self.batch_size)
+            part = slice(step * self.batch_size + own.start, step * self.batch_size + own.stop)
             index = self.order[part]
             images = split.images[index]
             if self.padding:
@@ -67,6 +72,7 @@ def plan_epoch(
     padding: int,
     mirror: Mirror,
     edges: Padding = "zeros",
+    processes: Processes | None = None,
 ) -> EpochPlan:
     """Draw the choices of one epoch; the same seed and epoch give the same plan.
 
@@ -79,6 +85,7 @@ def plan_epoch(
         mirror: Mirror no image, each with probability one half, or each in every other epoch: half
             of them in the first, drawn by the seed (Jordan, arXiv:2404.00498).
         edges: What the added pixels hold.
+        processes: Those that share each batch; this one alone by default.
     """
     generator = torch.Generator().manual_seed(seed * _SEED_STRIDE + epoch)
     order = torch.randperm(size, generator=generator)
@@ -86,7 +93,9 @@ def plan_epoch(
     coin = torch.rand(size, generator=generator) < (0.5 if mirror == "random" else 0.0)
     if mirror == "alternate":
         coin = _first_side(size, seed)[order] ^ (epoch % 2 == 1)
-    return EpochPlan(order, corner, coin, padding, edges, min(batch_size, size))
+    return EpochPlan(
+        order, corner, coin, padding, edges, min(batch_size, size), processes or Processes()
+    )
 
 
 def _first_side(size: int, seed: int) -> torch.Tensor:

@@ -26,6 +26,8 @@ from l1bn.recipes.data import ImageSet, Split
 from l1bn.recipes.files import write_json
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.models import build_model
+from l1bn.recipes.parallel import data_parallel, synchronise_
+from l1bn.recipes.processes import Processes
 from l1bn.recipes.saved import check_optimizer, check_tensors, fields_of
 from l1bn.recipes.schedule import cosine, one_cycle
 from l1bn.strided_conv import to_channels_last_
@@ -81,26 +83,37 @@ class Trainer:
     Args:
         config: What to train.
         data: The images.
+        processes: Those that train together; by default those of the group, if there is one.
     """
 
-    def __init__(self, config: TrainConfig, data: ImageSet) -> None:
+    def __init__(
+        self, config: TrainConfig, data: ImageSet, processes: Processes | None = None
+    ) -> None:
         self.config = config
         self.data = data
+        self.processes = Processes.current() if processes is None else processes
         _check_classes(config, data)
         self.train_split = data.train.only(config.classes, config.images, config.seed)
         self.test_split = data.test.only(config.classes)
+        self.processes.check_batch(min(config.batch_size, len(self.train_split)))
         self.device = pick_device(config.device)
         self.moments = data.moments()
         torch.manual_seed(config.seed)
         self._build(build_model(config.model, config.norm, data.spec(config.width)))
+        self._parallel: nn.Module | None = None
         self._state = _State()
-        self.curves = CurveLog(config.out)
+        self.curves = self._new_curves()
+
+    def _new_curves(self) -> CurveLog:
+        return CurveLog(self.config.out, writes=self.processes.first)
 
     def _build(self, model: nn.Module) -> None:
         """Set up the model, its optimizer and what turns images into its inputs."""
         config = self.config
         self.preprocess = Preprocess(self.moments, self.device, config.channels_last)
         self.model = (to_channels_last_(model) if config.channels_last else model).to(self.device)
+        if config.sync_norm and self.processes.count > 1:
+            synchronise_(self.model, self.device)
         self.optimizer: Any = torch.optim.SGD(
             _parameter_groups(self.model, config),
             lr=config.lr,
@@ -133,7 +146,7 @@ class Trainer:
                 while self._state.epoch < config.epochs:
                     began = time.monotonic()
                     self._run_epoch(log, stop)
-                    if say is not None:
+                    if say is not None and self.processes.first:
                         say(self._epoch_line(time.monotonic() - began))
         finally:
             log.close()
@@ -170,7 +183,7 @@ class Trainer:
         step = state.epoch * self._steps_per_epoch() + state.batch
         check_tensors(path, "model", saved["model"], self.model.state_dict())
         optimizer = self._checked_optimizer(path, saved["optimizer"], step)
-        curves = CurveLog(self.config.out)
+        curves = self._new_curves()
         curves.restore(saved, step)
         if len(curves.rows("epochs")) != state.epoch:
             raise UserError(
@@ -203,21 +216,48 @@ class Trainer:
     def _checked_optimizer(self, path: Path, saved: dict[str, Any], step: int) -> dict[str, Any]:
         return check_optimizer(path, "optimizer", saved, self.optimizer, step)
 
-    def loss(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
-        """Return the mean loss and the logits of a batch of uint8 images, for a training step."""
+    def loss(
+        self, images: torch.Tensor, labels: torch.Tensor, network: nn.Module | None = None
+    ) -> tuple[Any, torch.Tensor]:
+        """Return the mean loss and the logits of a batch of uint8 images, for a training step.
+
+        Args:
+            images: Images.
+            labels: Their classes.
+            network: What to call in the place of the model: the same, watched by other processes.
+        """
         with self._autocast():
-            logits = self.model(self.preprocess(images))
+            logits = (self.model if network is None else network)(self.preprocess(images))
         smoothing = self.config.label_smoothing if self.model.training else 0.0
         target = labels.to(self.device)
-        return F.cross_entropy(logits.float(), target, label_smoothing=smoothing), logits
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(wide, target, label_smoothing=smoothing), logits
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
-        """Take one training step; return the mean loss and the logits."""
-        loss, logits = self.loss(images, labels)
+        """Take one training step on this process' part of a batch.
+
+        Returns:
+            This process' share of the mean loss over the batch, and its logits.
+        """
+        loss, logits = self.loss(images, labels, self._network())
+        share = self._share(len(labels))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        # DistributedDataParallel takes the mean over processes, whose parts may differ in size.
+        (loss * (share * self.processes.count)).backward()
         self.optimizer.step()
-        return loss.detach(), logits.detach()
+        return loss.detach() * share, logits.detach()
+
+    def _network(self) -> nn.Module:
+        """Return what a training step calls: the model, and its gradients go to all processes."""
+        if self.processes.count == 1:
+            return self.model
+        if self._parallel is None:
+            self._parallel = data_parallel(self.model)
+        return self._parallel
+
+    def _share(self, images: int) -> float:
+        """Return which share of a batch so many images are."""
+        return images / min(self.config.batch_size, len(self.train_split))
 
     def parameter_count(self) -> int:
         """Return the number of weights that train."""
@@ -251,30 +291,43 @@ class Trainer:
             padding=0 if config.augment == "none" else max(1, self.data.image_size // 8),
             mirror=self._mirror(),
             edges=config.crop_edges,
+            processes=self.processes,
         )
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> tuple[float, float]:
         """Return mean loss and accuracy, in evaluation mode."""
         self.model.eval()
+        self.processes.share_buffers(self.model)
         loss_sum, correct = 0.0, 0
-        for images, labels in _chunks(split):
+        for images, labels in self._chunks(split):
             loss, logits = self.loss(images, labels)
             loss_sum += float(loss) * len(labels)
             correct += int((logits.argmax(1).cpu() == labels).sum())
-        return loss_sum / len(split), correct / len(split)
+        loss_sum, all_correct = self.processes.sum(loss_sum, correct)
+        return loss_sum / len(split), all_correct / len(split)
 
     @torch.no_grad()
     def class_accuracy(self) -> list[float]:
         """Return the accuracy on the test images of each class, in evaluation mode."""
         self.model.eval()
+        self.processes.share_buffers(self.model)
         classes = len(self.data.classes)
         right, all_ = torch.zeros(classes), torch.zeros(classes)
-        for images, labels in _chunks(self.data.test):
+        for images, labels in self._chunks(self.data.test):
             predicted = self.loss(images, labels)[1].argmax(1).cpu()
             all_ += torch.bincount(labels, minlength=classes)
             right += torch.bincount(labels[predicted == labels], minlength=classes)
-        return [round(a, 5) for a in (right / all_.clamp(min=1)).tolist()]
+        counts = self.processes.sum(*right.tolist(), *all_.tolist())
+        pairs = zip(counts[:classes], counts[classes:], strict=True)
+        return [round(hits / max(images, 1), 5) for hits, images in pairs]
+
+    def _chunks(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield this process' part of the images, so many at a time as memory allows."""
+        own = self.processes.part(len(split))
+        for first in range(own.start, own.stop, _EVAL_BATCH):
+            chunk = slice(first, min(first + _EVAL_BATCH, own.stop))
+            yield split.images[chunk], split.labels[chunk]
 
     def _mirror(self) -> Mirror:
         if self.config.augment == "auto":
@@ -302,7 +355,7 @@ class Trainer:
         self._train_epoch(log, stop)
         state = self._state
         test_loss, test_accuracy = self.evaluate(self.test_split)
-        if stop.made:
+        if self._asked_to_stop(stop):
             self._interrupt(stop)
         if not math.isfinite(test_loss):
             raise UserError(
@@ -336,7 +389,7 @@ class Trainer:
             initial=state.batch,
             desc=title,
             leave=False,
-            disable=None if config.progress else True,
+            disable=None if config.progress and self.processes.first else True,
         ) as bar:
             for images, labels in plan.batches(self.train_split, state.batch):
                 began = time.perf_counter()
@@ -344,23 +397,29 @@ class Trainer:
                 rate = self._learning_rate(step)
                 self._set_rate(rate)
                 found, logits = self.step(images, labels)
-                loss = float(found)
+                correct = int((logits.argmax(1).cpu() == labels).sum())
+                loss, correct_in_all, stops = self.processes.sum(float(found), correct, stop.made)
                 if not math.isfinite(loss):
                     raise UserError(
                         f"the loss is {loss} at epoch {state.epoch + 1}, step {state.batch + 1}: "
                         f"training diverged; try a lower --lr than {config.lr}"
                     )
                 state.batch += 1
-                state.loss_sum += loss * len(labels)
-                state.correct += int((logits.argmax(1).cpu() == labels).sum())
-                state.seen += len(labels)
+                images_in_all = min(config.batch_size, len(self.train_split))
+                state.loss_sum += loss * images_in_all
+                state.correct += int(correct_in_all)
+                state.seen += images_in_all
                 state.seconds += time.perf_counter() - began
                 if (step + 1) % config.log_every == 0:
                     log.row("steps", {"step": step + 1, "lr": rate, "loss": loss})
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                if stop.made:
+                if stops:
                     self._interrupt(stop)
+
+    def _asked_to_stop(self, stop: StopRequest) -> bool:
+        """Return whether any process was asked to stop; all give the same answer."""
+        return self.processes.sum(stop.made) != [0]
 
     def _interrupt(self, stop: StopRequest) -> None:
         self._save()
@@ -369,6 +428,8 @@ class Trainer:
         raise Interrupted(self.config.out / CHECKPOINT, where, stop.signum)
 
     def _save(self) -> None:
+        if not self.processes.first:
+            return
         save_checkpoint(
             self.config.out / CHECKPOINT,
             {
@@ -385,6 +446,9 @@ class Trainer:
         self.curves.write()
 
     def _write_result(self) -> None:
+        class_accuracy = self.class_accuracy()
+        if not self.processes.first:
+            return
         rows = self.curves.rows("epochs")
         seconds = sum(r["seconds"] for r in rows)
         images = (
@@ -395,12 +459,13 @@ class Trainer:
             "data": self.data.fingerprint,
             "parameters": self.parameter_count(),
             "test_accuracy": rows[-1]["test_accuracy"],
-            "class_accuracy": self.class_accuracy(),
+            "class_accuracy": class_accuracy,
             "test_loss": rows[-1]["test_loss"],
             "train_loss": rows[-1]["train_loss"],
             "seconds": round(seconds, 3),
             "images_per_second": round(images / max(seconds, 1e-9), 1),
             "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
         }
         write_json(self.config.out / RESULT, result, indent=2)
 
@@ -431,7 +496,3 @@ def _check_classes(config: TrainConfig, data: ImageSet) -> None:
             f"expected --classes of 0 to {len(data.classes) - 1}, got {unknown[0]}: {data.name} "
             f"has {len(data.classes)} classes"
         )
-
-
-def _chunks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    yield from zip(split.images.split(_EVAL_BATCH), split.labels.split(_EVAL_BATCH), strict=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from l1bn.errors import UserError
 from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
+from l1bn.recipes.launch import first_speaks, is_first, same_everywhere
 from l1bn.recipes.options import parse_options
 
 if TYPE_CHECKING:
@@ -43,16 +44,19 @@ _GAN_COMPARE = (
 )
 
 
+@first_speaks
 def train_command(arguments: list[str]) -> int:
     """Train one model; return the exit code."""
-    folder, rest = _take_resume(arguments)
-    default = TrainConfig()
-    if folder is not None:
-        default = dataclasses.replace(TrainConfig.from_saved(_saved(folder, "train")), out=folder)
-    config, quiet = parse_options(default, "l1bn train", _TRAIN, rest)
-    config = _quieter(config, quiet)
-    _check_folder(folder, config.out)
-    config.validate()
+    with same_everywhere():
+        folder, rest = _take_resume(arguments)
+        default = TrainConfig()
+        if folder is not None:
+            saved = TrainConfig.from_saved(_saved(folder, "train"))
+            default = dataclasses.replace(saved, out=folder)
+        config, quiet = parse_options(default, "l1bn train", _TRAIN, rest)
+        config = _quieter(config, quiet)
+        _check_folder(folder, config.out)
+        config.validate()
     from l1bn.recipes.checkpoint import RESULT
     from l1bn.recipes.interrupt import Interrupted
     from l1bn.recipes.run import train
@@ -66,11 +70,13 @@ def train_command(arguments: list[str]) -> int:
     return 0
 
 
+@first_speaks
 def compare_command(arguments: list[str]) -> int:
     """Compare both norms; return the exit code."""
-    config, quiet = parse_options(CompareConfig(), "l1bn compare", _COMPARE, arguments)
-    config = _quieter(config, quiet)
-    config.validate()
+    with same_everywhere():
+        config, quiet = parse_options(CompareConfig(), "l1bn compare", _COMPARE, arguments)
+        config = _quieter(config, quiet)
+        config.validate()
     from rich.console import Console
 
     from l1bn.recipes.compare import compare
@@ -82,6 +88,8 @@ def compare_command(arguments: list[str]) -> int:
         results = compare(config, say=_silent if quiet else _say, follow=None if quiet else _say)
     except Interrupted as stop:
         return _report_stop(stop, shlex.join(["l1bn", "compare", *arguments]))
+    if not is_first():
+        return 0
     console.print(results_table(results))
     for sentence in verdict(results):
         console.print(f"• {sentence}")
@@ -90,16 +98,19 @@ def compare_command(arguments: list[str]) -> int:
     return 0
 
 
+@first_speaks
 def gan_command(arguments: list[str]) -> int:
     """Train one GAN; return the exit code."""
-    folder, rest = _take_resume(arguments)
-    default = GanConfig()
-    if folder is not None:
-        default = dataclasses.replace(GanConfig.from_saved(_saved(folder, "gan")), out=folder)
-    config, quiet = parse_options(default, "l1bn gan", _GAN, rest)
-    config = _quieter(config, quiet)
-    _check_folder(folder, config.out)
-    config.validate()
+    with same_everywhere():
+        folder, rest = _take_resume(arguments)
+        default = GanConfig()
+        if folder is not None:
+            saved = GanConfig.from_saved(_saved(folder, "gan"))
+            default = dataclasses.replace(saved, out=folder)
+        config, quiet = parse_options(default, "l1bn gan", _GAN, rest)
+        config = _quieter(config, quiet)
+        _check_folder(folder, config.out)
+        config.validate()
     from l1bn.recipes.gan.trainer import train_gan
     from l1bn.recipes.interrupt import Interrupted
 
@@ -111,11 +122,15 @@ def gan_command(arguments: list[str]) -> int:
     return 0
 
 
+@first_speaks
 def gan_compare_command(arguments: list[str]) -> int:
     """Compare GANs with both norms; return the exit code."""
-    config, quiet = parse_options(GanCompareConfig(), "l1bn gan-compare", _GAN_COMPARE, arguments)
-    config = _quieter(config, quiet)
-    config.validate()
+    with same_everywhere():
+        config, quiet = parse_options(
+            GanCompareConfig(), "l1bn gan-compare", _GAN_COMPARE, arguments
+        )
+        config = _quieter(config, quiet)
+        config.validate()
     from rich.console import Console
 
     from l1bn.recipes.gan.compare import compare_gans
@@ -129,6 +144,8 @@ def gan_compare_command(arguments: list[str]) -> int:
         )
     except Interrupted as stop:
         return _report_stop(stop, shlex.join(["l1bn", "gan-compare", *arguments]))
+    if not is_first():
+        return 0
     console.print(gan_table(results))
     for sentence in gan_verdict(results):
         console.print(f"• {sentence}")
@@ -155,7 +172,8 @@ def _silent(line: str) -> None:
 
 
 def _report_stop(stop: Interrupted, command: str) -> int:
-    print(f"{stop}\ncontinue with: {command}", file=sys.stderr)
+    if is_first():
+        print(f"{stop}\ncontinue with: {command}", file=sys.stderr)
     return 128 + stop.signum
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import statistics as std_statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.curves import EPOCH_COLUMNS, saved_rows
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.files import write_json, write_text
-from l1bn.recipes.lock import own_folder
+from l1bn.recipes.lock import shared_folder
 from l1bn.recipes.measure import deviation_ratios, saved_bytes, step_seconds
 from l1bn.recipes.names import NORMS
+from l1bn.recipes.processes import Processes, joined_processes
 from l1bn.recipes.run import load_recipe_data, train
 from l1bn.recipes.saved import check_tensors
 from l1bn.recipes.statistics import compare_paired, summarize
@@ -59,27 +61,37 @@ def compare(
         Interrupted: If the user pressed Ctrl-C; the same command continues.
     """
     config.validate()
-    with own_folder(config.out):
-        return _compare(config, say, follow)
+    with joined_processes(config.device) as processes, shared_folder(config.out, processes):
+        return _compare(config, processes, say, follow)
 
 
 def _compare(
-    config: CompareConfig, say: Callable[[str], None], follow: Callable[[str], None] | None
+    config: CompareConfig,
+    processes: Processes,
+    say: Callable[[str], None],
+    follow: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     runs = pairs(config)
-    for run in runs:
-        _check_same(run)
-    data = load_recipe_data(config)
-    for run in runs:
-        _check_same(run, data)
+    processes.from_first(lambda: _check_all(runs))
+    data = processes.first_then_others(lambda: load_recipe_data(config))
+    processes.from_first(lambda: _check_all(runs, data))
     for number, run in enumerate(runs, 1):
+        begun, finished = processes.from_first(partial(_state_of, run))
+        if not finished:
+            train(run, data, resume=begun, say=follow)
         title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
-        _complete(run, data, title, say, follow)
+        processes.from_first(partial(_tell, run, title, say))
+    return processes.from_first(lambda: _finish(config, data, runs))
+
+
+def _finish(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) -> dict[str, Any]:
+    """Measure, collect and write what came out."""
     with thread_count(config.threads):
         measured = _measured(config, data, runs)
     write_json(config.out / RESULTS, _collect(config, data, runs, measured), indent=1)
     write_text(config.out / CURVES, _curves(runs))
-    return json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
+    return results
 
 
 def _result(run: TrainConfig) -> dict[str, Any]:
@@ -102,6 +114,11 @@ def _result(run: TrainConfig) -> dict[str, Any]:
     return result
 
 
+def _check_all(runs: list[TrainConfig], data: ImageSet | None = None) -> None:
+    for run in runs:
+        _check_same(run, data)
+
+
 def _check_same(run: TrainConfig, data: ImageSet | None = None) -> None:
     """Refuse a finished run that was made otherwise."""
     path = run.out / RESULT
@@ -114,15 +131,12 @@ def _check_same(run: TrainConfig, data: ImageSet | None = None) -> None:
         raise UserError(f"{run.out} was made with {changes}; choose another folder with --out")
 
 
-def _complete(
-    run: TrainConfig,
-    data: ImageSet,
-    title: str,
-    say: Callable[[str], None],
-    follow: Callable[[str], None] | None,
-) -> None:
-    if not (run.out / RESULT).exists():
-        train(run, data, resume=(run.out / CHECKPOINT).exists(), say=follow)
+def _state_of(run: TrainConfig) -> tuple[bool, bool]:
+    """Whether a run was begun, and whether it is finished."""
+    return (run.out / CHECKPOINT).exists(), (run.out / RESULT).exists()
+
+
+def _tell(run: TrainConfig, title: str, say: Callable[[str], None]) -> None:
     result = _result(run)
     say(f"{title}: test accuracy {result['test_accuracy']:.2%} in {result['seconds']:.0f} s")
 
@@ -140,12 +154,12 @@ def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) ->
             raise UserError(f"{path} is damaged; measure anew with --remeasure") from error
     ratios: dict[str, dict[str, list[float]]] = {}
     for run in runs:
-        trainer = Trainer(run, data)
+        trainer = Trainer(run, data, Processes())
         saved_model = load_checkpoint(run.out / CHECKPOINT)["model"]
         check_tensors(run.out / CHECKPOINT, "model", saved_model, trainer.model.state_dict())
         trainer.model.load_state_dict(saved_model)
         ratios[run.out.name] = deviation_ratios(trainer)
-    fresh = {norm: Trainer(config.run(norm, 0), data) for norm in NORMS}
+    fresh = {norm: Trainer(config.run(norm, 0), data, Processes()) for norm in NORMS}
     saved = {norm: saved_bytes(trainer) for norm, trainer in fresh.items()}
     times = step_seconds(fresh, config.rounds)
     measured = {

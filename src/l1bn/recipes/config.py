@@ -81,6 +81,8 @@ class Recipe:
     """Fraction bits of sums of branches in integer training: 3 holds ±16, 4 ±8 [bit]."""
     channels_last: bool = True
     """Memory format of images and weights (NHWC); faster convolutions on most devices."""
+    sync_norm: bool = False
+    """Under torchrun: normalize by the statistics of the whole batch, not of each process' part."""
     device: str = "auto"
     """cpu, cuda, ... (auto: cuda if there is one)."""
     threads: int | None = None

@@ -97,10 +97,17 @@ class CurveLog:
     Args:
         folder: Folder of the run.
         tables: Columns by the name of the file; each must have a column ``step``.
+        writes: Write files; otherwise the rows are only kept, where another process writes.
     """
 
-    def __init__(self, folder: Path, tables: Mapping[str, tuple[str, ...]] = TABLES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tables: Mapping[str, tuple[str, ...]] = TABLES,
+        writes: bool = True,
+    ) -> None:
         self._folder = folder
+        self._writes = writes
         self._tables = dict(tables)
         self._rows: dict[str, Rows] = {name: [] for name in tables}
         self._writer: Any = None
@@ -134,7 +141,7 @@ class CurveLog:
             tensorboard: Write TensorBoard events to ``tensorboard/`` too.
         """
         self.write()
-        if tensorboard:
+        if tensorboard and self._writes:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
@@ -157,6 +164,8 @@ class CurveLog:
         """Append a row to the table of that name."""
         columns = self._tables[name]
         self._rows[name].append({c: row[c] for c in columns})
+        if not self._writes:
+            return
         path = self._folder / f"{name}.csv"
         try:
             with path.open("a", newline="", encoding="utf-8") as file:
@@ -174,6 +183,8 @@ class CurveLog:
 
     def write(self) -> None:
         """Write the CSV files anew, each as one step."""
+        if not self._writes:
+            return
         for name, columns in self._tables.items():
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")

@@ -76,6 +76,11 @@ class IntegerTrainer(Trainer):
 
     def _build(self, model: nn.Module) -> None:
         config = self.config
+        if self.processes.count > 1:
+            raise UserError(
+                f"--precision int8 trains in one process, got {self.processes.count}: start it "
+                "without torchrun"
+            )
         if config.decay_norm:
             raise UserError("--precision int8 has no --decay-norm: leave it out")
         shape = (min(config.batch_size, len(self.train_split)), *self.data.train.images.shape[1:])
@@ -110,7 +115,12 @@ class IntegerTrainer(Trainer):
         load_weights(weights, model)
         self._build(model)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+    def loss(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        network: nn.Module | None = None,  # of one process there is no other
+    ) -> tuple[float, Tensor]:
         """Return the mean loss and the logits of a batch of uint8 images."""
         found, logits = self._forward(images, labels)
         return found.value, logits

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from l1bn.errors import UserError
 from l1bn.recipes.files import cannot_write
+from l1bn.recipes.processes import Processes
 
 try:
     import fcntl
@@ -45,6 +46,18 @@ def own_folder(folder: Path) -> Iterator[None]:
         for empty in made:
             with contextlib.suppress(OSError):
                 empty.rmdir()  # only if the run left nothing
+
+
+@contextmanager
+def shared_folder(folder: Path, processes: Processes) -> Iterator[None]:
+    """Let the first of several processes own the folder, for all of them.
+
+    Raises:
+        UserError: As ``own_folder``, in every process.
+    """
+    with contextlib.ExitStack() as stack:
+        processes.from_first(lambda: stack.enter_context(own_folder(folder)))
+        yield
 
 
 def _make(folder: Path) -> list[Path]:

@@ -57,7 +57,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "int8_exponents",
         "int8_residual_fraction",
     ),
-    "device": ("device", "threads"),
+    "device": ("device", "threads", "sync_norm"),
     "output": (
         "distance_images",
         "sample_every",

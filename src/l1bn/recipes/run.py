@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint
 from l1bn.recipes.classification import Trainer
 from l1bn.recipes.config import Recipe, TrainConfig
 from l1bn.recipes.data import ImageSet, load_data
 from l1bn.recipes.integer import IntegerTrainer
-from l1bn.recipes.lock import own_folder
-from l1bn.recipes.saved import check_fields
+from l1bn.recipes.lock import shared_folder
+from l1bn.recipes.processes import joined_processes
+from l1bn.recipes.resume import open_run
 from l1bn.recipes.threads import thread_count
 
 
@@ -48,29 +48,26 @@ def train(
         Interrupted: If the user pressed Ctrl-C; the run can be resumed.
     """
     config.validate()
-    checkpoint = config.out / CHECKPOINT
-    if resume and not checkpoint.is_file():
-        raise UserError(f"no checkpoint at {checkpoint}")
-    with own_folder(config.out), thread_count(config.threads):
-        saved = load_checkpoint(checkpoint) if resume else None
-        if saved is None and (checkpoint.exists() or (config.out / RESULT).exists()):
-            raise UserError(
-                f"{config.out} already holds a run; continue it with --resume {config.out}, or "
-                "choose another folder with --out"
-            )
-        if saved is not None:
-            check_fields(checkpoint, "config", saved["config"], TrainConfig)
-            if changes := config.changes(saved["config"], same_data="data" in saved):
-                raise UserError(
-                    f"{checkpoint} was made with {changes}; resume without changing it, or start a "
-                    "new run with another --out"
-                )
-        trainer = make_trainer(config, load_recipe_data(config) if data is None else data)
-        if saved is not None:
-            trainer.restore(saved)
-        elif config.weights is not None:
-            trainer.start_from(config.weights)
+    with (
+        joined_processes(config.device) as processes,
+        shared_folder(config.out, processes),
+        thread_count(config.threads),
+    ):
+        saved = processes.from_first(lambda: open_run(config, "train", resume))
+        if data is None:
+            data = processes.first_then_others(lambda: load_recipe_data(config))
+        trainer = processes.together(lambda: _prepared(config, data, saved))
         trainer.fit(say)
+    return trainer
+
+
+def _prepared(config: TrainConfig, data: ImageSet, saved: dict[str, Any] | None) -> Trainer:
+    """Return the trainer where the run begins or goes on."""
+    trainer = make_trainer(config, data)
+    if saved is not None:
+        trainer.restore(saved)
+    elif config.weights is not None:
+        trainer.start_from(config.weights)
     return trainer
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from l1bn.recipes.gan.adversaries import LOSS_COLUMNS
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import SAMPLES, load_gan_data, step_count, train_gan
-from l1bn.recipes.lock import own_folder
+from l1bn.recipes.lock import shared_folder
 from l1bn.recipes.names import NORMS, NormName
+from l1bn.recipes.processes import Processes, joined_processes
 from l1bn.recipes.statistics import compare_paired, summarize
 from l1bn.recipes.threads import thread_count
 
@@ -54,32 +56,46 @@ def compare_gans(
         Interrupted: If the user pressed Ctrl-C; the same command continues.
     """
     config.validate()
-    with own_folder(config.out):
-        return _compare(config, say, follow)
+    with joined_processes(config.device) as processes, shared_folder(config.out, processes):
+        return _compare(config, processes, say, follow)
 
 
 def _compare(
-    config: GanCompareConfig, say: Callable[[str], None], follow: Callable[[str], None] | None
+    config: GanCompareConfig,
+    processes: Processes,
+    say: Callable[[str], None],
+    follow: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     runs = gan_pairs(config)
-    for run in runs:
-        if (run.out / RESULT).exists():
-            _check_same(run, _result(run))
-    data = load_gan_data(config)
+    processes.from_first(lambda: _check_all(runs))
+    data = processes.first_then_others(lambda: load_gan_data(config))
     steps = step_count(runs[0], len(data.train))
-    for run in runs:
-        _check_length(run, steps)
-        if (run.out / RESULT).exists():
-            _check_same(run, _result(run), data)
+    processes.from_first(lambda: _check_whole(runs, steps, data))
     for number, run in enumerate(runs, 1):
-        if _steps_done(run) < steps:
-            train_gan(run, data, resume=(run.out / CHECKPOINT).exists(), say=follow)
+        begun, done = processes.from_first(partial(_state_of, run))
+        if done < steps:
+            train_gan(run, data, resume=begun, say=follow)
         title = f"run {number} of {len(runs)}: {run.norm}, seed {run.seed}"
-        say(f"{title}: {_line(_result(run))}")
+        processes.from_first(partial(_tell, run, title, say))
+    return processes.from_first(lambda: _finish(config, data, runs))
+
+
+def _finish(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) -> dict[str, Any]:
+    """Collect and write what came out."""
     with thread_count(config.threads):  # for the environment that it describes
         write_json(config.out / RESULTS, _collect(config, data, runs), indent=1)
     write_text(config.out / CURVES, _curves(runs))
-    return json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
+    results: dict[str, Any] = json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
+    return results
+
+
+def _state_of(run: GanConfig) -> tuple[bool, int]:
+    """Whether a run was begun, and its steps if it is finished."""
+    return (run.out / CHECKPOINT).exists(), _steps_done(run)
+
+
+def _tell(run: GanConfig, title: str, say: Callable[[str], None]) -> None:
+    say(f"{title}: {_line(_result(run))}")
 
 
 def _result(run: GanConfig) -> dict[str, Any]:
@@ -96,6 +112,18 @@ def _steps_done(run: GanConfig) -> int:
     return int(_result(run)["steps"]) if (run.out / RESULT).exists() else 0
 
 
+def _check_whole(runs: list[GanConfig], steps: int, data: ImageSet) -> None:
+    """Refuse finished runs that are longer, or were made otherwise."""
+    for run in runs:
+        _check_length(run, steps)
+    _check_all(runs, data)
+
+
+def _check_all(runs: list[GanConfig], data: ImageSet | None = None) -> None:
+    for run in runs:
+        _check_same(run, data)
+
+
 def _check_length(run: GanConfig, steps: int) -> None:
     """Refuse a finished run that is longer."""
     if (done := _steps_done(run)) > steps:
@@ -105,8 +133,11 @@ def _check_length(run: GanConfig, steps: int) -> None:
         )
 
 
-def _check_same(run: GanConfig, result: dict[str, Any], data: ImageSet | None = None) -> None:
+def _check_same(run: GanConfig, data: ImageSet | None = None) -> None:
     """Refuse a finished run that was made otherwise."""
+    if not (run.out / RESULT).exists():
+        return
+    result = _result(run)
     if data is not None and "data" in result:
         data.check_same(result["data"], run.out / RESULT)
     if changes := run.changes(result["config"], same_data="data" in result):

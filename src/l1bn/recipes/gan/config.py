@@ -88,6 +88,8 @@ class GanRecipe:
     """Steps between two image grids, with their distance [default: an epoch]."""
     channels_last: bool = True
     """Memory format of images and weights (NHWC); faster convolutions on most devices."""
+    sync_norm: bool = False
+    """Under torchrun: normalize by the statistics of the whole batch, not of each process' part."""
     device: str = "auto"
     """cpu, cuda, ... (auto: cuda if there is one)."""
     threads: int | None = None

@@ -67,3 +67,61 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, mix: Tensor)
     scores = critic(points)
     (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+class CriticLoss(nn.Module):
+    """A critic's whole loss as one module, as DistributedDataParallel needs it.
+
+    Args:
+        critic: The critic.
+        loss: Its loss, from its scores of real and of generated images.
+        penalty: Weight of the gradient penalty, None for none.
+
+    Shape:
+        - real, fake: (N, C, H, W)
+        - mix: (N,), see ``gradient_penalty``
+        - output: loss, mean score of real and of generated images, penalty: all ()
+    """
+
+    def __init__(
+        self, critic: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], penalty: float | None
+    ) -> None:
+        super().__init__()
+        self.critic = critic
+        self._loss, self._penalty = loss, penalty
+
+    def forward(self, real: Tensor, fake: Tensor, mix: Tensor | None) -> tuple[Tensor, ...]:
+        """Return the loss, and what it is made of."""
+        real_scores, fake_scores = self.critic(real), self.critic(fake)
+        loss = self._loss(real_scores, fake_scores)
+        penalty = torch.zeros_like(loss)
+        if self._penalty is not None and mix is not None:
+            penalty = gradient_penalty(self.critic, real, fake, mix)
+            loss = loss + self._penalty * penalty
+        return loss, real_scores.mean(), fake_scores.mean(), penalty
+
+
+class GeneratorLoss(nn.Module):
+    """A generator's whole loss as one module; the critic only looks on.
+
+    Args:
+        generator: The generator, the only part whose gradients are shared.
+        critic: The critic.
+        loss: The generator's loss, from the critic's scores.
+
+    Shape:
+        - noise: (N, latent)
+        - output: ()
+    """
+
+    def __init__(
+        self, generator: nn.Module, critic: nn.Module, loss: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__()
+        self.generator = generator
+        self._critic = (critic,)  # in a tuple, so that it is no part of this module
+        self._loss = loss
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Return the loss."""
+        return self._loss(self._critic[0](self.generator(noise)))

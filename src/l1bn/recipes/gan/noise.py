@@ -35,6 +35,9 @@ def stream(
 class Batches:
     """The training images, epoch after epoch, as one sequence of batches.
 
+    Attributes:
+        size: Images in a batch.
+
     Args:
         split: The images.
         batch_size: Images in a batch; a split smaller than one batch is one batch.
@@ -43,7 +46,7 @@ class Batches:
 
     def __init__(self, split: Split, batch_size: int, seed: int) -> None:
         self._split = split
-        self._size = min(batch_size, len(split))
+        self.size = min(batch_size, len(split))
         self._seed = seed
         self._epoch = -1
         self._plan: EpochPlan
@@ -51,15 +54,15 @@ class Batches:
     @property
     def per_epoch(self) -> int:
         """Batches in an epoch."""
-        return len(self._split) // self._size
+        return len(self._split) // self.size
 
     def __getitem__(self, index: int) -> torch.Tensor:
         """Return the images of a batch, (N, C, H, W) of uint8."""
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self._epoch:
             self._plan = plan_epoch(
-                len(self._split), self._size, self._seed, epoch, padding=0, mirror="none"
+                len(self._split), self.size, self._seed, epoch, padding=0, mirror="none"
             )
             self._epoch = epoch
-        chosen = self._plan.order[position * self._size : (position + 1) * self._size]
+        chosen = self._plan.order[position * self.size : (position + 1) * self.size]
         return self._split.images[chosen]

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint, save_checkpoint
+from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, save_checkpoint
 from l1bn.recipes.curves import CurveLog
 from l1bn.recipes.data import ImageSet, load_data
 from l1bn.recipes.files import write_json
@@ -25,8 +25,10 @@ from l1bn.recipes.gan.distance import DISTANCE_NAME, ReferenceDistance, distance
 from l1bn.recipes.gan.images import fit_size, image_grid, save_png
 from l1bn.recipes.gan.noise import stream
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
-from l1bn.recipes.lock import own_folder
-from l1bn.recipes.saved import check_fields, check_optimizer, check_tensors, fields_of
+from l1bn.recipes.lock import shared_folder
+from l1bn.recipes.processes import Processes, joined_processes
+from l1bn.recipes.resume import open_run
+from l1bn.recipes.saved import check_optimizer, check_tensors, fields_of
 from l1bn.recipes.threads import thread_count
 
 DISTANCE = "classifier_frechet"
@@ -90,27 +92,24 @@ def train_gan(
     """
     config.validate()
     config = config.filled()
-    checkpoint = config.out / CHECKPOINT
-    if resume and not checkpoint.is_file():
-        raise UserError(f"no checkpoint at {checkpoint}")
-    with own_folder(config.out), thread_count(config.threads):
-        saved = load_checkpoint(checkpoint, "gan") if resume else None
-        if saved is None and (checkpoint.exists() or (config.out / RESULT).exists()):
-            raise UserError(
-                f"{config.out} already holds a run; continue it with --resume {config.out}, or "
-                "choose another folder with --out"
-            )
-        if saved is not None:
-            check_fields(checkpoint, "config", saved["config"], GanConfig)
-            if changes := config.changes(saved["config"], same_data="data" in saved):
-                raise UserError(
-                    f"{checkpoint} was made with {changes}; resume without changing it, or start a "
-                    "new run with another --out"
-                )
-        trainer = GanTrainer(config, load_gan_data(config) if data is None else fit_size(data))
-        if saved is not None:
-            trainer.restore(saved)
+    with (
+        joined_processes(config.device) as processes,
+        shared_folder(config.out, processes),
+        thread_count(config.threads),
+    ):
+        saved = processes.from_first(lambda: open_run(config, "gan", resume))
+        if data is None:
+            data = processes.first_then_others(lambda: load_gan_data(config))
+        trainer = processes.together(lambda: _prepared(config, fit_size(data), saved))
         trainer.fit(say)
+    return trainer
+
+
+def _prepared(config: GanConfig, data: ImageSet, saved: dict[str, Any] | None) -> GanTrainer:
+    """Return the trainer where the run begins or goes on."""
+    trainer = GanTrainer(config, data)
+    if saved is not None:
+        trainer.restore(saved)
     return trainer
 
 
@@ -138,6 +137,7 @@ class GanTrainer:
         config = config.filled()
         self.config = config
         self.data = data
+        self.processes = Processes.current()
         self.adversaries = Adversaries(config, data)
         self._distance: ReferenceDistance | None = None
         self._state = _State()
@@ -149,7 +149,7 @@ class GanTrainer:
             SAMPLES: ("step", *LOSS_COLUMNS, "seconds", *distance),
             "steps": ("step", *LOSS_COLUMNS),
         }
-        return CurveLog(self.config.out, tables)
+        return CurveLog(self.config.out, tables, writes=self.processes.first)
 
     @property
     def total_steps(self) -> int:
@@ -166,6 +166,19 @@ class GanTrainer:
             Interrupted: If the user pressed Ctrl-C; everything is saved then.
         """
         config = self.config
+        self.processes.from_first(self._begin)
+        log = self.curves
+        log.open(self._state.step, config.tensorboard)
+        try:
+            with deferred_interrupt() as stop:
+                self._run(log, stop, say)
+        finally:
+            log.close()
+        self._write_result()
+
+    def _begin(self) -> None:
+        """Prepare what only the first process does: the distance, and the folder's files."""
+        config = self.config
         if config.classifier is not None:
             self._distance = distance_to_test(
                 config.classifier,
@@ -177,14 +190,6 @@ class GanTrainer:
         self._save_real_images()
         if self._state.step < self.total_steps:  # a finished run goes on: what it said is no result
             (config.out / RESULT).unlink(missing_ok=True)
-        log = self.curves
-        log.open(self._state.step, config.tensorboard)
-        try:
-            with deferred_interrupt() as stop:
-                self._run(log, stop, say)
-        finally:
-            log.close()
-        self._write_result()
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Continue where a checkpoint was made.
@@ -245,7 +250,8 @@ class GanTrainer:
                 f" step {step}: it can be taken further only from a multiple of --sample-every"
             )
         self.curves.drop(SAMPLES, step)
-        self._grid_path(step).unlink(missing_ok=True)
+        if self.processes.first:
+            self._grid_path(step).unlink(missing_ok=True)
 
     def summary(self) -> str:
         """Say how a finished run ended."""
@@ -264,25 +270,23 @@ class GanTrainer:
             initial=self._state.step,
             desc=f"{config.model} {config.norm} seed {config.seed}",
             leave=False,
-            disable=None if config.progress else True,
+            disable=None if config.progress and self.processes.first else True,
         ) as bar:
             while True:
                 if self._grid_is_due():
                     count = self._state.count
                     self._write_samples(log)
-                    if say is not None:
+                    if say is not None and self.processes.first:
                         say(self._progress(count))
                 if self._state.step == total:
                     return
-                if stop.made:
-                    self._interrupt(stop)
+                self._stop_if_asked(stop)
                 values = self._timed_step()
                 if self._state.step % config.log_every == 0:
                     log.row("steps", {"step": self._state.step, **_named(values)})
                 bar.update()
                 bar.set_postfix(critic=f"{values[0]:.3f}", generator=f"{values[1]:.3f}")
-                if stop.made:
-                    self._interrupt(stop)
+                self._stop_if_asked(stop)
 
     def _progress(self, count: int) -> str:
         """Say how the last steps went, so many, and how long the others will take."""
@@ -332,15 +336,21 @@ class GanTrainer:
         state = self._state
         row = {"step": state.step, **_named([s / state.count for s in state.sums])}
         row["seconds"] = round(state.seconds, 3)
-        noise = self.adversaries.noise(_GRID_IMAGES, stream(self.config.seed, "grid"))
-        grid = image_grid(self.adversaries.sample(noise))
-        save_png(grid, self._grid_path(state.step))
-        if self._distance is not None:
-            row[DISTANCE] = self._distance.measure(self._generated(self._distance.images))
+        if (distance := self.processes.from_first(self._look)) is not None:
+            row[DISTANCE] = distance
         log.row(SAMPLES, row)
         if self._is_regular(state.step):  # a longer run would go on with the means of the others
             self._state = _State(step=state.step)
         self._save()
+
+    def _look(self) -> float | None:
+        """Write the grid of images; return the distance, if it is to be measured."""
+        noise = self.adversaries.noise(_GRID_IMAGES, stream(self.config.seed, "grid"))
+        grid = image_grid(self.adversaries.sample(noise))
+        save_png(grid, self._grid_path(self._state.step))
+        if self._distance is None:
+            return None
+        return self._distance.measure(self._generated(self._distance.images))
 
     def _generated(self, count: int) -> Iterator[torch.Tensor]:
         """Yield as many images from noise that is the same each time, in chunks."""
@@ -358,12 +368,19 @@ class GanTrainer:
         channels, size = self.data.train.images.shape[1:3]
         return {"channels": channels, "image_size": size}
 
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        """Save and stop where any process was asked to; all do it together."""
+        if self.processes.sum(stop.made) != [0]:
+            self._interrupt(stop)
+
     def _interrupt(self, stop: StopRequest) -> None:
         self._save()
         where = f"step {self._state.step} of {self.total_steps}"
         raise Interrupted(self.config.out / CHECKPOINT, where, stop.signum)
 
     def _save(self) -> None:
+        if not self.processes.first:
+            return
         optimizers = {name: o.state_dict() for name, o in self.adversaries.optimizers.items()}
         content = {
             "config": self.config.saved(),
@@ -379,6 +396,8 @@ class GanTrainer:
         self.curves.write()
 
     def _write_result(self) -> None:
+        if not self.processes.first:
+            return
         rows = self.curves.rows(SAMPLES)
         result: dict[str, Any] = {
             "config": self.config.saved(),
@@ -391,6 +410,7 @@ class GanTrainer:
             **{name: rows[-1][name] for name in LOSS_COLUMNS},
             "seconds": round(sum(r["seconds"] for r in rows), 3),
             "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
         }
         if self._distance is not None:
             result["distance"] = {**self._distance.record, "value": rows[-1][DISTANCE]}

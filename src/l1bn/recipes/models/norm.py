@@ -52,6 +52,26 @@ class BatchNormAct2d(nn.BatchNorm2d):
         return cast(torch.Tensor, self.act(y))
 
 
+class SyncBatchNormAct2d(nn.SyncBatchNorm):
+    """``BatchNormAct2d`` with the statistics of all processes; on GPUs only.
+
+    Made of one by changing its class.
+
+    Shape:
+        - input and residual: (N, C, H, W)
+        - output: (N, C, H, W)
+    """
+
+    act: nn.Module
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``act(batch_norm(x) + residual)``."""
+        y = super().forward(x)
+        if residual is not None:
+            y = y + residual
+        return cast(torch.Tensor, self.act(y))
+
+
 def _l1(num_features: int, activation: Activation | None = "relu") -> nn.Module:
     if activation is None:
         return L1BatchNormAct2d(num_features, apply_act=False)
