@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,54 +23,20 @@ from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_weights, save_check
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.curves import CurveLog
 from l1bn.recipes.data import ImageSet, Split
+from l1bn.recipes.device import pick_device
 from l1bn.recipes.files import write_json
 from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
 from l1bn.recipes.models import build_model
 from l1bn.recipes.parallel import data_parallel, synchronise_
+from l1bn.recipes.parameters import parameter_groups
 from l1bn.recipes.processes import Processes
-from l1bn.recipes.saved import check_optimizer, check_tensors, fields_of
+from l1bn.recipes.progress import Progress
+from l1bn.recipes.saved import check_optimizer, check_tensors
 from l1bn.recipes.schedule import cosine, one_cycle
+from l1bn.recipes.scores import Loss, class_accuracy, count_correct, mean_scores
 from l1bn.strided_conv import to_channels_last_
 
-_EVAL_BATCH = 500
-
-
-@dataclass
-class _State:
-    """How far a run is.
-
-    Attributes:
-        epoch: Epoch in progress.
-        batch: Batches of it that are done.
-        loss_sum: Sum of the losses of its images.
-        correct: Correctly classified images in it.
-        seen: Images of it that are done.
-        seconds: Training time of it [s].
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    seconds: float = 0.0
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device for a ``--device`` option.
-
-    Raises:
-        UserError: If there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'no device "{name}" here: {reason}') from error
-    return device
+_Measured = TypeVar("_Measured")
 
 
 class Trainer:
@@ -95,13 +61,14 @@ class Trainer:
         _check_classes(config, data)
         self.train_split = data.train.only(config.classes, config.images, config.seed)
         self.test_split = data.test.only(config.classes)
-        self.processes.check_batch(min(config.batch_size, len(self.train_split)))
+        self.batch_size = min(config.batch_size, len(self.train_split))
+        self.processes.check_batch(self.batch_size)
         self.device = pick_device(config.device)
         self.moments = data.moments()
         torch.manual_seed(config.seed)
         self._build(build_model(config.model, config.norm, data.spec(config.width)))
         self._parallel: nn.Module | None = None
-        self._state = _State()
+        self._state = Progress()
         self.curves = self._new_curves()
 
     def _new_curves(self) -> CurveLog:
@@ -115,7 +82,7 @@ class Trainer:
         if config.sync_norm and self.processes.count > 1:
             synchronise_(self.model, self.device)
         self.optimizer: Any = torch.optim.SGD(
-            _parameter_groups(self.model, config),
+            parameter_groups(self.model, config),
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
@@ -155,7 +122,7 @@ class Trainer:
     def _epoch_line(self, seconds: float) -> str:
         """Say how the last epoch went, and how long the others will take."""
         row, epochs = self.curves.rows("epochs")[-1], self.config.epochs
-        images = self._steps_per_epoch() * min(self.config.batch_size, len(self.train_split))
+        images = self._steps_per_epoch() * self.batch_size
         left = timedelta(seconds=round(seconds * (epochs - self._state.epoch)))
         return (
             f"epoch {self._state.epoch:>{len(str(epochs))}}/{epochs}  "
@@ -179,7 +146,9 @@ class Trainer:
             )
         if "data" in saved:  # an older version did not keep it
             self.data.check_same(saved["data"], path)
-        state = self._checked_state(path, saved["state"])
+        state = Progress.restored(
+            path, saved["state"], self.config.epochs, self._steps_per_epoch(), self.batch_size
+        )
         step = state.epoch * self._steps_per_epoch() + state.batch
         check_tensors(path, "model", saved["model"], self.model.state_dict())
         optimizer = self._checked_optimizer(path, saved["optimizer"], step)
@@ -194,24 +163,6 @@ class Trainer:
         self.model.load_state_dict(saved["model"])
         self._restore_optimizer(optimizer)
         self._state, self.curves = state, curves
-
-    def _checked_state(self, path: Path, saved: dict[str, Any]) -> _State:
-        state: _State = fields_of(path, "state", saved, _State)
-        batch_size = min(self.config.batch_size, len(self.train_split))
-        limits = {
-            "epoch": self.config.epochs,
-            "batch": self._steps_per_epoch(),
-            "seen": state.batch * batch_size,
-            "correct": state.seen,
-        }
-        for name, most in limits.items():
-            least = most if name == "seen" else 0
-            if not least <= getattr(state, name) <= most:
-                raise UserError(
-                    f"{path}: expected state.{name} of {least} to {most}, got "
-                    f"{getattr(state, name)}; start the run anew"
-                )
-        return state
 
     def _checked_optimizer(self, path: Path, saved: dict[str, Any], step: int) -> dict[str, Any]:
         return check_optimizer(path, "optimizer", saved, self.optimizer, step)
@@ -240,7 +191,7 @@ class Trainer:
             This process' share of the mean loss over the batch, and its logits.
         """
         loss, logits = self.loss(images, labels, self._network())
-        share = self._share(len(labels))
+        share = len(labels) / self.batch_size
         self.optimizer.zero_grad(set_to_none=True)
         # DistributedDataParallel takes the mean over processes, whose parts may differ in size.
         (loss * (share * self.processes.count)).backward()
@@ -254,10 +205,6 @@ class Trainer:
         if self._parallel is None:
             self._parallel = data_parallel(self.model)
         return self._parallel
-
-    def _share(self, images: int) -> float:
-        """Return which share of a batch so many images are."""
-        return images / min(self.config.batch_size, len(self.train_split))
 
     def parameter_count(self) -> int:
         """Return the number of weights that train."""
@@ -294,40 +241,19 @@ class Trainer:
             processes=self.processes,
         )
 
-    @torch.no_grad()
     def evaluate(self, split: Split) -> tuple[float, float]:
         """Return mean loss and accuracy, in evaluation mode."""
-        self.model.eval()
-        self.processes.share_buffers(self.model)
-        loss_sum, correct = 0.0, 0
-        for images, labels in self._chunks(split):
-            loss, logits = self.loss(images, labels)
-            loss_sum += float(loss) * len(labels)
-            correct += int((logits.argmax(1).cpu() == labels).sum())
-        loss_sum, all_correct = self.processes.sum(loss_sum, correct)
-        return loss_sum / len(split), all_correct / len(split)
+        return self._evaluated(partial(mean_scores, split))
 
-    @torch.no_grad()
     def class_accuracy(self) -> list[float]:
         """Return the accuracy on the test images of each class, in evaluation mode."""
+        return self._evaluated(partial(class_accuracy, self.data.test, len(self.data.classes)))
+
+    @torch.no_grad()
+    def _evaluated(self, measure: Callable[[Loss, Processes], _Measured]) -> _Measured:
         self.model.eval()
         self.processes.share_buffers(self.model)
-        classes = len(self.data.classes)
-        right, all_ = torch.zeros(classes), torch.zeros(classes)
-        for images, labels in self._chunks(self.data.test):
-            predicted = self.loss(images, labels)[1].argmax(1).cpu()
-            all_ += torch.bincount(labels, minlength=classes)
-            right += torch.bincount(labels[predicted == labels], minlength=classes)
-        counts = self.processes.sum(*right.tolist(), *all_.tolist())
-        pairs = zip(counts[:classes], counts[classes:], strict=True)
-        return [round(hits / max(images, 1), 5) for hits, images in pairs]
-
-    def _chunks(self, split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield this process' part of the images, so many at a time as memory allows."""
-        own = self.processes.part(len(split))
-        for first in range(own.start, own.stop, _EVAL_BATCH):
-            chunk = slice(first, min(first + _EVAL_BATCH, own.stop))
-            yield split.images[chunk], split.labels[chunk]
+        return measure(self.loss, self.processes)
 
     def _mirror(self) -> Mirror:
         if self.config.augment == "auto":
@@ -355,7 +281,7 @@ class Trainer:
         self._train_epoch(log, stop)
         state = self._state
         test_loss, test_accuracy = self.evaluate(self.test_split)
-        if self._asked_to_stop(stop):
+        if self.processes.any(stop.made):
             self._interrupt(stop)
         if not math.isfinite(test_loss):
             raise UserError(
@@ -376,7 +302,7 @@ class Trainer:
                 "seconds": round(state.seconds, 3),
             },
         )
-        self._state = _State(epoch=state.epoch + 1)
+        self._state = Progress(epoch=state.epoch + 1)
         self._save()
 
     def _train_epoch(self, log: CurveLog, stop: StopRequest) -> None:
@@ -397,7 +323,7 @@ class Trainer:
                 rate = self._learning_rate(step)
                 self._set_rate(rate)
                 found, logits = self.step(images, labels)
-                correct = int((logits.argmax(1).cpu() == labels).sum())
+                correct = count_correct(logits, labels)
                 loss, correct_in_all, stops = self.processes.sum(float(found), correct, stop.made)
                 if not math.isfinite(loss):
                     raise UserError(
@@ -405,10 +331,9 @@ class Trainer:
                         f"training diverged; try a lower --lr than {config.lr}"
                     )
                 state.batch += 1
-                images_in_all = min(config.batch_size, len(self.train_split))
-                state.loss_sum += loss * images_in_all
+                state.loss_sum += loss * self.batch_size
                 state.correct += int(correct_in_all)
-                state.seen += images_in_all
+                state.seen += self.batch_size
                 state.seconds += time.perf_counter() - began
                 if (step + 1) % config.log_every == 0:
                     log.row("steps", {"step": step + 1, "lr": rate, "loss": loss})
@@ -416,10 +341,6 @@ class Trainer:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 if stops:
                     self._interrupt(stop)
-
-    def _asked_to_stop(self, stop: StopRequest) -> bool:
-        """Return whether any process was asked to stop; all give the same answer."""
-        return self.processes.sum(stop.made) != [0]
 
     def _interrupt(self, stop: StopRequest) -> None:
         self._save()
@@ -451,9 +372,7 @@ class Trainer:
             return
         rows = self.curves.rows("epochs")
         seconds = sum(r["seconds"] for r in rows)
-        images = (
-            len(rows) * self._steps_per_epoch() * min(self.config.batch_size, len(self.train_split))
-        )
+        images = len(rows) * self._steps_per_epoch() * self.batch_size
         result = {
             "config": self.config.saved(),
             "data": self.data.fingerprint,
@@ -468,25 +387,6 @@ class Trainer:
             "processes": self.processes.count,
         }
         write_json(self.config.out / RESULT, result, indent=2)
-
-
-def _parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Split the parameters by whether weight decay acts on them, and backbone from last layer."""
-    head = {id(p) for p in last_layer(model).parameters()}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
-        rate = 1.0 if id(parameter) in head else config.backbone_rate
-        if rate == 0.0:
-            parameter.requires_grad_(False)
-            continue
-        decay = config.weight_decay if parameter.dim() > 1 or config.decay_norm else 0.0
-        groups.setdefault((decay, rate), []).append(parameter)
-    return [{"params": p, "weight_decay": d, "rate": r} for (d, r), p in groups.items()]
-
-
-def last_layer(model: nn.Module) -> nn.Module:
-    """Return the linear layer that gives the logits."""
-    return [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
 
 
 def _check_classes(config: TrainConfig, data: ImageSet) -> None:

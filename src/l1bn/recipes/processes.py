@@ -60,6 +60,10 @@ class Processes:
         dist.all_reduce(total)
         return total.tolist()
 
+    def any(self, flag: bool) -> bool:
+        """Return whether a flag is set in any process; all give the same answer."""
+        return self.sum(flag) != [0]
+
     def check_batch(self, images: int) -> None:
         """Refuse a batch of which a process would get nothing.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from l1bn.recipes.classification import pick_device
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.device import pick_device
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.images import to_bytes, to_float
 from l1bn.recipes.gan.losses import LOSSES, CriticLoss, GeneratorLoss

@@ -370,7 +370,7 @@ class GanTrainer:
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         """Save and stop where any process was asked to; all do it together."""
-        if self.processes.sum(stop.made) != [0]:
+        if self.processes.any(stop.made):
             self._interrupt(stop)
 
     def _interrupt(self, stop: StopRequest) -> None:
