@@ -24,6 +24,7 @@ from l1bn.recipes.data import ImageSet
 from l1bn.recipes.gan.adversaries import Adversaries
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.images import fit_size
+from l1bn.recipes.gan.trainer import train_gan
 from l1bn.recipes.interrupt import Interrupted
 from l1bn.recipes.processes import Processes
 from l1bn.recipes.run import train
@@ -67,9 +68,13 @@ def _steps(config: TrainConfig, data: ImageSet) -> dict[str, Any]:
 
 
 def _gan_steps(config: GanConfig, data: ImageSet) -> dict[str, Any]:
+    """Two steps in float64: losses and scores over the whole batch, and both networks."""
     adversaries = Adversaries(config.filled(), fit_size(data))
+    for network in adversaries.networks.values():
+        network.double().register_forward_pre_hook(lambda _, given: given[0].double())
     values = [adversaries.step(number) for number in range(2)]
-    return {"values": torch.tensor(values)}
+    state = {name: dict(n.state_dict()) for name, n in adversaries.networks.items()}
+    return {"values": torch.tensor(values, dtype=torch.float64), "state": state}
 
 
 def _worker(rank: int, folder: str, tasks: list[Any]) -> None:
@@ -96,8 +101,8 @@ def _mistakes(kind: str) -> str:
     return "nothing"
 
 
-def _stopped(config: TrainConfig, data: ImageSet) -> str:
-    """A run of which the first process is told to stop after an epoch."""
+def _stopped(train: Any, config: TrainConfig | GanConfig, data: ImageSet) -> str:
+    """A run of which the first process is told to stop where it first says something."""
 
     def say(line: str) -> None:
         assert line
@@ -140,7 +145,8 @@ def test_two_processes_equal_one(
         assert_close(dict(steps["state"]), dict(want["state"]), "double sums")
     want_gan = _gan_steps(gan, tiny)
     for _, gans, *_ in ranks:
-        assert_close(gans["values"], want_gan["values"], "network")
+        assert_close(gans["values"], want_gan["values"], "double sums")
+        assert_close(gans["state"], want_gan["state"], "double sums")
     assert [ranks[0][2], ranks[1][2]] == ["mine", "shared: mine"]
     assert [ranks[0][3], ranks[1][3]] == ["shared: mine", "mine"]
 
@@ -150,7 +156,7 @@ def test_all_stop_together_and_one_goes_on(
 ) -> None:
     config = dataclasses.replace(config, epochs=2, tensorboard=False, progress=False)
     halted = dataclasses.replace(config, out=tmp_path / "run")
-    mp.spawn(_worker, (str(tmp_path), [(_stopped, halted, tiny)]), nprocs=2)
+    mp.spawn(_worker, (str(tmp_path), [(_stopped, train, halted, tiny)]), nprocs=2)
     where = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert where[0] == where[1] == ["epoch 2, step 1 of 2"]
     got = train(halted, tiny, resume=True).curves.rows("epochs")
@@ -158,6 +164,16 @@ def test_all_stop_together_and_one_goes_on(
     assert [row["epoch"] for row in got] == [row["epoch"] for row in want] == [1, 2]
     for one, two in zip(got, want, strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-3)
+
+
+def test_all_processes_of_a_gan_stop_together(tiny: ImageSet, tmp_path: pathlib.Path) -> None:
+    gan = GanConfig(
+        norm="l1", batch_size=9, steps=4, sample_every=2, width=0.125, device="cpu",
+        tensorboard=False, progress=False, out=tmp_path / "gan",
+    )  # fmt: skip
+    mp.spawn(_worker, (str(tmp_path), [(_stopped, train_gan, gan, tiny)]), nprocs=2)
+    where = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert where[0] == where[1] == ["step 2 of 4"]
 
 
 def run(processes: int, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
