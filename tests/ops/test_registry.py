@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 
 from l1bn.functional import l1_batch_norm
 from l1bn.ops.eager import Eager
@@ -83,3 +84,19 @@ def test_registering_twice_or_rubbish(counting: Counting) -> None:
         registry.register(Counting())
     with pytest.raises(TypeError, match=r"expected a backend with name.*got SimpleNamespace"):
         Registry({}).register(SimpleNamespace(name="x"))
+
+
+@pytest.mark.skipif(bool(registry.get("cpu").unavailable()), reason="no native library")
+def test_a_named_backend_gives_way_to_who_looks_on() -> None:
+    def loss(x: Tensor) -> Tensor:
+        y = l1_batch_norm(x, None, None, training=True, activation="relu", backend="cpu")
+        return y.square().sum()
+
+    x = torch.randn(6, 3, 4, dtype=torch.float64, requires_grad=True)
+    (want,) = torch.autograd.grad(loss(x), x)
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach()), want)
+    tangent = torch.randn_like(x)
+    _, slope = torch.func.jvp(loss, (x.detach(),), (tangent,))
+    torch.testing.assert_close(slope, (want * tangent).sum())
+    each = torch.func.vmap(loss)(torch.stack([x.detach(), -x.detach()]))
+    torch.testing.assert_close(each, torch.stack([loss(x), loss(-x)]))
