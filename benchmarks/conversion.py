@@ -2,8 +2,9 @@
 
     python benchmarks/conversion.py
 
-Prints a Markdown table, of the libraries that are installed: transformers, torchvision, timm.
-Bytes are counted, not timed: the numbers repeat exactly.
+Counts models of the libraries that are installed: transformers, torchvision, timm. Writes
+``results/conversion.csv`` and its environment where all three are. Bytes are counted, not timed:
+the numbers repeat exactly.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import importlib
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import l1bn
 import torchvision_operators  # noqa: F401 - before transformers, which imports torchvision
+from harness import write
 from l1bn.ops.registry import registry
 
 TRANSFORMERS = {
@@ -88,26 +91,33 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
 
 
 def main() -> None:
+    torch.manual_seed(0)
     x = torch.randn(4, 3, 128, 128)
-    print(f"backend: {registry.available()[0]}, input: {tuple(x.shape)}, {x.dtype}\n")
-    rows = [
-        "| model | BN [MB] | L1BN [MB] | fused [MB] | ratio | layers | fused | not, because |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, model in models():
-        plain = copy.deepcopy(model)
-        before = saved_bytes(copy.deepcopy(model), x)
-        l1bn.convert_(plain, fuse=False)
-        unfused = saved_bytes(plain, x)
-        report = l1bn.convert_(model, example=x[:2])
-        fused = saved_bytes(model, x)
-        reasons = Counter(item.text for item in report.not_fused)
-        rows.append(
-            f"| {name} | {before / 1e6:.1f} | {unfused / 1e6:.1f} | {fused / 1e6:.1f} "
-            f"| {fused / before:.2f} | {len(report.converted)} | {len(report.fused)} "
-            f"| {'; '.join(f'{n} × {text}' for text, n in reasons.most_common())} |"
-        )
-    print("\n".join(rows))
+    print(f"backend: {registry.available()[0]}, input: {tuple(x.shape)}, {x.dtype}")
+    rows = [row(name, model, x) for name, model in models()]
+    if all(find_spec(library) for library in ("transformers", *OTHERS)):
+        print(write("conversion", rows))
+
+
+def row(name: str, model: nn.Module, x: Tensor) -> dict[str, Any]:
+    """What one model keeps: as it is, converted, and fused."""
+    plain = copy.deepcopy(model)
+    before = saved_bytes(copy.deepcopy(model), x)
+    l1bn.convert_(plain, fuse=False)
+    unfused = saved_bytes(plain, x)
+    report = l1bn.convert_(model, example=x[:2])
+    reasons = Counter(item.text for item in report.not_fused)
+    found = {
+        "model": name,
+        "bn_bytes": before,
+        "l1bn_bytes": unfused,
+        "fused_bytes": saved_bytes(model, x),
+        "layers": len(report.converted),
+        "fused": len(report.fused),
+        "not_fused": "; ".join(f"{n} × {text}" for text, n in reasons.most_common()),
+    }
+    print(found, flush=True)
+    return found
 
 
 if __name__ == "__main__":

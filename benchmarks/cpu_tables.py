@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from itertools import product
+from itertools import pairwise, product
 
 from harness import RESULTS, geometric_mean
 
@@ -22,6 +22,16 @@ FORMATS = {
 }
 ISAS = ("baseline", "avx2", "avx512", "avx512bf16")
 INTEGERS = {"resnet20": "ResNet-20", "vgg7": "VGG7 at a quarter of its width"}
+CALLS = {
+    "floor": "an autograd function in Python that does nothing",
+    "F.batch_norm": "`F.batch_norm`",
+    "l1_batch_norm": "`l1_batch_norm`",
+    "nn.BatchNorm2d": "`nn.BatchNorm2d`",
+    "L1BatchNorm2d": "`L1BatchNorm2d`",
+    "block of L1BatchNormAct2d": "a block that calls `L1BatchNormAct2d`",
+    "block, fused by convert_": "a block of norm and ReLU, fused by `convert_`",
+    "block, not fused": "the same, not fused",
+}
 OVER_CACHE = 32 << 20
 """Size of a tensor that the last-level cache of the machine cannot hold [bytes]."""
 
@@ -91,6 +101,47 @@ def isas(threads: str) -> Table:
     return ["", *(f"`{name}`: mean, worst" for name in names)], body
 
 
+def ladder(threads: str) -> Table:
+    """Times of every instruction set over those of the next lower one, all formats and shapes."""
+    times: dict[str, dict[tuple[str, ...], float]] = {isa: {} for isa in ISAS}
+    for row in _read("cpu_ops_xeon"):
+        if row["threads"] == threads and row["isa"]:
+            key = tuple(row[k] for k in ("dtype", "shape", "layout", "residual"))
+            times[row["isa"]][key] = float(row["both_ms"])
+    body = []
+    for (low, high), dtype in product(pairwise(ISAS), ("float32", "bfloat16")):
+        found = {k: v / times[low][k] for k, v in times[high].items() if k[0] == dtype}
+        if found:
+            worst = max(found, key=lambda key: found[key])
+            where = f"{worst[1].replace('x', '×')}, {worst[2]}"
+            mean = geometric_mean(list(found.values()))
+            name = f"`{high}` over `{low}`, {dtype}"
+            body.append([name, f"{mean:.2f}", f"{found[worst]:.2f} ({where})"])
+    return ["", "mean", "worst"], body
+
+
+def calls(_: str) -> Table:
+    """Processor time of a call on 16 values."""
+    body = [
+        [
+            CALLS[row["call"]],
+            *(f"{float(row[f'{k}_us']):.0f}" for k in ("forward", "forward_backward")),
+        ]
+        for row in sorted(_read("cpu_call"), key=lambda row: list(CALLS).index(row["call"]))
+    ]
+    return ["", "forward [µs]", "forward + backward [µs]"], body
+
+
+def conversion(_: str) -> Table:
+    """Bytes saved for backward by models of three libraries, before and after ``convert_``."""
+    body = []
+    for row in _read("conversion"):
+        before, plain, fused = (int(row[f"{k}_bytes"]) for k in ("bn", "l1bn", "fused"))
+        sizes = (f"{size / 1e6:.1f}" for size in (before, plain, fused))
+        body.append([row["model"], *sizes, f"{fused / before:.2f}"])
+    return ["model", "BN [MB]", "L1BN [MB]", "fused [MB]", "ratio"], body
+
+
 def networks(_: str) -> Table:
     """Training steps, and bytes saved activation memory, against BN."""
     rows = {(r["network"], r["norm"], r["threads"]): r for r in _read("cpu_networks")}
@@ -126,4 +177,12 @@ def integers(_: str) -> Table:
     return ["", *(r["variant"] for r in rows[:3]), "int8 over BN"], body
 
 
-TABLES = {"operators": operators, "isas": isas, "networks": networks, "integers": integers}
+TABLES = {
+    "operators": operators,
+    "isas": isas,
+    "ladder": ladder,
+    "calls": calls,
+    "conversion": conversion,
+    "networks": networks,
+    "integers": integers,
+}

@@ -36,6 +36,8 @@ from rtl_tables import TABLES as RTL_TABLES
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
+    "docs/use/convert.md",
+    "docs/notes/calls.md",
     "docs/integers/training.md",
     "docs/silicon/unit.md",
     "docs/results/accuracy.md",

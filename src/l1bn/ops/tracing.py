@@ -18,7 +18,7 @@ def is_transformed(x: Tensor) -> bool:
         or not (type(x) is Tensor or type(x) is torch.nn.Parameter)
         or _functorch.is_functorch_wrapped_tensor(x)  # left over from a transform that has ended
         or _functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
-        or torch._C._get_tracing_state() is not None
+        or is_traced()
     )
 
 
