@@ -61,7 +61,8 @@ def test_it_is_taken_where_its_producer_keeps_it(
     make: Any, kept: bool, backend: str, calls: list[tuple[Any, bool]]
 ) -> None:
     first, second = pair(make())
-    for module in (*first.modules(), *second.modules()):
+    modules: list[Any] = [*first.modules(), *second.modules()]
+    for module in modules:
         if hasattr(module, "backend"):
             module.backend = backend
     calls.clear()
