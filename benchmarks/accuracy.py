@@ -24,9 +24,9 @@ import tyro
 from accuracy_plans import PLANS, Plan
 from accuracy_tables import plot, table, write_csv
 from l1bn.environment import describe_environment
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.curves import read_rows
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, load_checkpoint
+from l1bn.recipes.files.curves import read_rows
 from norm_variants import check_variant
 
 ROOT = Path(__file__).parents[1]

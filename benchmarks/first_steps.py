@@ -29,12 +29,12 @@ import torch
 import l1bn
 from accuracy_tables import write_csv
 from l1bn.environment import describe_environment
-from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.measure import deviation_ratios
+from l1bn.recipes.classification.run import load_recipe_data
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.measure import deviation_ratios
-from l1bn.recipes.run import load_recipe_data
-from l1bn.recipes.threads import thread_count
+from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.machine.threads import thread_count
 from norm_variants import CALIBRATION_BATCHES, VARIANT, VariantTrainer
 
 STEPS = 20

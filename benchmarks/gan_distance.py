@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from accuracy_tables import write_csv
-from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.distance import ReferenceDistance, distance_to_test
 from l1bn.recipes.gan.images import to_bytes

@@ -25,12 +25,12 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from accuracy_tables import write_csv
-from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.classification.measure import channel_ratios
+from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.losses import LOSSES
 from l1bn.recipes.gan.models import Generator, build_gan
 from l1bn.recipes.gan.noise import stream
-from l1bn.recipes.measure import channel_ratios
 
 OTHER_SEED = 1000
 """Runs are seeded from 0 on."""

@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.classification.integer import IntegerTrainer
+from l1bn.recipes.classification.run import load_recipe_data
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.integer import IntegerTrainer
-from l1bn.recipes.run import load_recipe_data
-from l1bn.recipes.threads import thread_count
+from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.machine.threads import thread_count
 
 BATCHES, ROUNDINGS = 8, 3
 

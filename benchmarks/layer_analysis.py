@@ -33,14 +33,14 @@ from torch import Tensor, nn
 
 from accuracy_tables import write_csv
 from l1bn.environment import describe_environment
-from l1bn.recipes.checkpoint import CHECKPOINT
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.measure import channel_ratios
+from l1bn.recipes.classification.run import load_recipe_data
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet, Split
-from l1bn.recipes.measure import channel_ratios
+from l1bn.recipes.files.checkpoint import CHECKPOINT
+from l1bn.recipes.machine.threads import thread_count
 from l1bn.recipes.models import build_model
-from l1bn.recipes.run import load_recipe_data
-from l1bn.recipes.threads import thread_count
 
 GAUSSIAN = math.sqrt(math.pi / 2)
 EDGES = np.linspace(-5, 5, 81)

@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from l1bn import calibrate_
 from l1bn.errors import UserError
 from l1bn.nn import L1BatchNorm2d, L1BatchNormAct2d
-from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.run import load_recipe_data
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
-from l1bn.recipes.interrupt import Interrupted
+from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.machine.interrupt import Interrupted
+from l1bn.recipes.machine.threads import thread_count
 from l1bn.recipes.models.norm import BatchNormAct2d
-from l1bn.recipes.run import load_recipe_data
-from l1bn.recipes.threads import thread_count
 
 TAKEN_AWAY = ("no-mean-sign", "no-scale", "eps-added")
 VARIANTS = (*TAKEN_AWAY, "relu-first", "calibrated")

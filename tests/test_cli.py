@@ -99,7 +99,7 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy", None)
     monkeypatch.delitem(sys.modules, "l1bn.recipes.statistics", raising=False)
-    monkeypatch.delitem(sys.modules, "l1bn.recipes.compare", raising=False)
+    monkeypatch.delitem(sys.modules, "l1bn.recipes.classification.compare", raising=False)
     assert main(["compare"]) == 2
     assert 'needs scipy, which is not installed: pip install "l1bn[recipes]"' in (
         capsys.readouterr().err

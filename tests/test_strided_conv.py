@@ -23,7 +23,7 @@ x86_only = pytest.mark.skipif(
 
 TRAIN = """
 import torch
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet, Split
 

@@ -11,8 +11,8 @@ import pytest
 import accuracy
 from accuracy_plans import LABELS, PLANS, Plan
 from accuracy_tables import table
-from l1bn.recipes.checkpoint import save_checkpoint
 from l1bn.recipes.config import TrainConfig
+from l1bn.recipes.files.checkpoint import save_checkpoint
 
 PLAN = Plan((), {"a": (), "b": ("--norm", "l2")})
 

@@ -12,10 +12,10 @@ import torch
 import gan_distance
 import gan_figures
 import gan_gradients
+from l1bn.recipes.classification.run import train
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.gan.compare import compare_gans
 from l1bn.recipes.gan.config import GanCompareConfig
-from l1bn.recipes.run import train
 
 
 def test_a_comparison_is_measured_again_and_drawn(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ import torch
 
 import first_steps
 import layer_analysis
+from l1bn.recipes.classification.run import load_recipe_data, train
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.run import load_recipe_data, train
 from layer_analysis import GAUSSIAN, Analyst, gradient_cosines
 
 OPTIONS = {"width": 0.5, "images": 256, "epochs": 1, "tensorboard": False, "progress": False}

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_flatten
 
 from l1bn import quantized
 from l1bn.quantized.layers import simple
+from l1bn.recipes.classification.integer import IntegerPreprocess
 from l1bn.recipes.data import load_data
-from l1bn.recipes.integer import IntegerPreprocess
 
 CSRC = Path(__file__).parents[2] / "csrc"
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from l1bn.errors import UserError
 from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
-from l1bn.recipes.launch import first_speaks, is_first, same_everywhere
+from l1bn.recipes.machine.launch import first_speaks, is_first, same_everywhere
 from l1bn.recipes.options import parse_options
 
 if TYPE_CHECKING:
-    from l1bn.recipes.interrupt import Interrupted
+    from l1bn.recipes.machine.interrupt import Interrupted
 
 _RESUME = "--resume"
 _CHECKPOINT = "last.pt"
@@ -57,9 +57,9 @@ def train_command(arguments: list[str]) -> int:
         config = _quieter(config, quiet)
         _check_folder(folder, config.out)
         config.validate()
-    from l1bn.recipes.checkpoint import RESULT
-    from l1bn.recipes.interrupt import Interrupted
-    from l1bn.recipes.run import train
+    from l1bn.recipes.classification.run import train
+    from l1bn.recipes.files.checkpoint import RESULT
+    from l1bn.recipes.machine.interrupt import Interrupted
 
     try:
         trainer = train(config, resume=folder is not None, say=_silent if quiet else _say)
@@ -79,8 +79,8 @@ def compare_command(arguments: list[str]) -> int:
         config.validate()
     from rich.console import Console
 
-    from l1bn.recipes.compare import compare
-    from l1bn.recipes.interrupt import Interrupted
+    from l1bn.recipes.classification.compare import compare
+    from l1bn.recipes.machine.interrupt import Interrupted
     from l1bn.recipes.report import results_table, verdict, write_report
 
     console = Console(highlight=False, markup=False)
@@ -112,7 +112,7 @@ def gan_command(arguments: list[str]) -> int:
         _check_folder(folder, config.out)
         config.validate()
     from l1bn.recipes.gan.trainer import train_gan
-    from l1bn.recipes.interrupt import Interrupted
+    from l1bn.recipes.machine.interrupt import Interrupted
 
     try:
         trainer = train_gan(config, resume=folder is not None, say=_silent if quiet else _say)
@@ -135,7 +135,7 @@ def gan_compare_command(arguments: list[str]) -> int:
 
     from l1bn.recipes.gan.compare import compare_gans
     from l1bn.recipes.gan.report import gan_table, gan_verdict, write_gan_report
-    from l1bn.recipes.interrupt import Interrupted
+    from l1bn.recipes.machine.interrupt import Interrupted
 
     console = Console(highlight=False, markup=False)
     try:
@@ -194,8 +194,8 @@ def _take_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _saved(folder: Path, command: str) -> dict[str, Any]:
-    from l1bn.recipes.checkpoint import load_checkpoint
-    from l1bn.recipes.saved import check_fields
+    from l1bn.recipes.files.checkpoint import load_checkpoint
+    from l1bn.recipes.files.saved import check_fields
 
     path = folder / _CHECKPOINT
     saved = load_checkpoint(path, command)["config"]

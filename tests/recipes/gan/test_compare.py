@@ -11,15 +11,15 @@ import pytest
 from rich.console import Console
 
 from l1bn.errors import UserError
+from l1bn.recipes.classification.run import train
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.files.curves import read_rows
 from l1bn.recipes.gan import compare as module
 from l1bn.recipes.gan.compare import compare_gans
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.images import fit_size
 from l1bn.recipes.gan.report import gan_table, gan_verdict, write_gan_report
-from l1bn.recipes.run import train
 
 Make = Callable[..., GanCompareConfig]
 

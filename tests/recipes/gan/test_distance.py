@@ -13,16 +13,16 @@ from torch import nn
 
 from judge import apart
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.run import train
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet, Split
+from l1bn.recipes.files.checkpoint import load_checkpoint, save_checkpoint
+from l1bn.recipes.files.curves import read_rows
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME, FrechetDistance, load_features
 from l1bn.recipes.gan.images import fit_size
 from l1bn.recipes.gan.trainer import train_gan
-from l1bn.recipes.run import train
 
 CPU = torch.device("cpu")
 

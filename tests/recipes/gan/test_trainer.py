@@ -13,15 +13,15 @@ from PIL import Image
 from torch import nn
 
 from l1bn.errors import UserError
-from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet, Split
+from l1bn.recipes.files.curves import read_rows
 from l1bn.recipes.gan import trainer as module
 from l1bn.recipes.gan.adversaries import LOSS_COLUMNS, Adversaries
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.distance import FrechetDistance
 from l1bn.recipes.gan.images import fit_size
 from l1bn.recipes.gan.trainer import GanTrainer, train_gan
-from l1bn.recipes.interrupt import Interrupted, StopRequest
+from l1bn.recipes.machine.interrupt import Interrupted, StopRequest
 
 Make = Callable[..., GanConfig]
 

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from l1bn.recipes.data import ImageSet
-from l1bn.recipes.device import pick_device
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.images import to_bytes, to_float
 from l1bn.recipes.gan.losses import LOSSES, CriticLoss, GeneratorLoss
 from l1bn.recipes.gan.models import build_gan
 from l1bn.recipes.gan.noise import Batches, stream
-from l1bn.recipes.parallel import data_parallel, synchronise_
-from l1bn.recipes.processes import Processes
+from l1bn.recipes.machine.device import pick_device
+from l1bn.recipes.machine.parallel import data_parallel, synchronise_
+from l1bn.recipes.machine.processes import Processes
 
 LOSS_COLUMNS = ("critic_loss", "generator_loss", "real_score", "fake_score", "penalty")
 """Losses of both networks, the critic's mean scores, and the penalty before it is weighted."""

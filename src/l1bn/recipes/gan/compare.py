@@ -13,20 +13,20 @@ from typing import Any
 
 from l1bn.environment import describe_environment
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT
-from l1bn.recipes.compare import CURVES, RESULTS
-from l1bn.recipes.curves import saved_rows
+from l1bn.recipes.classification.compare import CURVES, RESULTS
 from l1bn.recipes.data import ImageSet
-from l1bn.recipes.files import write_json, write_text
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT
+from l1bn.recipes.files.curves import saved_rows
+from l1bn.recipes.files.lock import shared_folder
+from l1bn.recipes.files.writing import write_json, write_text
 from l1bn.recipes.gan.adversaries import LOSS_COLUMNS
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import SAMPLES, load_gan_data, step_count, train_gan
-from l1bn.recipes.lock import shared_folder
+from l1bn.recipes.machine.processes import Processes, joined_processes
+from l1bn.recipes.machine.threads import thread_count
 from l1bn.recipes.names import NORMS, NormName
-from l1bn.recipes.processes import Processes, joined_processes
 from l1bn.recipes.statistics import compare_paired, summarize
-from l1bn.recipes.threads import thread_count
 
 _FORMAT = "l1bn-gan-compare-1"
 

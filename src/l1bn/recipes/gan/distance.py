@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from l1bn.errors import UserError
-from l1bn.recipes.augment import Preprocess
-from l1bn.recipes.checkpoint import load_checkpoint
+from l1bn.recipes.classification.parameters import last_layer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.data.augment import Preprocess
+from l1bn.recipes.files.checkpoint import load_checkpoint
+from l1bn.recipes.files.saved import check_fields, check_tensors
 from l1bn.recipes.gan.images import resize
 from l1bn.recipes.models import ModelSpec, build_model
-from l1bn.recipes.parameters import last_layer
-from l1bn.recipes.saved import check_fields, check_tensors
 from l1bn.strided_conv import to_channels_last_
 
 DISTANCE_NAME = "Fréchet distance on classifier features (not Inception-FID)"

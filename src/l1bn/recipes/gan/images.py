@@ -13,7 +13,7 @@ from PIL import Image
 
 from l1bn.errors import UserError
 from l1bn.recipes.data import ImageSet, Split
-from l1bn.recipes.files import write_bytes
+from l1bn.recipes.files.writing import write_bytes
 from l1bn.recipes.gan.models import SIZES
 
 _CHUNK = 4096

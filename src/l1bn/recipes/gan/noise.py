@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from l1bn.recipes.augment import EpochPlan, plan_epoch
 from l1bn.recipes.data import Split
+from l1bn.recipes.data.augment import EpochPlan, plan_epoch
 
 _PURPOSES = {"train": 0, "grid": 1, "distance": 2}
 

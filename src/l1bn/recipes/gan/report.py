@@ -13,8 +13,8 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from l1bn.recipes.compare import CURVES, RESULTS
-from l1bn.recipes.files import write_text
+from l1bn.recipes.classification.compare import CURVES, RESULTS
+from l1bn.recipes.files.writing import write_text
 from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import DISTANCE
 from l1bn.recipes.report.page import REPORT, data_address, name_pairs, render

@@ -15,21 +15,21 @@ import torch
 from tqdm import tqdm
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, save_checkpoint
-from l1bn.recipes.curves import CurveLog
 from l1bn.recipes.data import ImageSet, load_data
-from l1bn.recipes.files import write_json
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, save_checkpoint
+from l1bn.recipes.files.curves import CurveLog
+from l1bn.recipes.files.lock import shared_folder
+from l1bn.recipes.files.resume import open_run
+from l1bn.recipes.files.saved import check_optimizer, check_tensors, fields_of
+from l1bn.recipes.files.writing import write_json
 from l1bn.recipes.gan.adversaries import LOSS_COLUMNS, Adversaries
 from l1bn.recipes.gan.config import GanConfig, GanRecipe
 from l1bn.recipes.gan.distance import DISTANCE_NAME, ReferenceDistance, distance_to_test
 from l1bn.recipes.gan.images import fit_size, image_grid, save_png
 from l1bn.recipes.gan.noise import stream
-from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
-from l1bn.recipes.lock import shared_folder
-from l1bn.recipes.processes import Processes, joined_processes
-from l1bn.recipes.resume import open_run
-from l1bn.recipes.saved import check_optimizer, check_tensors, fields_of
-from l1bn.recipes.threads import thread_count
+from l1bn.recipes.machine.interrupt import Interrupted, StopRequest, deferred_interrupt
+from l1bn.recipes.machine.processes import Processes, joined_processes
+from l1bn.recipes.machine.threads import thread_count
 
 DISTANCE = "classifier_frechet"
 """Column of the Fréchet distance on the classifier's features, which is not Inception-FID."""

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from l1bn.recipes.files import write_text
+from l1bn.recipes.files.writing import write_text
 from l1bn.recipes.report.plots import plot_accuracy, plot_costs, plot_loss, plot_ratios
 from l1bn.recipes.report.terminal import results_rows
 from l1bn.recipes.report.verdict import NAMES, verdict

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l1bn.recipes.data import Split
-from l1bn.recipes.processes import Processes
+from l1bn.recipes.machine.processes import Processes
 
 #: Gives the mean loss and the logits of images and their labels.
 Loss = Callable[[Tensor, Tensor], tuple[Any, Tensor]]

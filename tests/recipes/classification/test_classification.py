@@ -10,14 +10,14 @@ import torch
 
 from judge import assert_close
 from l1bn.errors import UserError
-from l1bn.recipes import classification
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification import trainer as classification
+from l1bn.recipes.classification.run import train
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.curves import EPOCH_COLUMNS, read_rows
 from l1bn.recipes.data import ImageSet, Split
-from l1bn.recipes.device import pick_device
-from l1bn.recipes.interrupt import Interrupted, StopRequest
-from l1bn.recipes.run import train
+from l1bn.recipes.files.curves import EPOCH_COLUMNS, read_rows
+from l1bn.recipes.machine.device import pick_device
+from l1bn.recipes.machine.interrupt import Interrupted, StopRequest
 
 Recipe = Callable[..., TrainConfig]
 

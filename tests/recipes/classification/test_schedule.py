@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from l1bn.recipes.schedule import cosine, one_cycle
+from l1bn.recipes.classification.schedule import cosine, one_cycle
 
 
 def test_cosine_falls_from_one_to_zero() -> None:

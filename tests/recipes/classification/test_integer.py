@@ -15,14 +15,14 @@ from l1bn import fixed_point as fp
 from l1bn import quantized
 from l1bn.errors import UserError
 from l1bn.fixed_point import inference
-from l1bn.recipes.checkpoint import load_checkpoint
+from l1bn.recipes.classification.integer import IntegerPreprocess, IntegerTrainer
+from l1bn.recipes.classification.run import train
 from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.data import ImageSet
-from l1bn.recipes.integer import IntegerPreprocess, IntegerTrainer
-from l1bn.recipes.interrupt import Interrupted
-from l1bn.recipes.run import train
+from l1bn.recipes.files.checkpoint import load_checkpoint
+from l1bn.recipes.machine.interrupt import Interrupted
 from quantized.test_integers_only import IntegersOnly
-from recipes.test_classification import curve, stop_after
+from recipes.classification.test_classification import curve, stop_after
 
 Recipe = Callable[..., TrainConfig]
 
@@ -72,7 +72,7 @@ def _stopping(step):  # type: ignore[no-untyped-def]
         stop_after.left -= 1  # type: ignore[attr-defined]
         result = step(self, *batch)
         if stop_after.left == 0:  # type: ignore[attr-defined]
-            from l1bn.recipes import classification
+            from l1bn.recipes.classification import trainer as classification
 
             with classification.deferred_interrupt() as request:
                 request.made = True
@@ -217,7 +217,7 @@ def test_fewer_images_are_drawn_by_the_seed(tiny: ImageSet) -> None:
 
 
 def test_a_slow_backbone_in_float(recipe: Recipe, tiny: ImageSet) -> None:
-    from l1bn.recipes.classification import Trainer
+    from l1bn.recipes.classification.trainer import Trainer
 
     moved = {}
     for rate in (1.0, 0.1, 0.0):

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from l1bn import quantized
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint, load_weights
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.files.checkpoint import load_checkpoint, load_weights
+from l1bn.recipes.files.saved import check_fields
 from l1bn.recipes.models import build_model
-from l1bn.recipes.saved import check_fields
 
 _LEVELS = 256
 _SATURATED = 1.05  # up to this factor above the range, the brightest pixels saturate

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from l1bn.recipes.augment import Preprocess, plan_epoch, random_crop
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.data.augment import Preprocess, plan_epoch, random_crop
 
 
 def test_a_crop_is_the_window_at_its_corner() -> None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from l1bn.recipes.interrupt import deferred_interrupt
+from l1bn.recipes.machine.interrupt import deferred_interrupt
 
 
 def test_the_first_signal_is_noted_and_the_second_stops(capsys: pytest.CaptureFixture[str]) -> None:

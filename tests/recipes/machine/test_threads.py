@@ -8,11 +8,11 @@ import json
 import pytest
 import torch
 
+from l1bn.recipes.classification.run import train
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.images import fit_size
 from l1bn.recipes.gan.trainer import train_gan
-from l1bn.recipes.run import train
-from l1bn.recipes.threads import thread_count
+from l1bn.recipes.machine.threads import thread_count
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint
-from l1bn.recipes.saved import check_fields
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, load_checkpoint
+from l1bn.recipes.files.saved import check_fields
 
 
 class Run(Protocol):

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from l1bn.recipes.data import Split
-from l1bn.recipes.processes import Processes
+from l1bn.recipes.data.images import Split
+from l1bn.recipes.machine.processes import Processes
 
 Moments = tuple[torch.Tensor, torch.Tensor]
 Mirror = Literal["none", "random", "alternate"]

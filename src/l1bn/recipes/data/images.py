@@ -161,7 +161,7 @@ def load_data(
     """
     if name == DIGITS:
         return _digits(image_size or _DIGITS_SIZE)
-    from .hub import load_hub
+    from l1bn.recipes.data.hub import load_hub
 
     train, test, classes = load_hub(name, image_column, label_column, image_size, progress)
     for label, split in (("training", train), ("test", test)):

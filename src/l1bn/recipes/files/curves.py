@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import CHECKPOINT, load_checkpoint
-from l1bn.recipes.files import cannot_write, write_text
+from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.files.writing import cannot_write, write_text
 
 EPOCH_COLUMNS = (
     "epoch",

@@ -14,20 +14,20 @@ from typing import Any
 
 from l1bn.environment import describe_environment
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_checkpoint
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.measure import deviation_ratios, saved_bytes, step_seconds
+from l1bn.recipes.classification.run import load_recipe_data, train
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import CompareConfig, TrainConfig
-from l1bn.recipes.curves import EPOCH_COLUMNS, saved_rows
 from l1bn.recipes.data import ImageSet
-from l1bn.recipes.files import write_json, write_text
-from l1bn.recipes.lock import shared_folder
-from l1bn.recipes.measure import deviation_ratios, saved_bytes, step_seconds
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, load_checkpoint
+from l1bn.recipes.files.curves import EPOCH_COLUMNS, saved_rows
+from l1bn.recipes.files.lock import shared_folder
+from l1bn.recipes.files.saved import check_tensors
+from l1bn.recipes.files.writing import write_json, write_text
+from l1bn.recipes.machine.processes import Processes, joined_processes
+from l1bn.recipes.machine.threads import thread_count
 from l1bn.recipes.names import NORMS
-from l1bn.recipes.processes import Processes, joined_processes
-from l1bn.recipes.run import load_recipe_data, train
-from l1bn.recipes.saved import check_tensors
 from l1bn.recipes.statistics import compare_paired, summarize
-from l1bn.recipes.threads import thread_count
 
 RESULTS = "results.json"
 CURVES = "curves.csv"

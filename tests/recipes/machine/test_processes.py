@@ -18,16 +18,16 @@ import torch.multiprocessing as mp
 
 from judge import assert_close
 from l1bn.errors import SharedError, UserError
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.run import train
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.gan.adversaries import Adversaries
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.images import fit_size
 from l1bn.recipes.gan.trainer import train_gan
-from l1bn.recipes.interrupt import Interrupted
-from l1bn.recipes.processes import Processes
-from l1bn.recipes.run import train
+from l1bn.recipes.machine.interrupt import Interrupted
+from l1bn.recipes.machine.processes import Processes
 
 SMALL = ["--data", "digits", "--no-progress", "--no-tensorboard", "--threads", "1"]
 TRAIN = [*SMALL, "--width", "0.25", "--batch-size", "63"]

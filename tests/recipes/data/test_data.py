@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from l1bn.errors import UserError
-from l1bn.recipes import hub
-from l1bn.recipes.data import load_data
+from l1bn.recipes.data import hub, load_data
 
 
 @pytest.fixture(autouse=True)

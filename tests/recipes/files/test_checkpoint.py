@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint
-from l1bn.recipes.files import write_text
+from l1bn.recipes.files.checkpoint import load_checkpoint, save_checkpoint
+from l1bn.recipes.files.writing import write_text
 
 EMPTY: dict[str, dict[str, object]] = {
     entry: {} for entry in ("config", "shape", "model", "optimizer", "state")

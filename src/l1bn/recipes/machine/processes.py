@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from l1bn.errors import SharedError, UserError
-from l1bn.recipes.launch import is_launched
+from l1bn.recipes.machine.launch import is_launched
 
 _Result = TypeVar("_Result")
 

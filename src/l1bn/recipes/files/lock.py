@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from l1bn.errors import UserError
-from l1bn.recipes.files import cannot_write
-from l1bn.recipes.processes import Processes
+from l1bn.recipes.files.writing import cannot_write
+from l1bn.recipes.machine.processes import Processes
 
 try:
     import fcntl

@@ -18,22 +18,22 @@ from torch import nn
 from tqdm import tqdm
 
 from l1bn.errors import UserError
-from l1bn.recipes.augment import EpochPlan, Mirror, Preprocess, plan_epoch
-from l1bn.recipes.checkpoint import CHECKPOINT, RESULT, load_weights, save_checkpoint
+from l1bn.recipes.classification.parameters import parameter_groups
+from l1bn.recipes.classification.schedule import cosine, one_cycle
+from l1bn.recipes.classification.scores import Loss, class_accuracy, count_correct, mean_scores
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.curves import CurveLog
 from l1bn.recipes.data import ImageSet, Split
-from l1bn.recipes.device import pick_device
-from l1bn.recipes.files import write_json
-from l1bn.recipes.interrupt import Interrupted, StopRequest, deferred_interrupt
+from l1bn.recipes.data.augment import EpochPlan, Mirror, Preprocess, plan_epoch
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, load_weights, save_checkpoint
+from l1bn.recipes.files.curves import CurveLog
+from l1bn.recipes.files.progress import Progress
+from l1bn.recipes.files.saved import check_optimizer, check_tensors
+from l1bn.recipes.files.writing import write_json
+from l1bn.recipes.machine.device import pick_device
+from l1bn.recipes.machine.interrupt import Interrupted, StopRequest, deferred_interrupt
+from l1bn.recipes.machine.parallel import data_parallel, synchronise_
+from l1bn.recipes.machine.processes import Processes
 from l1bn.recipes.models import build_model
-from l1bn.recipes.parallel import data_parallel, synchronise_
-from l1bn.recipes.parameters import parameter_groups
-from l1bn.recipes.processes import Processes
-from l1bn.recipes.progress import Progress
-from l1bn.recipes.saved import check_optimizer, check_tensors
-from l1bn.recipes.schedule import cosine, one_cycle
-from l1bn.recipes.scores import Loss, class_accuracy, count_correct, mean_scores
 from l1bn.strided_conv import to_channels_last_
 
 _Measured = TypeVar("_Measured")

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from l1bn.errors import UserError
-from l1bn.recipes import compare as module
-from l1bn.recipes.classification import Trainer
-from l1bn.recipes.compare import compare
+from l1bn.recipes.classification import compare as module
+from l1bn.recipes.classification.compare import compare
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import CompareConfig, TrainConfig
-from l1bn.recipes.curves import read_rows
 from l1bn.recipes.data import ImageSet
+from l1bn.recipes.files.curves import read_rows
 from l1bn.recipes.report import write_report
 
 

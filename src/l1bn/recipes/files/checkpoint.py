@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from l1bn.errors import UserError
-from l1bn.recipes.files import write_bytes
-from l1bn.recipes.saved import check_entries, check_tensors
+from l1bn.recipes.files.saved import check_entries, check_tensors
+from l1bn.recipes.files.writing import write_bytes
 
 CHECKPOINT = "last.pt"
 """Name of a run's checkpoint in its folder."""

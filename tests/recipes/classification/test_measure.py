@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.measure import deviation_ratios, saved_bytes, step_seconds
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet
-from l1bn.recipes.measure import deviation_ratios, saved_bytes, step_seconds
 
 Recipe = Callable[..., TrainConfig]
 

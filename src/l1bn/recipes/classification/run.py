@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from l1bn.recipes.classification import Trainer
+from l1bn.recipes.classification.integer import IntegerTrainer
+from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import Recipe, TrainConfig
 from l1bn.recipes.data import ImageSet, load_data
-from l1bn.recipes.integer import IntegerTrainer
-from l1bn.recipes.lock import shared_folder
-from l1bn.recipes.processes import joined_processes
-from l1bn.recipes.resume import open_run
-from l1bn.recipes.threads import thread_count
+from l1bn.recipes.files.lock import shared_folder
+from l1bn.recipes.files.resume import open_run
+from l1bn.recipes.machine.processes import joined_processes
+from l1bn.recipes.machine.threads import thread_count
 
 
 def load_recipe_data(recipe: Recipe) -> ImageSet:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from l1bn.errors import UserError
-from l1bn.recipes.saved import fields_of
+from l1bn.recipes.files.saved import fields_of
 
 
 @dataclass

@@ -18,13 +18,13 @@ import torch
 from PIL import Image
 
 from l1bn.errors import UserError
-from l1bn.recipes.checkpoint import load_checkpoint, save_checkpoint
+from l1bn.recipes.classification.run import make_trainer, train
 from l1bn.recipes.config import TrainConfig
-from l1bn.recipes.curves import saved_rows
 from l1bn.recipes.data import ImageSet, Split, load_data
-from l1bn.recipes.files import write_bytes, write_json
-from l1bn.recipes.lock import LOCK, own_folder
-from l1bn.recipes.run import make_trainer, train
+from l1bn.recipes.files.checkpoint import load_checkpoint, save_checkpoint
+from l1bn.recipes.files.curves import saved_rows
+from l1bn.recipes.files.lock import LOCK, own_folder
+from l1bn.recipes.files.writing import write_bytes, write_json
 
 Recipe = Callable[..., TrainConfig]
 
@@ -173,7 +173,7 @@ def test_a_test_loss_that_is_not_finite_is_divergence(recipe: Recipe, tiny: Imag
 LIMITED = """
 import pathlib, resource, signal, sys
 from l1bn.errors import UserError
-from l1bn.recipes.files import write_bytes
+from l1bn.recipes.files.writing import write_bytes
 path = pathlib.Path(sys.argv[1])
 write_bytes(path, b"old")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -217,7 +217,7 @@ def test_one_process_has_the_folder(tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "a" / "run"
     code = (
         "import sys, time, pathlib\n"
-        "from l1bn.recipes.lock import own_folder\n"
+        "from l1bn.recipes.files.lock import own_folder\n"
         "with own_folder(pathlib.Path(sys.argv[1])):\n"
         "    print('mine', flush=True); time.sleep(100)\n"
     )
