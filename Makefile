@@ -12,7 +12,8 @@ help:  ## list the targets
 env: $(VENV)/.dev  ## create .venv with the library and everything its tests need
 
 # Editable: a change of Python code needs no new installation, a change of csrc/ does.
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*/*)
+KERNELS := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(KERNELS)
 INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 
 $(BIN)/python:
@@ -145,14 +146,14 @@ wheel: env  ## build the wheel and the source distribution into dist/, checked f
 	cp build/wheel/*.tar.gz dist/
 
 lint: env  ## formatting, lint, types, import contracts
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
+	$(BIN)/clang-format --dry-run -Werror $(KERNELS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: env  ## format the code
-	$(BIN)/clang-format -i $(wildcard csrc/*/*.h csrc/*/*.cpp)
+	$(BIN)/clang-format -i $(KERNELS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -3,11 +3,11 @@
 #include "norm/kernels.h"
 
 #include "norm/compact.h"
-#include "norm/narrow_scalar.h"
-#include "norm/narrow_vector.h"
-#include "norm/planes_backward.h"
-#include "norm/planes_forward.h"
-#include "norm/rows_backward.h"
+#include "norm/narrow/scalar.h"
+#include "norm/narrow/vector.h"
+#include "norm/planes/backward.h"
+#include "norm/planes/forward.h"
+#include "norm/rows/backward.h"
 
 namespace l1bn {
 

@@ -1,4 +1,4 @@
-// What is too little for slim.h: few rows of fewer than sixteen channels in `rows`, or of fewer
+// What is too little for vector.h: few rows of fewer than sixteen channels in `rows`, or of fewer
 // than sixteen elements in a plane. One value at a time, in the order of memory; sums in double.
 #pragma once
 #include "common/plan.h"

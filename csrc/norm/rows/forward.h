@@ -3,7 +3,7 @@
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
-#include "norm/rows.h"
+#include "norm/rows/walk.h"
 
 namespace l1bn {
 namespace L1BN_ISA {

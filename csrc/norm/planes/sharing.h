@@ -2,7 +2,7 @@
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
-#include "norm/planes_walk.h"
+#include "norm/planes/walk.h"
 
 namespace l1bn {
 namespace L1BN_ISA {

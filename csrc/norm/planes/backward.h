@@ -1,7 +1,7 @@
 // Backward pass, layout `planes`: one pass for the sums of a channel, one for dx.
 #pragma once
-#include "norm/planes.h"
-#include "norm/planes_bf16_dot.h"
+#include "norm/planes/bf16_dot.h"
+#include "norm/planes/sharing.h"
 
 namespace l1bn {
 namespace L1BN_ISA {

@@ -2,7 +2,7 @@
 // stored, and comparisons of their bits. A product of two bfloat16 is exact in float; the
 // instruction takes what is below the smallest normal number for 0.
 #pragma once
-#include "norm/planes.h"
+#include "norm/planes/sharing.h"
 
 namespace l1bn {
 namespace L1BN_ISA {

@@ -2,8 +2,8 @@
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
-#include "norm/planes.h"
-#include "norm/planes_bf16_dot.h"
+#include "norm/planes/bf16_dot.h"
+#include "norm/planes/sharing.h"
 
 namespace l1bn {
 namespace L1BN_ISA {

@@ -1,6 +1,6 @@
 // Backward pass, layout `rows`.
 #pragma once
-#include "norm/rows_forward.h"
+#include "norm/rows/forward.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
