@@ -191,21 +191,21 @@ MUTANTS = [
     ),
     Mutant(
         "hardware: bit of the mean itself zero",
-        "rtl/unit/statistic.py",
+        "rtl/unit/blocks/statistic.py",
         "x >= self.level",
         "x > self.level",
         HARDWARE,
     ),
     Mutant(
         "hardware: gradient of a deviation that its floor holds",
-        "rtl/unit/backward.py",
+        "rtl/unit/scalars/backward.py",
         "Mux(r.live, q, 0)",
         "q",
         HARDWARE,
     ),
     Mutant(
         "hardware: gradient without the mean of the signs",
-        "rtl/unit/backward.py",
+        "rtl/unit/scalars/backward.py",
         "a=used, b=statistic.above,",
         "a=used, b=config.elements // 2,",
         HARDWARE,
@@ -219,7 +219,7 @@ MUTANTS = [
     ),
     Mutant(
         "hardware: scalars do not wait for the path where channels overlap",
-        "rtl/unit/normalize.py",
+        "rtl/unit/scalars/normalize.py",
         "return parts.path.empty",
         "return parts.path.ready | ~parts.path.ready",
         HARDWARE,

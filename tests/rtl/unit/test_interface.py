@@ -15,7 +15,7 @@ pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 from l1bn.rtl import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit import emit
-from l1bn.rtl.unit.interface import Interface
+from l1bn.rtl.unit.emit.interface import Interface
 from l1bn.rtl.verify import stimulus, testbench
 
 needs_iverilog = pytest.mark.skipif(

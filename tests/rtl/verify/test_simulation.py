@@ -9,9 +9,10 @@ pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 from amaranth.hdl import Const
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.unit import backward, normalize, overlap
-from l1bn.rtl.unit.element import ElementPath
-from l1bn.rtl.unit.statistic import Statistic
+from l1bn.rtl.unit import overlap
+from l1bn.rtl.unit.blocks.element import ElementPath
+from l1bn.rtl.unit.blocks.statistic import Statistic
+from l1bn.rtl.unit.scalars import backward, normalize
 from l1bn.rtl.verify.simulate import MismatchError, simulate
 from l1bn.rtl.verify.stimulus import extremes, gaussian
 

@@ -26,7 +26,7 @@ from amaranth.hdl import Module
 from l1bn.rtl.unit import passes
 from l1bn.rtl.unit.passes import Ports
 from l1bn.rtl.unit.ports import Phase
-from l1bn.rtl.unit.program import Parts
+from l1bn.rtl.unit.scalars.program import Parts
 
 
 def begin_forward(m: Module, parts: Parts) -> str:

@@ -13,9 +13,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.unit.element import ElementPath
-from l1bn.rtl.unit.reciprocal import Divider, Root
-from l1bn.rtl.unit.statistic import Statistic
+from l1bn.rtl.unit.blocks.element import ElementPath
+from l1bn.rtl.unit.blocks.reciprocal import Divider, Root
+from l1bn.rtl.unit.blocks.statistic import Statistic
 
 PartName = Literal["statistic", "reciprocal", "normalize", "gradient"]
 PARTS: tuple[PartName, ...] = ("statistic", "reciprocal", "normalize", "gradient")

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from amaranth.hdl import Module, Signal
 
 from l1bn.rtl.unit.ports import Phase
-from l1bn.rtl.unit.program import Parts
+from l1bn.rtl.unit.scalars.program import Parts
 
 
 class Ports(Protocol):

@@ -8,9 +8,10 @@ from amaranth.lib.wiring import In, Out
 
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit import overlap, passes
-from l1bn.rtl.unit.backward import backward_states
-from l1bn.rtl.unit.element import ElementPath
-from l1bn.rtl.unit.normalize import forward_states
+from l1bn.rtl.unit.blocks.element import ElementPath
+from l1bn.rtl.unit.blocks.reciprocal import Divider, PowerOfTwo, Root
+from l1bn.rtl.unit.blocks.scalar import ScalarMultiplier
+from l1bn.rtl.unit.blocks.statistic import Statistic
 from l1bn.rtl.unit.ports import (
     Operation,
     Phase,
@@ -19,10 +20,9 @@ from l1bn.rtl.unit.ports import (
     element_layout,
     output_layout,
 )
-from l1bn.rtl.unit.program import Parts, Registers, Value
-from l1bn.rtl.unit.reciprocal import Divider, PowerOfTwo, Root
-from l1bn.rtl.unit.scalar import ScalarMultiplier
-from l1bn.rtl.unit.statistic import Statistic
+from l1bn.rtl.unit.scalars.backward import backward_states
+from l1bn.rtl.unit.scalars.normalize import forward_states
+from l1bn.rtl.unit.scalars.program import Parts, Registers, Value
 
 
 class NormUnit(wiring.Component):

@@ -16,7 +16,7 @@ from l1bn.fixed_point.formats import IntArray
 from l1bn.rtl import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit import emit
-from l1bn.rtl.unit.interface import Interface, Stream
+from l1bn.rtl.unit.emit.interface import Interface, Stream
 from l1bn.rtl.unit.ports import Phase
 from l1bn.rtl.verify.schedule import Step
 from l1bn.rtl.verify.simulate import Order, steps

@@ -9,10 +9,10 @@ from typing import Any
 from amaranth.hdl import Module, Signal, signed
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.unit.element import ElementPath
-from l1bn.rtl.unit.reciprocal import Divider, PowerOfTwo, Root
-from l1bn.rtl.unit.scalar import ScalarMultiplier
-from l1bn.rtl.unit.statistic import Statistic
+from l1bn.rtl.unit.blocks.element import ElementPath
+from l1bn.rtl.unit.blocks.reciprocal import Divider, PowerOfTwo, Root
+from l1bn.rtl.unit.blocks.scalar import ScalarMultiplier
+from l1bn.rtl.unit.blocks.statistic import Statistic
 
 #: An Amaranth expression.
 Value = Any

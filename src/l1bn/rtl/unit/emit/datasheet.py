@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from l1bn.rtl.unit.interface import Interface, Word
+from l1bn.rtl.unit.emit.interface import Interface, Word
 
 _PUT = """\
 /* Put a value into a word of bytes, bit 0 of byte 0 first. */

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 
-from l1bn.rtl.unit.program import Parts, multiply, run
+from l1bn.rtl.unit.scalars.program import Parts, multiply, run
 
 
 def forward_states(

@@ -1,4 +1,4 @@
-"""Verilog of a unit, and what says how to use it: manifest, C header, datasheet."""
+"""Write a unit: Verilog, manifest, C header, datasheet."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import amaranth
 from amaranth.back import verilog
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.unit import datasheet, interface
 from l1bn.rtl.unit.axi import AxiNormUnit
-from l1bn.rtl.unit.interface import Interface
-from l1bn.rtl.unit.readable import readable
+from l1bn.rtl.unit.emit import datasheet, interface
+from l1bn.rtl.unit.emit.interface import Interface
+from l1bn.rtl.unit.emit.readable import readable
 from l1bn.rtl.unit.top import NormUnit
 
 _HEADER = """\

@@ -1,0 +1,1 @@
+"""The blocks that compute: element path, statistics, reciprocals, the multiplier of scalars."""

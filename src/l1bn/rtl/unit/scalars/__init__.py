@@ -1,0 +1,1 @@
+"""What the unit computes once per channel, as states of a program."""
