@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from l1bn.fixed_point.spec import NormSpec
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
-from l1bn.quantized.additions import refuse_additions
 from l1bn.quantized.config import Config
 from l1bn.quantized.kernels.selection import check_backend
 from l1bn.quantized.layers import (
@@ -30,7 +29,8 @@ from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.norms.rule import NormRule
 from l1bn.quantized.parameter import IntegerParameter, fitting_exponent
-from l1bn.quantized.trace import Step, UnsupportedError, trace
+from l1bn.quantized.reading.additions import refuse_additions
+from l1bn.quantized.reading.trace import Step, UnsupportedError, trace
 
 _L1 = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm)
 _FIRST_SITE = 2

@@ -15,7 +15,7 @@ from l1bn.nn import (
     L1BatchNormAct2d,
     L1SyncBatchNorm,
 )
-from l1bn.quantized.trace import UnsupportedError
+from l1bn.quantized.reading.trace import UnsupportedError
 
 _HOOKS = {
     "_forward_hooks": "forward hook",

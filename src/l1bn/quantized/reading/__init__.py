@@ -1,0 +1,1 @@
+"""What a float network computes: which layer takes whose output, and what must be refused."""
