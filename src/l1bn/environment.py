@@ -9,7 +9,6 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -46,7 +45,7 @@ def cpu_features() -> tuple[str, ...] | None:
     return None if flags is None else tuple(f for f in CPU_FEATURES if f in flags.split())
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, object]:
     """Return what belongs beside any measured number, as plain values."""
     return {
         "l1bn": version_of("l1bn"),

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from l1bn.errors import UserError
 from l1bn.recipes.names import NormName, check_model
+from l1bn.recipes.results import Settings
 
 _LARGEST_SEED = 2**32 - 1
 
@@ -133,12 +134,12 @@ class RunConfig:
     )
     """Fields that a resumed run may change."""
 
-    def saved(self) -> dict[str, Any]:
+    def saved(self) -> Settings:
         """Return the configuration as plain values, as checkpoints and results keep it."""
-        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        values: Settings = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {k: _plain(v) for k, v in values.items()}
 
-    def changed_fields(self, other: dict[str, Any], same_data: bool = False) -> list[str]:
+    def changed_fields(self, other: Settings, same_data: bool = False) -> list[str]:
         """Return the fields that decide the curve and differ from a saved configuration.
 
         Args:
@@ -156,7 +157,7 @@ class RunConfig:
             deciding = [n for n in deciding if n not in _PLACE]
         return [n for n in deciding if mine[n] != theirs[n]]
 
-    def changes(self, other: dict[str, Any], same_data: bool = False) -> str:
+    def changes(self, other: Settings, same_data: bool = False) -> str:
         """Return those fields with both values as text, empty if there are none."""
         mine = self.saved()
         theirs = {**_BEFORE, **other}
@@ -223,7 +224,7 @@ class CompareConfig(Recipe):
         return TrainConfig(**shared, norm=norm, seed=seed, out=out)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value

@@ -138,7 +138,7 @@ def _default(text: str) -> str:
     return "" if text == "None" else f"(default: {text})"
 
 
-def _metavar(hint: Any) -> str | None:
+def _metavar(hint: object) -> str | None:
     """Return how a value is shown, for options that need not be given: without the None."""
     if typing.get_origin(hint) not in (Union, types.UnionType):
         return None

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from l1bn.recipes.results import DifferenceRecord, SummaryRecord
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -23,6 +25,10 @@ class Summary:
     mean: float
     std: float
     n: int
+
+    def record(self) -> SummaryRecord:
+        """Return it as results keep it."""
+        return {"mean": self.mean, "std": self.std, "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,15 @@ class Difference:
     def only_in_pairs(self) -> bool:
         """Whether pairs of equal seed differ, but by less than seeds among themselves."""
         return excludes_zero(self.paired) and not excludes_zero(self.welch)
+
+    def record(self) -> DifferenceRecord:
+        """Return it as results keep it."""
+        return {
+            "mean": self.mean,
+            "paired": self.paired,
+            "welch": self.welch,
+            "detected": self.detected,
+        }
 
 
 def excludes_zero(interval: Sequence[float] | None) -> bool:

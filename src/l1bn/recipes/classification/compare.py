@@ -10,7 +10,7 @@ import statistics as std_statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
 from l1bn.environment import describe_environment
 from l1bn.errors import UserError
@@ -27,12 +27,22 @@ from l1bn.recipes.files.writing import write_json, write_text
 from l1bn.recipes.machine.processes import Processes, joined_processes
 from l1bn.recipes.machine.threads import thread_count
 from l1bn.recipes.names import NORMS
+from l1bn.recipes.results import (
+    CURVES,
+    RESULTS,
+    CompareResults,
+    Measured,
+    Quartiles,
+    RunResult,
+    RunRow,
+    StepRecord,
+)
 from l1bn.recipes.statistics import compare_paired, summarize
 
-RESULTS = "results.json"
-CURVES = "curves.csv"
 MEASURED = "measured.json"
 _FORMAT = "l1bn-compare-1"
+_Score = Literal["test_accuracy", "test_loss", "train_loss"]
+_SCORES: tuple[_Score, ...] = ("test_accuracy", "test_loss", "train_loss")
 _MEASURED_FORMAT = "l1bn-measured-1"
 
 
@@ -45,7 +55,7 @@ def compare(
     config: CompareConfig,
     say: Callable[[str], None] = print,
     follow: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> CompareResults:
     """Train what is not yet trained, measure what is not yet measured, and collect the results.
 
     Args:
@@ -70,7 +80,7 @@ def _compare(
     processes: Processes,
     say: Callable[[str], None],
     follow: Callable[[str], None] | None,
-) -> dict[str, Any]:
+) -> CompareResults:
     runs = pairs(config)
     processes.from_first(lambda: _check_all(runs))
     data = processes.first_then_others(lambda: load_recipe_data(config))
@@ -84,17 +94,17 @@ def _compare(
     return processes.from_first(lambda: _finish(config, data, runs))
 
 
-def _finish(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) -> dict[str, Any]:
+def _finish(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) -> CompareResults:
     """Measure, collect and write what came out."""
     with thread_count(config.threads):
         measured = _measured(config, data, runs)
     write_json(config.out / RESULTS, _collect(config, data, runs, measured), indent=1)
     write_text(config.out / CURVES, _curves(runs))
-    results: dict[str, Any] = json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
+    results: CompareResults = json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
     return results
 
 
-def _result(run: TrainConfig) -> dict[str, Any]:
+def _result(run: TrainConfig) -> RunResult:
     """Read a finished run's result.
 
     Raises:
@@ -141,12 +151,12 @@ def _tell(run: TrainConfig, title: str, say: Callable[[str], None]) -> None:
     say(f"{title}: test accuracy {result['test_accuracy']:.2%} in {result['seconds']:.0f} s")
 
 
-def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) -> dict[str, Any]:
+def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) -> Measured:
     """Return step times, saved bytes and deviation ratios, measured once per folder."""
     path = config.out / MEASURED
     if path.is_file() and not config.remeasure:
         try:
-            measured = json.loads(path.read_text(encoding="utf-8"))
+            measured: Measured = json.loads(path.read_text(encoding="utf-8"))
             same = measured["format"] == _MEASURED_FORMAT
             if same and len(measured["deviation_ratios"]) == len(runs):
                 return measured
@@ -175,18 +185,10 @@ def _measured(config: CompareConfig, data: ImageSet, runs: list[TrainConfig]) ->
 
 
 def _collect(
-    config: CompareConfig, data: ImageSet, runs: list[TrainConfig], measured: dict[str, Any]
-) -> dict[str, Any]:
-    finished = [
-        {
-            "norm": run.norm,
-            "seed": run.seed,
-            **_result(run),
-        }
-        for run in runs
-    ]
-    columns = ("test_accuracy", "test_loss", "train_loss")
-    by_norm = {n: [r for r in finished if r["norm"] == n] for n in NORMS}
+    config: CompareConfig, data: ImageSet, runs: list[TrainConfig], measured: Measured
+) -> CompareResults:
+    finished = [(run, _result(run)) for run in runs]
+    by_norm = {n: [r for run, r in finished if run.norm == n] for n in NORMS}
     accuracy = {n: [r["test_accuracy"] for r in by_norm[n]] for n in NORMS}
     difference = compare_paired(accuracy["l1"], accuracy["l2"])
     return {
@@ -202,35 +204,38 @@ def _collect(
             "image_shape": list(data.train.images.shape[1:]),
             "classes": list(data.classes),
         },
-        "parameters": finished[0]["parameters"],
-        "runs": [
-            {k: v for k, v in r.items() if k not in ("config", "parameters", "data")}
-            for r in finished
-        ],
+        "parameters": finished[0][1]["parameters"],
+        "runs": [_row(run, result) for run, result in finished],
         "summary": {
-            n: {c: dataclasses.asdict(summarize([r[c] for r in by_norm[n]])) for c in columns}
-            for n in NORMS
+            n: {c: summarize([r[c] for r in by_norm[n]]).record() for c in _SCORES} for n in NORMS
         },
-        "difference": {**dataclasses.asdict(difference), "detected": difference.detected},
+        "difference": difference.record(),
         "step": _step_summary(measured),
         "saved_bytes": measured["saved_bytes"],
         "deviation_ratios": measured["deviation_ratios"],
     }
 
 
-def _step_summary(measured: dict[str, Any]) -> dict[str, Any]:
+def _row(run: TrainConfig, result: RunResult) -> RunRow:
+    """Return what the results keep of a run: what all runs share stands there once."""
+    own = {k: v for k, v in result.items() if k not in ("config", "parameters", "data")}
+    return cast(RunRow, {"norm": run.norm, "seed": run.seed, **own})
+
+
+def _step_summary(measured: Measured) -> StepRecord:
     """Summarise the timed rounds: quartiles per norm [s], and of the ratio BN / L1BN by round."""
     times = measured["step_seconds"]
     ratio = [b / a for a, b in zip(times["l1"], times["l2"], strict=True)]
     return {
         "batch_size": measured["batch_size"],
         "rounds": len(ratio),
-        **{norm: _quartiles(times[norm]) for norm in NORMS},
+        "l1": _quartiles(times["l1"]),
+        "l2": _quartiles(times["l2"]),
         "l2_over_l1": _quartiles(ratio),
     }
 
 
-def _quartiles(values: list[float]) -> dict[str, float]:
+def _quartiles(values: list[float]) -> Quartiles:
     if len(values) == 1:
         return {"q25": values[0], "median": values[0], "q75": values[0]}
     low, middle, high = std_statistics.quantiles(values, n=4, method="inclusive")

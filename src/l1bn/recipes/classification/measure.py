@@ -30,7 +30,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def step_seconds(trainers: Mapping[NormName, Trainer], rounds: int) -> dict[str, list[float]]:
+def step_seconds(trainers: Mapping[NormName, Trainer], rounds: int) -> dict[NormName, list[float]]:
     """Time whole training steps (forward, backward, update), the variants taking turns.
 
     Every round times one step of each variant on the same batch, and the next round runs them in
@@ -43,7 +43,7 @@ def step_seconds(trainers: Mapping[NormName, Trainer], rounds: int) -> dict[str,
     Returns:
         Seconds of each round, per variant [s].
     """
-    times: dict[str, list[float]] = {str(name): [] for name in trainers}
+    times: dict[NormName, list[float]] = {name: [] for name in trainers}
     names = list(trainers)
     batches = _batches(trainers[names[0]])
     for number in range(_WARMUP + rounds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from l1bn.recipes.data import Split
 from l1bn.recipes.machine.processes import Processes
 
 #: Gives the mean loss and the logits of images and their labels.
-Loss = Callable[[Tensor, Tensor], tuple[Any, Tensor]]
+Loss = Callable[[Tensor, Tensor], tuple[SupportsFloat, Tensor]]
 
 _AT_ONCE = 500
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, SupportsFloat, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -184,7 +184,9 @@ class Trainer:
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(wide, target, label_smoothing=smoothing), logits
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    def step(
+        self, images: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[SupportsFloat, torch.Tensor]:
         """Take one training step on this process' part of a batch.
 
         Returns:
@@ -261,7 +263,7 @@ class Trainer:
         ways: dict[str, Mirror] = {"crop+mirror": "random", "crop+alternate": "alternate"}
         return ways.get(self.config.augment, "none")
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def _autocast(self) -> AbstractContextManager[object]:
         enabled = self.config.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 

@@ -11,13 +11,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import platformdirs
 from tqdm import tqdm
 
 from l1bn.errors import UserError
+
+if TYPE_CHECKING:  # they are imported where they are used: slowly
+    import datasets
+    import PIL.Image
+    from datasets import Dataset, DatasetDict, Features
 
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images (N, C, H, W) of uint8 and labels (N,)."""
@@ -79,7 +84,7 @@ def load_hub(
     return train, test, tuple(features[label].names)
 
 
-def _open(name: str, progress: bool) -> Any:
+def _open(name: str, progress: bool) -> DatasetDict:
     """Return the splits of ``name``, or say in one line why not."""
     import datasets
 
@@ -123,7 +128,7 @@ def _quiet(bars: bool) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _column(name: str, features: Any, kind: str, wanted: str | None, option: str) -> str:
+def _column(name: str, features: Features, kind: str, wanted: str | None, option: str) -> str:
     """Return the column of type ``kind``."""
     found = [c for c, feature in features.items() if type(feature).__name__ == kind]
     listed = ", ".join(f"{c} ({type(f).__name__})" for c, f in features.items())
@@ -139,7 +144,7 @@ def _column(name: str, features: Any, kind: str, wanted: str | None, option: str
 
 
 def _cached(
-    part: Any, image: str, label: str, size: int | None, title: str, progress: bool
+    part: Dataset, image: str, label: str, size: int | None, title: str, progress: bool
 ) -> Arrays:
     """Return the decoded arrays of one split, from the cache when they are there."""
     key = json.dumps([_CACHE_FORMAT, part._fingerprint, len(part), image, label, size])
@@ -168,7 +173,7 @@ def _store(folder: Path, arrays: Arrays) -> None:
 
 
 def _decode(
-    part: Any, image: str, label: str, size: int | None, title: str, progress: bool
+    part: Dataset, image: str, label: str, size: int | None, title: str, progress: bool
 ) -> Arrays:
     """Decode every image to uint8; grey images stored as RGB become one channel."""
     images: np.ndarray | None = None
@@ -197,14 +202,14 @@ def _decode(
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels
 
 
-def _undecoded(part: Any, image: str) -> Any:
+def _undecoded(part: Dataset, image: str) -> Dataset:
     """Return the images as files, so that one that cannot be decoded can be named."""
     import datasets
 
     return part.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 
 
-def _open_image(feature: Any, file: dict[str, Any], place: str) -> Any:
+def _open_image(feature: datasets.Image, file: dict[str, object], place: str) -> PIL.Image.Image:
     try:
         return feature.decode_example(file)
     except Exception as error:  # Pillow raises many kinds
@@ -214,7 +219,7 @@ def _open_image(feature: Any, file: dict[str, Any], place: str) -> Any:
         ) from error
 
 
-def _pixels(picture: Any, size: int | None) -> np.ndarray:
+def _pixels(picture: PIL.Image.Image, size: int | None) -> np.ndarray:
     """Return one image as (H, W, 3); a resized one is cropped to a centred square first."""
     from PIL import Image, ImageOps
 

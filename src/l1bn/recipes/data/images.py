@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +85,7 @@ class ImageSet:
         return self.train.images.shape[-1]
 
     @cached_property
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, object]:
         """What tells this set from another: numbers of images, classes, a hash of every pixel."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
@@ -100,7 +99,7 @@ class ImageSet:
             "sha256": digest.hexdigest(),
         }
 
-    def check_same(self, saved: Any, where: Path) -> None:
+    def check_same(self, saved: object, where: Path) -> None:
         """Refuse a run that was made with other images.
 
         Args:

@@ -83,7 +83,7 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
     return content
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> object:
     try:
         data = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -96,7 +96,7 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _numbers(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor | float]]:
+def _numbers(value: object, name: str) -> Iterator[tuple[str, torch.Tensor | float]]:
     """Yield every tensor and float with its place."""
     if isinstance(value, (torch.Tensor, float)):
         yield name, value

@@ -7,11 +7,14 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from l1bn.errors import UserError
 from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.files.writing import cannot_write, write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 EPOCH_COLUMNS = (
     "epoch",
@@ -74,7 +77,7 @@ def _number(column: str, text: str) -> float:
     return value
 
 
-def _checked(path: Path, table: str, entry: dict[str, Any], columns: tuple[str, ...]) -> Rows:
+def _checked(path: Path, table: str, entry: Mapping[str, object], columns: tuple[str, ...]) -> Rows:
     """Return rows from a checkpoint as they were given to ``CurveLog.row``."""
     rows = entry.get("rows")
     whole = isinstance(rows, list) and all(
@@ -83,9 +86,16 @@ def _checked(path: Path, table: str, entry: dict[str, Any], columns: tuple[str, 
         and all(type(v) in (int, float) for v in row)
         for row in rows
     )
-    if entry.get("columns") != list(columns) or not whole:
+    if not isinstance(rows, list) or entry.get("columns") != list(columns) or not whole:
         raise UserError(f"{path}: curves.{table} is no table of {', '.join(columns)}")
-    return [dict(zip(columns, row, strict=True)) for row in rows or []]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+class Table(TypedDict):
+    """Rows as a checkpoint keeps them."""
+
+    columns: list[str]
+    rows: list[list[float]]
 
 
 class CurveLog:
@@ -110,7 +120,7 @@ class CurveLog:
         self._writes = writes
         self._tables = dict(tables)
         self._rows: dict[str, Rows] = {name: [] for name in tables}
-        self._writer: Any = None
+        self._writer: SummaryWriter | None = None
 
     def restore(self, saved: dict[str, Any], step: int) -> None:
         """Take the rows of a checkpoint; one of an older version has them in the CSV files.
@@ -146,13 +156,13 @@ class CurveLog:
 
             self._writer = SummaryWriter(str(self._folder / "tensorboard"), purge_step=step + 1)
 
-    def saved(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, Table]:
         """Return all rows as a checkpoint keeps them."""
         return {
-            name: {
-                "columns": list(columns),
-                "rows": [[row[c] for c in columns] for row in self._rows[name]],
-            }
+            name: Table(
+                columns=list(columns),
+                rows=[[row[c] for c in columns] for row in self._rows[name]],
+            )
             for name, columns in self._tables.items()
         }
 

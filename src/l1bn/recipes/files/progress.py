@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from l1bn.errors import UserError
 from l1bn.recipes.files.saved import fields_of
@@ -32,7 +32,7 @@ class Progress:
 
     @classmethod
     def restored(
-        cls, path: Path, saved: dict[str, Any], epochs: int, batches: int, batch_size: int
+        cls, path: Path, saved: Mapping[str, object], epochs: int, batches: int, batch_size: int
     ) -> Progress:
         """Return what a checkpoint holds.
 
@@ -46,7 +46,7 @@ class Progress:
         Raises:
             UserError: If the run cannot have been there.
         """
-        state: Progress = fields_of(path, "state", saved, cls)
+        state = fields_of(path, "state", saved, cls)
         limits = {
             "epoch": epochs,
             "batch": batches,

@@ -17,7 +17,7 @@ class Run(Protocol):
     def out(self) -> Path:
         """Folder of the run."""
 
-    def changes(self, other: dict[str, Any], same_data: bool = False) -> str:
+    def changes(self, other: dict[str, object], same_data: bool = False) -> str:
         """Say what differs, "" for nothing."""
 
 

@@ -8,16 +8,17 @@ import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, TypeVar, Union, cast
 
 import torch
 
 from l1bn.errors import UserError
 
+_Kind = TypeVar("_Kind")
 _NEVER_NEGATIVE = ("running_var", "exp_avg_sq", "num_batches_tracked")
 
 
-def check_entries(path: Path, content: Mapping[str, Any], expected: Mapping[str, type]) -> None:
+def check_entries(path: Path, content: Mapping[str, object], expected: Mapping[str, type]) -> None:
     """Refuse content without an entry, or with one of another type.
 
     Raises:
@@ -31,7 +32,7 @@ def check_entries(path: Path, content: Mapping[str, Any], expected: Mapping[str,
 
 
 def check_tensors(
-    path: Path, name: str, saved: Mapping[str, Any], expected: Mapping[str, Any]
+    path: Path, name: str, saved: Mapping[str, object], expected: Mapping[str, object]
 ) -> None:
     """Refuse a state dict with other keys, types or shapes than the network's own.
 
@@ -56,7 +57,7 @@ def check_tensors(
 
 
 def _check_tensor(
-    path: Path, name: str, value: Any, shape: torch.Size, dtype: torch.dtype | None
+    path: Path, name: str, value: object, shape: torch.Size, dtype: torch.dtype | None
 ) -> None:
     expected = f"a tensor of {tuple(shape)}" + (f" and {dtype}" if dtype else "")
     if not isinstance(value, torch.Tensor):
@@ -106,7 +107,7 @@ def check_optimizer(
     return {"state": state, "param_groups": groups}
 
 
-def check_fields(path: Path, name: str, saved: Mapping[str, Any], kind: type) -> None:
+def check_fields(path: Path, name: str, saved: Mapping[str, object], kind: type) -> None:
     """Refuse values that a dataclass cannot be made of: other names, types, inf or NaN.
 
     Raises:
@@ -130,7 +131,7 @@ def check_fields(path: Path, name: str, saved: Mapping[str, Any], kind: type) ->
             raise _wrong(path, f"{name}.{field.name}", hint, repr(value))
 
 
-def fields_of(path: Path, name: str, saved: Mapping[str, Any], kind: type) -> Any:
+def fields_of(path: Path, name: str, saved: Mapping[str, object], kind: type[_Kind]) -> _Kind:
     """Return the dataclass that was saved.
 
     Raises:
@@ -140,7 +141,7 @@ def fields_of(path: Path, name: str, saved: Mapping[str, Any], kind: type) -> An
     return kind(**saved)
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def _fits(value: object, hint: object) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in arguments
@@ -149,7 +150,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (tuple, list):
         return isinstance(value, (tuple, list)) and all(_fits(v, arguments[0]) for v in value)
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and math.isfinite(cast(float, value))
     if hint is Path:
         return isinstance(value, (str, Path))
     return type(value) is hint

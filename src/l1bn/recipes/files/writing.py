@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from l1bn.errors import UserError
 
@@ -38,7 +37,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+def write_json(path: Path, content: object, indent: int | None = None) -> None:
     """Write JSON as one step; a number that JSON does not have, as NaN, becomes null."""
     text = json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
@@ -62,7 +61,7 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.1f} MB"
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

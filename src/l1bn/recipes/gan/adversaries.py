@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -15,7 +17,14 @@ from l1bn.recipes.machine.device import pick_device
 from l1bn.recipes.machine.parallel import data_parallel, synchronise_
 from l1bn.recipes.machine.processes import Processes
 
-LOSS_COLUMNS = ("critic_loss", "generator_loss", "real_score", "fake_score", "penalty")
+LossColumn = Literal["critic_loss", "generator_loss", "real_score", "fake_score", "penalty"]
+LOSS_COLUMNS: tuple[LossColumn, ...] = (
+    "critic_loss",
+    "generator_loss",
+    "real_score",
+    "fake_score",
+    "penalty",
+)
 """Losses of both networks, the critic's mean scores, and the penalty before it is weighted."""
 
 

@@ -9,26 +9,35 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
 from l1bn.environment import describe_environment
 from l1bn.errors import UserError
-from l1bn.recipes.classification.compare import CURVES, RESULTS
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT
 from l1bn.recipes.files.curves import saved_rows
 from l1bn.recipes.files.lock import shared_folder
 from l1bn.recipes.files.writing import write_json, write_text
-from l1bn.recipes.gan.adversaries import LOSS_COLUMNS
+from l1bn.recipes.gan.adversaries import LOSS_COLUMNS, LossColumn
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import SAMPLES, load_gan_data, step_count, train_gan
 from l1bn.recipes.machine.processes import Processes, joined_processes
 from l1bn.recipes.machine.threads import thread_count
 from l1bn.recipes.names import NORMS, NormName
+from l1bn.recipes.results import (
+    CURVES,
+    RESULTS,
+    DifferenceRecord,
+    DistanceRecord,
+    GanResults,
+    GanRunResult,
+    GanRunRow,
+)
 from l1bn.recipes.statistics import compare_paired, summarize
 
 _FORMAT = "l1bn-gan-compare-1"
+_Column = Literal[LossColumn, "seconds", "distance"]
 
 
 def gan_pairs(config: GanCompareConfig) -> list[GanConfig]:
@@ -40,7 +49,7 @@ def compare_gans(
     config: GanCompareConfig,
     say: Callable[[str], None] = print,
     follow: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> GanResults:
     """Train what is not yet trained, and collect the results.
 
     Args:
@@ -65,7 +74,7 @@ def _compare(
     processes: Processes,
     say: Callable[[str], None],
     follow: Callable[[str], None] | None,
-) -> dict[str, Any]:
+) -> GanResults:
     runs = gan_pairs(config)
     processes.from_first(lambda: _check_all(runs))
     data = processes.first_then_others(lambda: load_gan_data(config))
@@ -80,12 +89,12 @@ def _compare(
     return processes.from_first(lambda: _finish(config, data, runs))
 
 
-def _finish(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) -> dict[str, Any]:
+def _finish(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) -> GanResults:
     """Collect and write what came out."""
     with thread_count(config.threads):  # for the environment that it describes
         write_json(config.out / RESULTS, _collect(config, data, runs), indent=1)
     write_text(config.out / CURVES, _curves(runs))
-    results: dict[str, Any] = json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
+    results: GanResults = json.loads((config.out / RESULTS).read_text(encoding="utf-8"))
     return results
 
 
@@ -98,13 +107,14 @@ def _tell(run: GanConfig, title: str, say: Callable[[str], None]) -> None:
     say(f"{title}: {_line(_result(run))}")
 
 
-def _result(run: GanConfig) -> dict[str, Any]:
+def _result(run: GanConfig) -> GanRunResult:
     path = run.out / RESULT
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        return {"norm": run.norm, "seed": run.seed, **result, "config": dict(result["config"])}
+        result["config"] = dict(result["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged; remove the folder to repeat that run") from error
+    return result
 
 
 def _steps_done(run: GanConfig) -> int:
@@ -144,7 +154,7 @@ def _check_same(run: GanConfig, data: ImageSet | None = None) -> None:
         raise UserError(f"{run.out} was made with {changes}; choose another folder with --out")
 
 
-def _line(result: dict[str, Any]) -> str:
+def _line(result: GanRunResult) -> str:
     if "distance" in result:
         text = f"{DISTANCE_NAME} {result['distance']['value']:.3f}"
     else:
@@ -152,9 +162,9 @@ def _line(result: dict[str, Any]) -> str:
     return f"{text} in {result['seconds']:.0f} s"
 
 
-def _collect(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) -> dict[str, Any]:
+def _collect(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) -> GanResults:
     finished = [_result(run) for run in runs]
-    columns = [*LOSS_COLUMNS, "seconds"]
+    columns: list[_Column] = [*LOSS_COLUMNS, "seconds"]
     if config.classifier is not None:
         columns.append("distance")
         hashes = {r["distance"]["sha256"] for r in finished}
@@ -164,8 +174,9 @@ def _collect(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) ->
                 f"{config.classifier}, so that their distances cannot be compared; choose another "
                 "folder with --out"
             )
-    by_norm = {n: [_values(r) for r in finished if r["norm"] == n] for n in NORMS}
-    results: dict[str, Any] = {
+    rows = [_row(run, result) for run, result in zip(runs, finished, strict=True)]
+    by_norm = {n: [r for r in rows if r["norm"] == n] for n in NORMS}
+    results: GanResults = {
         "format": _FORMAT,
         "environment": describe_environment(),
         "config": {
@@ -182,32 +193,42 @@ def _collect(config: GanCompareConfig, data: ImageSet, runs: list[GanConfig]) ->
         },
         "parameters": finished[0]["parameters"],
         "steps": finished[0]["steps"],
-        "runs": [_values(r) for r in finished],
+        "runs": rows,
         "summary": {
-            n: {c: dataclasses.asdict(summarize([r[c] for r in by_norm[n]])) for c in columns}
-            for n in NORMS
+            n: {c: summarize([r[c] for r in by_norm[n]]).record() for c in columns} for n in NORMS
         },
+        "loss_differences": {c: _difference(by_norm, c) for c in LOSS_COLUMNS},
     }
-    results["loss_differences"] = {c: _difference(by_norm, c) for c in LOSS_COLUMNS}
     if config.classifier is not None:
         measured = finished[0]["distance"]
-        results["distance"] = {k: v for k, v in measured.items() if k != "value"}
+        shared = {k: v for k, v in measured.items() if k != "value"}
+        results["distance"] = cast(DistanceRecord, shared)
         results["difference"] = _difference(by_norm, "distance")
     return results
 
 
-def _difference(by_norm: dict[NormName, list[dict[str, Any]]], column: str) -> dict[str, Any]:
+def _difference(by_norm: dict[NormName, list[GanRunRow]], column: _Column) -> DifferenceRecord:
     """Compare L1BN's runs with BN's in one column."""
-    difference = compare_paired(*([r[column] for r in by_norm[n]] for n in ("l1", "l2")))
-    return {**dataclasses.asdict(difference), "detected": difference.detected}
+    l1, l2 = ([r[column] for r in by_norm[n]] for n in NORMS)
+    return compare_paired(l1, l2).record()
 
 
-def _values(result: dict[str, Any]) -> dict[str, Any]:
+def _row(run: GanConfig, result: GanRunResult) -> GanRunRow:
     """Return the numbers of a run."""
-    values = {k: result[k] for k in ("norm", "seed", *LOSS_COLUMNS, "seconds", "threads")}
+    row: GanRunRow = {
+        "norm": run.norm,
+        "seed": run.seed,
+        "critic_loss": result["critic_loss"],
+        "generator_loss": result["generator_loss"],
+        "real_score": result["real_score"],
+        "fake_score": result["fake_score"],
+        "penalty": result["penalty"],
+        "seconds": result["seconds"],
+        "threads": result["threads"],
+    }
     if "distance" in result:
-        values["distance"] = result["distance"]["value"]
-    return values
+        row["distance"] = result["distance"]["value"]
+    return row
 
 
 def _curves(runs: list[GanConfig]) -> str:

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +23,7 @@ from l1bn.recipes.files.checkpoint import load_checkpoint
 from l1bn.recipes.files.saved import check_fields, check_tensors
 from l1bn.recipes.gan.images import resize
 from l1bn.recipes.models import ModelSpec, build_model
+from l1bn.recipes.results import DistanceRecord
 from l1bn.strided_conv import to_channels_last_
 
 DISTANCE_NAME = "Fréchet distance on classifier features (not Inception-FID)"
@@ -147,7 +147,7 @@ class ReferenceDistance:
 
     measure: FrechetDistance
     images: int
-    record: dict[str, Any]
+    record: DistanceRecord
 
 
 def distance_to_test(
@@ -170,7 +170,7 @@ def distance_to_test(
     images = min(most_images, len(data.test), len(data.train))
     measure = FrechetDistance(features, data.test.only(images=images).images, device)
     training = data.train.only(images=images).images
-    record = {
+    record: DistanceRecord = {
         "name": DISTANCE_NAME,
         "classifier": str(classifier),
         "sha256": sha256(classifier),

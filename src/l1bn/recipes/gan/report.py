@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -13,13 +13,13 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
-from l1bn.recipes.classification.compare import CURVES, RESULTS
 from l1bn.recipes.files.writing import write_text
 from l1bn.recipes.gan.distance import DISTANCE_NAME
 from l1bn.recipes.gan.trainer import DISTANCE
 from l1bn.recipes.report.page import REPORT, data_address, name_pairs, render
 from l1bn.recipes.report.plots import draw_svg, plot_band
 from l1bn.recipes.report.verdict import NAMES, detected_sentence
+from l1bn.recipes.results import CURVES, RESULTS, GanResults
 
 _LOSSES = {"critic_loss": "loss of the critic", "generator_loss": "loss of the generator"}
 _GREY = "#555555"
@@ -35,7 +35,7 @@ def write_gan_report(folder: Path) -> Path:
     Returns:
         The path of the report.
     """
-    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    results: GanResults = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     html = render(
         "gan.html.j2",
         results=results,
@@ -52,7 +52,7 @@ def write_gan_report(folder: Path) -> Path:
     return path
 
 
-def gan_table(results: dict[str, Any]) -> Table:
+def gan_table(results: GanResults) -> Table:
     """Return the table for a terminal."""
     config = results["config"]
     table = Table(title=Text(f"{config['model']} on {config['data']}, {results['steps']} steps"))
@@ -64,7 +64,7 @@ def gan_table(results: dict[str, Any]) -> Table:
     return table
 
 
-def gan_verdict(results: dict[str, Any]) -> list[str]:
+def gan_verdict(results: GanResults) -> list[str]:
     """Return the sentences that sum a comparison up."""
     if "distance" not in results:
         return [
@@ -93,11 +93,11 @@ def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _interval(bounds: list[float]) -> str:
-    return " to ".join(map(_signed, bounds))
+def _interval(bounds: Sequence[float] | None) -> str:
+    return " to ".join(map(_signed, bounds or ()))
 
 
-def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+def _rows(results: GanResults) -> list[tuple[str, ...]]:
     """Return the rows of the table: what, L1BN, BN."""
     summary = results["summary"]
     seeds = summary["l1"]["critic_loss"]["n"]
@@ -117,7 +117,7 @@ def _rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _plots(curves: pd.DataFrame, results: dict[str, Any]) -> dict[str, str]:
+def _plots(curves: pd.DataFrame, results: GanResults) -> dict[str, str]:
     def losses(left: Axes, right: Axes) -> None:
         for axes, (column, title) in zip((left, right), _LOSSES.items(), strict=True):
             plot_band(axes, curves, column, by="step")
@@ -139,7 +139,7 @@ def _plots(curves: pd.DataFrame, results: dict[str, Any]) -> dict[str, str]:
     return {k: data_address(v.encode(), "svg+xml") if v else "" for k, v in drawn.items()}
 
 
-def _grids(folder: Path, results: dict[str, Any]) -> list[dict[str, str]]:
+def _grids(folder: Path, results: GanResults) -> list[dict[str, str]]:
     """Return real images and the last grid of the first seeds' runs; their folders hold all."""
     grids = [("training images", folder / "runs" / "l1-seed0" / "images" / "real.png")]
     for run in (r for r in results["runs"] if r["seed"] < _SHOWN_SEEDS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -226,8 +226,8 @@ class GanTrainer:
         if state.step < self.total_steps:
             self._take_back_last_grid()
 
-    def _checked_state(self, path: Path, saved: dict[str, Any]) -> _State:
-        state: _State = fields_of(path, "state", saved, _State)
+    def _checked_state(self, path: Path, saved: Mapping[str, object]) -> _State:
+        state = fields_of(path, "state", saved, _State)
         if min(state.step, state.count) < 0 or state.count > state.step or state.seconds < 0:
             raise UserError(f"{path}: expected state.step to be a step, got {state.step}")
         if len(state.sums) != len(LOSS_COLUMNS):

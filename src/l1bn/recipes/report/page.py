@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
@@ -15,6 +14,7 @@ from l1bn.recipes.files.writing import write_text
 from l1bn.recipes.report.plots import plot_accuracy, plot_costs, plot_loss, plot_ratios
 from l1bn.recipes.report.terminal import results_rows
 from l1bn.recipes.report.verdict import NAMES, verdict
+from l1bn.recipes.results import CURVES, RESULTS, CompareResults, Settings
 
 REPORT = "report.html"
 
@@ -28,8 +28,8 @@ def write_report(folder: Path) -> Path:
     Returns:
         The path of the report.
     """
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    curves = pd.read_csv(folder / "curves.csv")
+    results: CompareResults = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    curves = pd.read_csv(folder / CURVES)
     html = render(
         "report.html.j2",
         results=results,
@@ -57,7 +57,7 @@ def render(template: str, **values: object) -> str:
     return environment.get_template(template).render(**values)
 
 
-def _plots(curves: pd.DataFrame, results: dict[str, Any]) -> dict[str, str]:
+def _plots(curves: pd.DataFrame, results: CompareResults) -> dict[str, str]:
     """Return the plots as separate documents, whose inner names cannot collide."""
     drawn: dict[str, Callable[[], str]] = {
         "accuracy": lambda: plot_accuracy(curves, results),
@@ -73,7 +73,7 @@ def data_address(image: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(image).decode()
 
 
-def name_pairs(values: dict[str, Any]) -> list[tuple[str, str]]:
+def name_pairs(values: Settings) -> list[tuple[str, str]]:
     """Return names and values as text for readers."""
     return [(key.replace("_", " "), _text(value)) for key, value in values.items()]
 

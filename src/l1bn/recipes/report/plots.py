@@ -15,10 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from l1bn.recipes.names import NormName
 from l1bn.recipes.report.verdict import NAMES
+from l1bn.recipes.results import CompareResults, RunRow
 
-COLOURS = {"l1": "#0072B2", "l2": "#D55E00"}  # Okabe and Ito: told apart by colour-blind readers
-_MARKERS = {"l1": "o", "l2": "s"}
+# Okabe and Ito: told apart by colour-blind readers.
+COLOURS: dict[NormName, str] = {"l1": "#0072B2", "l2": "#D55E00"}
+_MARKERS: dict[NormName, str] = {"l1": "o", "l2": "s"}
 _GREY = "#555555"
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -82,7 +85,7 @@ def plot_loss(curves: pd.DataFrame) -> str:
     return draw_svg(9, 3.4, 2, draw)
 
 
-def plot_accuracy(curves: pd.DataFrame, results: dict[str, Any]) -> str:
+def plot_accuracy(curves: pd.DataFrame, results: CompareResults) -> str:
     """Return the test accuracy by epoch, and the final one of every seed."""
 
     def draw(left: Axes, right: Axes) -> None:
@@ -95,7 +98,7 @@ def plot_accuracy(curves: pd.DataFrame, results: dict[str, Any]) -> str:
     return draw_svg(9, 3.4, 2, draw)
 
 
-def _final_by_seed(axes: Axes, results: dict[str, Any]) -> None:
+def _final_by_seed(axes: Axes, results: CompareResults) -> None:
     """Draw one point per run; runs of one seed share first weights and batches."""
     runs = results["runs"]
     seeds = sorted({r["seed"] for r in runs})
@@ -120,11 +123,11 @@ def _final_by_seed(axes: Axes, results: dict[str, Any]) -> None:
     axes.legend()
 
 
-def _is(run: dict[str, Any], norm: str, seed: int) -> bool:
-    return bool(run["norm"] == norm and run["seed"] == seed)
+def _is(run: RunRow, norm: NormName, seed: int) -> bool:
+    return run["norm"] == norm and run["seed"] == seed
 
 
-def plot_ratios(results: dict[str, Any]) -> str:
+def plot_ratios(results: CompareResults) -> str:
     """Return the distribution over channels of standard / mean absolute deviation, by layer."""
     by_norm = {norm: _merge_seeds(results, norm) for norm in NAMES}
     layers = list(by_norm["l1"])
@@ -164,7 +167,7 @@ def plot_ratios(results: dict[str, Any]) -> str:
     return draw_svg(9, 4.0, 1, draw)
 
 
-def _merge_seeds(results: dict[str, Any], norm: str) -> dict[str, list[float]]:
+def _merge_seeds(results: CompareResults, norm: NormName) -> dict[str, list[float]]:
     """Return the ratios of all seeds by layer."""
     merged: dict[str, list[float]] = {}
     for run, layers in results["deviation_ratios"].items():
@@ -174,14 +177,15 @@ def _merge_seeds(results: dict[str, Any], norm: str) -> dict[str, list[float]]:
     return merged
 
 
-def plot_costs(results: dict[str, Any]) -> str:
+def plot_costs(results: CompareResults) -> str:
     """Return time of a training step and bytes kept for backward."""
     step, saved = results["step"], results["saved_bytes"]
     names = list(NAMES.values())
     colours = [COLOURS[n] for n in NAMES]
 
     def draw(left: Axes, right: Axes) -> None:
-        times = np.array([[1e3 * step[n][q] for q in ("q25", "median", "q75")] for n in NAMES])
+        quartiles = [(v["q25"], v["median"], v["q75"]) for v in (step[n] for n in NAMES)]
+        times = 1e3 * np.array(quartiles)
         spread = np.stack([times[:, 1] - times[:, 0], times[:, 2] - times[:, 1]])
         left.barh(names, times[:, 1], xerr=spread, color=colours, alpha=0.85, capsize=4)
         left.set_xlabel(f"time of a training step of {step['batch_size']} images [ms]")

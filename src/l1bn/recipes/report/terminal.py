@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 from rich.text import Text
 
+from l1bn.recipes.names import NormName
 from l1bn.recipes.report.verdict import NAMES
+from l1bn.recipes.results import CompareResults
 
 
-def results_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
+def results_rows(results: CompareResults) -> list[tuple[str, str, str]]:
     """Return the rows of the table: what, L1BN, BN."""
     summary, step, saved = results["summary"], results["step"], results["saved_bytes"]
 
@@ -18,8 +18,9 @@ def results_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
         values = [summary[n][column] for n in NAMES]
         return [f"{scale * v['mean']:.{digits}f} ± {scale * v['std']:.{digits}f}" for v in values]
 
-    def quartiles(name: str) -> str:
-        low, middle, high = (1e3 * step[name][q] for q in ("q25", "median", "q75"))
+    def quartiles(name: NormName) -> str:
+        found = step[name]
+        low, middle, high = (1e3 * v for v in (found["q25"], found["median"], found["q75"]))
         return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
     seeds = summary["l1"]["test_accuracy"]["n"]
@@ -33,7 +34,7 @@ def results_rows(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(a, b, c) for a, b, c in rows]
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def results_table(results: CompareResults) -> Table:
     """Return the table for a terminal."""
     config = results["config"]
     title = Text(f"{config['model']} on {config['data']}, {config['epochs']} epochs")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from l1bn.recipes.names import NormName
+from l1bn.recipes.results import CompareResults, DifferenceRecord, StepRecord
 from l1bn.recipes.statistics import excludes_zero
 
-NAMES = {"l1": "L1BN", "l2": "BN"}
+NAMES: dict[NormName, str] = {"l1": "L1BN", "l2": "BN"}
 """What readers call the norms."""
 
 _SAME = 0.01
@@ -22,7 +22,7 @@ def _points(share: float) -> str:
     return f"{100 * share:+.2f}".replace("-", "−")
 
 
-def detected_sentence(difference: dict[str, Any], larger: str, smaller: str) -> str | None:
+def detected_sentence(difference: DifferenceRecord, larger: str, smaller: str) -> str | None:
     """Say what the intervals of a difference show, None if they show nothing.
 
     Args:
@@ -41,15 +41,16 @@ def detected_sentence(difference: dict[str, Any], larger: str, smaller: str) -> 
     return None
 
 
-def accuracy_sentence(results: dict[str, Any]) -> str:
+def accuracy_sentence(results: CompareResults) -> str:
     """Say whether the test accuracies differ by more than seed noise, and what could be seen."""
     difference = results["difference"]
     seeds = results["summary"]["l1"]["test_accuracy"]["n"]
     text = f"L1BN − BN = {_points(difference['mean'])} points of test accuracy"
-    if seeds == 1:
+    paired, welch = difference["paired"], difference["welch"]
+    if paired is None or welch is None:
         return f"{text} with one seed, which cannot tell a difference from seed noise."
-    low, high = difference["paired"]
-    welch_low, welch_high = difference["welch"]
+    low, high = paired
+    welch_low, welch_high = welch
     text += (
         f" over {seeds} seeds; 95 % intervals {_points(low)} to {_points(high)} (paired), "
         f"{_points(welch_low)} to {_points(welch_high)} (Welch). "
@@ -63,10 +64,10 @@ def accuracy_sentence(results: dict[str, Any]) -> str:
     )
 
 
-def _time_sentence(step: dict[str, Any]) -> str:
+def _time_sentence(step: StepRecord) -> str:
     """Compare the step times by the rounds' ratios, which a busy machine disturbs least."""
     ratio = step["l2_over_l1"]
-    l1, l2 = (1e3 * step[n]["median"] for n in ("l1", "l2"))
+    l1, l2 = 1e3 * step["l1"]["median"], 1e3 * step["l2"]["median"]
     detail = (
         f"medians {l1:.1f} and {l2:.1f} ms; BN / L1BN by round {ratio['median']:.2f}, "
         f"quartiles {ratio['q25']:.2f} to {ratio['q75']:.2f}"
@@ -78,7 +79,7 @@ def _time_sentence(step: dict[str, Any]) -> str:
     return f"A training step takes {1 / ratio['median']:.2f} times as long with L1BN ({detail})."
 
 
-def _memory_sentence(saved: dict[str, int]) -> str:
+def _memory_sentence(saved: dict[NormName, int]) -> str:
     l1, l2 = saved["l1"], saved["l2"]
     detail = f"{mebibytes(l1)} and {mebibytes(l2)}"
     if abs(l1 / l2 - 1) < _SAME:
@@ -88,11 +89,11 @@ def _memory_sentence(saved: dict[str, int]) -> str:
     return f"The forward pass keeps {l1 / l2:.2f} times more for backward with L1BN ({detail})."
 
 
-def cost_sentences(results: dict[str, Any]) -> list[str]:
+def cost_sentences(results: CompareResults) -> list[str]:
     """Say what a training step costs with either norm."""
     return [_time_sentence(results["step"]), _memory_sentence(results["saved_bytes"])]
 
 
-def verdict(results: dict[str, Any]) -> list[str]:
+def verdict(results: CompareResults) -> list[str]:
     """Return the sentences that sum a comparison up."""
     return [accuracy_sentence(results), *cost_sentences(results)]
