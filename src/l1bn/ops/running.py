@@ -114,7 +114,7 @@ def _unwrapped(value: Any) -> Any:
     return value
 
 
-def _outside_transforms() -> contextlib.AbstractContextManager[Any]:
+def _outside_transforms() -> contextlib.AbstractContextManager[object]:
     from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
     return temporarily_clear_interpreter_stack()

@@ -8,7 +8,7 @@ included, never wait for each other in vain. Reductions are in float64: the vect
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -17,13 +17,16 @@ from torch.autograd.function import once_differentiable
 
 from l1bn.ops import formula, frozen
 
+if TYPE_CHECKING:  # a torch without torch.distributed has none
+    from torch.distributed import ProcessGroup
+
 
 def _sum(x: Tensor) -> Tensor:
     """Sum over every dimension but the channel's, in float64."""
     return x.sum(formula.reduce_dims(x)).double()
 
 
-def _all_reduce(group: Any, *vectors: Tensor) -> tuple[Tensor, ...]:
+def _all_reduce(group: ProcessGroup | None, *vectors: Tensor) -> tuple[Tensor, ...]:
     packed = torch.cat(vectors)
     dist.all_reduce(packed, group=group)
     return packed.split([len(v) for v in vectors])
@@ -39,7 +42,7 @@ class _SyncTrain(torch.autograd.Function):
         residual: Tensor | None,
         activation: str | None,
         eps: float,
-        group: Any,
+        group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         wide = x.to(formula.accumulate_dtype(x.dtype))
         elements = x.numel() // x.shape[1]
@@ -104,7 +107,7 @@ def sync_train(
     residual: Tensor | None,
     activation: str | None,
     eps: float,
-    group: Any,
+    group: ProcessGroup | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize with the statistics of every process' batch.
 

@@ -70,12 +70,12 @@ class _Writer:
     def __init__(self, network: IntegerNetwork, example: QTensor) -> None:
         self.network = network
         self.example = example
-        self.operations: list[dict[str, Any]] = []
+        self.operations: list[dict[str, object]] = []
         self.arrays: dict[str, Any] = {}
         self.at: list[int] = []
         self.outputs: list[QTensor] = []
 
-    def graph(self) -> dict[str, Any]:
+    def graph(self) -> dict[str, object]:
         """Return what the JSON text says."""
         return {
             "format": FORMAT,
@@ -95,7 +95,7 @@ class _Writer:
             self.at.append(write(self, layer, places, inputs))
             self.outputs.append(layer(*inputs))
 
-    def add(self, kind: str, inputs: list[int], **fields: Any) -> int:
+    def add(self, kind: str, inputs: list[int], **fields: object) -> int:
         """Append an operation and return its place."""
         self.operations.append({"kind": kind, "inputs": inputs, **fields})
         return len(self.operations) - 1

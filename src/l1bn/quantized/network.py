@@ -225,7 +225,7 @@ class IntegerNetwork(nn.Module):
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
         return sum(storages.values())
 
-    def get_extra_state(self) -> dict[str, Any]:
+    def get_extra_state(self) -> dict[str, object]:
         """Return the step number, which decides the random bits, and the configuration."""
         return {"step": self.clock.step, "config": asdict(self.config)}
 

@@ -15,7 +15,7 @@ _FREE = {"seed", "stochastic", "error_bits"}
 _EXTRA = "_extra_state"
 
 
-def check_state(network: nn.Module, state: Mapping[str, Any], strict: bool) -> None:
+def check_state(network: nn.Module, state: Mapping[str, object], strict: bool) -> None:
     """Refuse a state that is not one of such a network, before anything has changed.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton.language as tl
@@ -65,12 +65,12 @@ def accumulate(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _sizes(plan: Plan) -> dict[str, Any]:
+def _sizes(plan: Plan) -> dict[str, object]:
     """Arguments that every kernel takes."""
     return {"images": plan.images, "channels": plan.channels, "positions": plan.positions}
 
 
-def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
+def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, object]:
     """Constants that every kernel takes."""
     return {
         "HIGH": plan.high,
@@ -82,11 +82,11 @@ def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _split(plan: Plan) -> dict[str, Any]:
+def _split(plan: Plan) -> dict[str, object]:
     return {"SPLITS": plan.splits, "PADDED": plan.padded}
 
 
-def _momentum(running: Running | None) -> dict[str, Any]:
+def _momentum(running: Running | None) -> dict[str, object]:
     """The running statistics, and momentum as a tensor or in two float32 parts."""
     mean, var, momentum = running or (None, None, 0.0)
     if isinstance(momentum, Tensor):

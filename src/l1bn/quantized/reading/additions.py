@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -83,7 +82,7 @@ def _refuse_hooks(title: str, module: nn.Module) -> None:
             raise UnsupportedError(f"{title}: expected a layer without hooks, got {what}; {way}")
 
 
-def _known_hook(hook: Any) -> tuple[str, str] | None:
+def _known_hook(hook: object) -> tuple[str, str] | None:
     for base in type(hook).__mro__:
         if base.__name__ in _REMOVE:
             what, way = _REMOVE[base.__name__]
@@ -128,6 +127,6 @@ def _refuse_parameter_hooks(title: str, parameter: Tensor) -> None:
         )
 
 
-def _tensor_hooks(parameter: Tensor) -> Iterator[Callable[..., Any]]:
+def _tensor_hooks(parameter: Tensor) -> Iterator[Callable[..., object]]:
     for attribute in ("_backward_hooks", "_post_accumulate_grad_hooks"):
         yield from (getattr(parameter, attribute, None) or {}).values()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +43,7 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
 
-_FUNCTIONS: dict[Any, str] = {
+_FUNCTIONS: dict[object, str] = {
     F.relu: "relu",
     torch.relu: "relu",
     operator.add: "add",
@@ -52,7 +51,13 @@ _FUNCTIONS: dict[Any, str] = {
     torch.add: "add",
     torch.flatten: "flatten",
 }
-_METHODS = {"relu": "relu", "relu_": "relu", "add": "add", "add_": "add", "flatten": "flatten"}
+_METHODS: dict[object, str] = {
+    "relu": "relu",
+    "relu_": "relu",
+    "add": "add",
+    "add_": "add",
+    "flatten": "flatten",
+}
 
 
 def trace(model: nn.Module) -> list[Step]:
@@ -110,7 +115,7 @@ def _step(node: fx.Node, modules: dict[str, nn.Module], steps: dict[fx.Node, Ste
     if node.op == "call_module":
         name = str(node.target)
         return Step(name, "module", modules[name], _inputs(node, steps, name))
-    table: dict[Any, str] = _FUNCTIONS if node.op == "call_function" else _METHODS
+    table = _FUNCTIONS if node.op == "call_function" else _METHODS
     kind = table.get(node.target) if node.op in ("call_function", "call_method") else None
     if kind is None:
         raise UnsupportedError(
