@@ -90,8 +90,8 @@ MUTANTS = [
     Mutant(
         "eager: gradient without the mean of the signs",
         "ops/formula.py",
-        "centred_sign = sign - per_channel(sign.mean(dims), centred)",
-        "centred_sign = sign",
+        "(sign - per_channel(mean_sign, g))",
+        "sign",
     ),
     Mutant(
         "eager: no sqrt(pi/2)",
@@ -120,8 +120,8 @@ MUTANTS = [
     Mutant(
         "eager: no floor in the gradient",
         "ops/formula.py",
-        "live = (scale > math.sqrt(eps)).to(scale.dtype)",
-        "live = torch.ones_like(scale)",
+        "return (scale.detach() > math.sqrt(eps)).to(scale.dtype)",
+        "return torch.ones_like(scale)",
     ),
     Mutant(
         "reference: gradient without the mean of the signs",

@@ -53,6 +53,11 @@ def alive(y: Tensor, activation: str) -> Tensor:
     return y > 0 if activation == "relu" else (y > 0) & (y < 6)
 
 
+def gain(weight: Tensor | None, scale: Tensor) -> Tensor:
+    """``γ/σ`` of each channel, in the dtype of ``scale``."""
+    return scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
+
+
 def affine(
     centred: Tensor,
     scale: Tensor,
@@ -63,8 +68,7 @@ def affine(
     dtype: torch.dtype,
 ) -> Tensor:
     """Equations (3) and (4): ``act(γ·d/σ + β + residual)`` rounded once, to ``dtype``."""
-    factor = scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
-    z = centred * per_channel(factor, centred)
+    z = centred * per_channel(gain(weight, scale), centred)
     if bias is not None:
         z = z + per_channel(bias.to(scale.dtype), centred)
     if residual is not None:
@@ -166,11 +170,46 @@ def gradients(
         g = torch.where(alive(y.detach(), activation), g, 0.0)
     dbias = g.sum(dims)
     dweight = (g * centred).sum(dims) / scale
-    live = (scale > math.sqrt(eps)).to(scale.dtype)
-    through_scale = per_channel(K / count * dweight * live, centred)
-    centred_sign = sign - per_channel(sign.mean(dims), centred)
-    factor = scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
-    dx = per_channel(factor, centred) * (
-        g - per_channel(dbias / count, centred) - through_scale * centred_sign
+    factor = gain(weight, scale)
+    dx = input_gradient(
+        g,
+        sign,
+        sign.mean(dims),
+        factor=factor,
+        mean_gradient=dbias / count,
+        scale_gradient=-factor * dweight / count * above_floor(scale, eps),
     )
     return dx, dweight, dbias, g
+
+
+def above_floor(scale: Tensor, eps: float) -> Tensor:
+    """1 where σ lies above its floor, so that a gradient reaches it, else 0."""
+    return (scale.detach() > math.sqrt(eps)).to(scale.dtype)
+
+
+def input_gradient(
+    g: Tensor,
+    sign: Tensor,
+    mean_sign: Tensor,
+    *,
+    factor: Tensor,
+    mean_gradient: Tensor,
+    scale_gradient: Tensor,
+) -> Tensor:
+    """Equation (8), with dL/dσ written out: ``γ/σ·(g − mean g) + k/M·dL/dσ·(b − b̄)``.
+
+    Args:
+        g: Gradient that the activation passes.
+        sign: b, 1 or −1.
+        mean_sign: b̄.
+        factor: γ/σ.
+        mean_gradient: ``dβ/M``.
+        scale_gradient: ``1/M·dL/dσ``, 0 where σ is held by its floor. Through y alone it is
+            ``−γ/σ·dγ/M``.
+
+    Shape:
+        - g, sign, output: ``(N, C, *)``
+        - the others: ``(C,)``
+    """
+    through_scale = per_channel(K * scale_gradient, g) * (sign - per_channel(mean_sign, g))
+    return per_channel(factor, g) * (g - per_channel(mean_gradient, g)) + through_scale

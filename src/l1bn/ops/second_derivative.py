@@ -7,12 +7,17 @@ every dependence on x, for a derivative that most training never asks for.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from l1bn.ops.formula import K, alive, per_channel, reduce_dims
+from l1bn.ops.formula import (
+    above_floor,
+    alive,
+    gain,
+    input_gradient,
+    per_channel,
+    reduce_dims,
+)
 
 #: Of x, weight, bias and residual.
 Gradients = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
@@ -45,21 +50,27 @@ def double_backward(
         eps: variance floor.
     """
     dims, count = reduce_dims(y), y.numel() // y.shape[1]
-    live = (scale.detach() > math.sqrt(eps)).to(scale.dtype)
     sign = positive.to(scale.dtype) * 2 - 1
-    bit = sign - per_channel(sign.mean(dims), y)
-    through_scale = torch.zeros_like(scale) if grad_scale is None else grad_scale * (K / count)
+    scale_gradient = torch.zeros_like(scale) if grad_scale is None else grad_scale
+    factor = gain(weight, scale)
     if grad is None:
-        return per_channel(through_scale * live, y) * bit, None, None, None
-    g = grad.to(scale.dtype)
-    if activation is not None:
-        g = torch.where(alive(y.detach(), activation), g, 0.0)
-    factor = _factor(weight, scale)
-    dbias = g.sum(dims)
-    dweight = _recovered(g, y, residual, weight, bias, scale)
-    through_scale = through_scale - factor * dweight * (K / count)
-    dx = per_channel(factor, y) * (g - per_channel(dbias / count, y))
-    return dx + per_channel(through_scale * live, y) * bit, dweight, dbias, g
+        g, dbias, dweight = torch.zeros_like(sign), None, None
+    else:
+        g = grad.to(scale.dtype)
+        if activation is not None:
+            g = torch.where(alive(y.detach(), activation), g, 0.0)
+        dbias = g.sum(dims)
+        dweight = _recovered(g, y, residual, weight, bias, scale)
+        scale_gradient = scale_gradient - factor * dweight
+    dx = input_gradient(
+        g,
+        sign,
+        sign.mean(dims),
+        factor=factor,
+        mean_gradient=torch.zeros_like(scale) if dbias is None else dbias / count,
+        scale_gradient=scale_gradient / count * above_floor(scale, eps),
+    )
+    return dx, dweight, dbias, None if grad is None else g
 
 
 def frozen_backward(
@@ -96,12 +107,8 @@ def frozen_backward(
         dweight = _recovered(g, y, residual, weight, bias, scale)
     else:
         dweight = torch.zeros_like(scale)
-    dx = per_channel(_factor(weight, scale), grad) * g
+    dx = per_channel(gain(weight, scale), grad) * g
     return dx.to(grad.dtype), dweight, g.sum(dims), g.to(grad.dtype)
-
-
-def _factor(weight: Tensor | None, scale: Tensor) -> Tensor:
-    return scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
 
 
 def _recovered(

@@ -74,15 +74,15 @@ class _SyncTrain(torch.autograd.Function):
             g = torch.where(formula.alive(y, ctx.activation), g, 0.0)
         dbias, dcentred = _sum(g), _sum(g * centred)
         all_dbias, all_dcentred = _all_reduce(ctx.group, dbias, dcentred)
-        live = scale > math.sqrt(ctx.eps)
-        through_mean = (all_dbias / count).to(mean.dtype)
-        through_scale = (formula.K * all_dcentred / scale / count * live).to(mean.dtype)
-        factor = scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
-        centred_sign = _sign(centred) - formula.per_channel(mean_sign, x)
-        dx = formula.per_channel(factor, x) * (
-            g
-            - formula.per_channel(through_mean, x)
-            - formula.per_channel(through_scale, x) * centred_sign
+        factor = formula.gain(weight, scale)
+        mean_dweight = (all_dcentred / scale / count).to(mean.dtype)
+        dx = formula.input_gradient(
+            g,
+            _sign(centred),
+            mean_sign,
+            factor=factor,
+            mean_gradient=(all_dbias / count).to(mean.dtype),
+            scale_gradient=-factor * mean_dweight * formula.above_floor(scale, ctx.eps),
         )
         # γ and β get this process' share, as in DistributedDataParallel's other parameters.
         return (
