@@ -190,14 +190,14 @@ class SGD(Optimizer):
             first, second = clock.update_noise(index, 0), clock.update_noise(index, 1)
             exponent = clock.kernels(parameter.weight).sgd_step(
                 parameter.weight,
-                parameter.exponent,
                 parameter.momentum,
-                parameter.momentum_exponent,
                 gradient.values,
-                gradient.exponent,
                 steps[kinds[id(parameter)]],
-                parameter.bits,
-                None if first is None or second is None else (first, second),
+                exponent=parameter.exponent,
+                momentum_exponent=parameter.momentum_exponent,
+                gradient_exponent=gradient.exponent,
+                bits=parameter.bits,
+                noise=None if first is None or second is None else (first, second),
             )
             parameter.moved(exponent)
             parameter.make_room()

@@ -163,7 +163,7 @@ def norm_forward(
         ValueError: If a shape, a layout or a number is wrong.
     """
     shape = rows_of("x", x, torch.int8, 2)
-    return _forward(shape, 0, (0, 0), x, gamma, beta, spec, residual, relu)
+    return _forward(shape, x, gamma, beta, spec, residual=residual, relu=relu)
 
 
 def norm_forward_fused(
@@ -187,18 +187,29 @@ def norm_forward_fused(
     shape = rows_of("value", value, torch.int32, 2)
     x = torch.empty_like(value, dtype=torch.int8)
     pair = shift_of(shift, shape[1])
-    y, state = _forward(shape, value.data_ptr(), pair, x, gamma, beta, spec, residual, relu)
+    y, state = _forward(
+        shape,
+        x,
+        gamma,
+        beta,
+        spec,
+        value=value.data_ptr(),
+        shift=pair,
+        residual=residual,
+        relu=relu,
+    )
     return x, y, state
 
 
 def _forward(
     shape: tuple[int, int, int],
-    value: int,
-    shift: tuple[int, int],
     x: Tensor,
     gamma: Tensor,
     beta: Tensor,
     spec: NormSpec,
+    *,
+    value: int = 0,
+    shift: tuple[int, int] = (0, 0),
     residual: Tensor | None,
     relu: bool,
 ) -> tuple[Tensor, NormState]:

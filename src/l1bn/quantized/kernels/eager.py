@@ -121,9 +121,10 @@ class EagerKernels:
     def norm_backward(
         self,
         g: Tensor,
-        y: Tensor | None,
         x: Tensor,
+        y: Tensor | None,
         state: EagerState,
+        *,
         spec: NormSpec,
         g_exponent: int,
         x_exponent: Tensor,
@@ -162,12 +163,13 @@ class EagerKernels:
     def sgd_step(
         self,
         weight: Tensor,
-        exponent: int,
         momentum: Tensor,
-        momentum_exponent: int,
         gradient: Tensor,
-        gradient_exponent: int,
         step: SgdStep,
+        *,
+        exponent: int,
+        momentum_exponent: int,
+        gradient_exponent: int,
         bits: int,
         noise: tuple[Noise, Noise] | None,
     ) -> int:

@@ -118,9 +118,10 @@ class Kernels(Protocol):
     def norm_backward(
         self,
         g: Tensor,
-        y: Tensor | None,
         x: Tensor,
+        y: Tensor | None,
         state: Any,
+        *,
         spec: NormSpec,
         g_exponent: int,
         x_exponent: Tensor,
@@ -138,12 +139,13 @@ class Kernels(Protocol):
     def sgd_step(
         self,
         weight: Tensor,
-        exponent: int,
         momentum: Tensor,
-        momentum_exponent: int,
         gradient: Tensor,
-        gradient_exponent: int,
         step: SgdStep,
+        *,
+        exponent: int,
+        momentum_exponent: int,
+        gradient_exponent: int,
         bits: int,
         noise: tuple[Noise, Noise] | None,
     ) -> int:

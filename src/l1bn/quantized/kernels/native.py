@@ -73,9 +73,10 @@ class NativeKernels:
     def norm_backward(
         self,
         g: Tensor,
-        y: Tensor | None,
         x: Tensor,
+        y: Tensor | None,
         state: int8_norm.NormState,
+        *,
         spec: NormSpec,
         g_exponent: int,
         x_exponent: Tensor,
@@ -106,12 +107,13 @@ class NativeKernels:
     def sgd_step(
         self,
         weight: Tensor,
-        exponent: int,
         momentum: Tensor,
-        momentum_exponent: int,
         gradient: Tensor,
-        gradient_exponent: int,
         step: SgdStep,
+        *,
+        exponent: int,
+        momentum_exponent: int,
+        gradient_exponent: int,
         bits: int,
         noise: tuple[Noise, Noise] | None,
     ) -> int:

@@ -183,6 +183,7 @@ class ProductNormLayer(NormalizingLayer):
         buffers: NormBuffers,
         rule: NormRule,
         relu: bool,
+        *,
         product: str,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
@@ -192,7 +193,9 @@ class ProductNormLayer(NormalizingLayer):
     ) -> None:
         super().__init__(name, site, clock, buffers, rule, relu)
         self.weight, self.bias = weight, bias
-        self.product = Product(self, product, weight, bias, stride, padding, linear)
+        self.product = Product(
+            self, product, weight, bias, stride=stride, padding=padding, linear=linear
+        )
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See ``IntegerLayer.check``."""

@@ -38,6 +38,7 @@ class Product:
         name: str,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
+        *,
         stride: int,
         padding: int,
         linear: bool,
@@ -170,6 +171,7 @@ class ProductLayer(IntegerLayer):
         name: str,
         site: int,
         clock: Clock,
+        *,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
         stride: int = 1,
@@ -179,7 +181,9 @@ class ProductLayer(IntegerLayer):
     ) -> None:
         super().__init__(name, site, clock)
         self.weight, self.bias = weight, bias
-        self.product = Product(self, name, weight, bias, stride, padding, linear)
+        self.product = Product(
+            self, name, weight, bias, stride=stride, padding=padding, linear=linear
+        )
         self.scaling = None if wide else OutputScale()
 
     def check(self, *shapes: torch.Size) -> torch.Size:

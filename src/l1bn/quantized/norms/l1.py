@@ -120,15 +120,15 @@ class L1Rule:
         """Return the gradients."""
         return kernels.norm_backward(
             g.values,
-            saved.y,
             saved.x,
+            saved.y,
             saved.state,
-            self.spec,
-            g.exponent,
-            saved.exponent,
-            bits,
-            noise,
-            residual,
+            spec=self.spec,
+            g_exponent=g.exponent,
+            x_exponent=saved.exponent,
+            bits=bits,
+            noise=noise,
+            residual=residual,
         )
 
     def backward_frozen(

@@ -66,7 +66,7 @@ def measure(
     for name, channels in stimuli.items():
         _verify(config, source, name, channels, cache, say)
     netlist, result, recipe = fastest(
-        config.name, config.width, source, technology, effort, cache, say
+        config.name, config.width, source, technology, effort, cache=cache, say=say
     )
     library = technology.library
     blocks = assign_blocks(netlist, library, config)
@@ -86,7 +86,17 @@ def measure(
         area_by_block=_area(netlist, library, blocks),
         path=_path(netlist, result),
         stimuli={
-            name: _weigh(config, netlist, library, result, blocks, name, channels, cache, say)
+            name: _weigh(
+                config,
+                netlist,
+                library,
+                result,
+                blocks,
+                name=name,
+                channels=channels,
+                cache=cache,
+                say=say,
+            )
             for name, channels in stimuli.items()
         },
         variant=variant,
@@ -117,6 +127,7 @@ def fastest(
     source: str,
     technology: synthesis.Technology,
     effort: Effort,
+    *,
     cache: Cache,
     say: Say,
 ) -> tuple[Netlist, timing.Timing, str]:
@@ -154,6 +165,7 @@ def _weigh(
     library: Library,
     result: timing.Timing,
     blocks: dict[str, str],
+    *,
     name: str,
     channels: Channels,
     cache: Cache,
@@ -179,10 +191,10 @@ def _weigh(
     elements = len(channels) * config.elements
     time = run["clocks"] * result.period
     parts = {
-        phase: power.energy(netlist, library, result, rises, falls, 0.0, blocks)
+        phase: power.energy(netlist, library, result, rises, falls, time=0.0, blocks=blocks)
         for phase, (rises, falls) in run["phases"].items()
     }
-    leakage = power.energy(netlist, library, result, {}, {}, time).leakage
+    leakage = power.energy(netlist, library, result, {}, {}, time=time).leakage
     by_block: dict[str, float] = defaultdict(float)
     for part in parts.values():
         for block, value in part.blocks.items():

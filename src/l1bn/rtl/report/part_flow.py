@@ -28,7 +28,7 @@ def measure(
     Arguments and errors are those of ``l1bn.rtl.report.flow.measure``.
     """
     return [
-        _measure(name, config, technology, stimuli, effort, cache, say) for name in PARTS
+        _measure(name, config, technology, stimuli, effort, cache=cache, say=say) for name in PARTS
     ]  # fmt: skip
 
 
@@ -38,13 +38,14 @@ def _measure(
     technology: synthesis.Technology,
     stimuli: dict[str, Channels],
     effort: flow.Effort,
+    *,
     cache: Cache,
     say: flow.Say,
 ) -> PartRecord:
     source, top = part_bench.verilog_text(name, config), part_bench.top_name(name, config)
     library = technology.library
     netlist, result, recipe = flow.fastest(
-        top, config.width, source, technology, effort, cache, say
+        top, config.width, source, technology, effort, cache=cache, say=say
     )  # fmt: skip
     gates = [netlist.verilog(), cells.models(library, {i.kind for i in netlist.instances})]
     delays = cells.sdf(netlist, library, result)
@@ -64,7 +65,7 @@ def _measure(
         rises, falls = json.loads(text)
         elements = len(channels) * config.elements
         time = len(clocks) * result.period
-        energy = power.energy(netlist, library, result, rises, falls, time)
+        energy = power.energy(netlist, library, result, rises, falls, time=time)
         costs[label] = Cost(
             clocks_per_element=len(clocks) / elements,
             time_per_element=time / elements,

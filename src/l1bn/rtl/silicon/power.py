@@ -46,6 +46,7 @@ def energy(
     timing: Timing,
     rises: dict[str, int],
     falls: dict[str, int],
+    *,
     time: float,
     blocks: dict[str, str] | None = None,
 ) -> Power:

@@ -269,7 +269,17 @@ def run(
             text = "".join(f"{w:0{digits}x}\n" for w in content)
             (folder / f"{memory}.hex").write_text(text)
         (folder / "bench.v").write_text(
-            _bench(boundary, words, counts, top, period, delays, activity, stall, seed)
+            _bench(
+                boundary,
+                words,
+                counts,
+                top=top or boundary.module,
+                period=period,
+                annotated=delays is not None,
+                activity=activity,
+                stall=stall,
+                seed=seed,
+            )
         )
         for number, source in enumerate(sources):
             (folder / f"source{number}.v").write_text(source)
@@ -297,15 +307,16 @@ def _bench(
     boundary: Interface,
     words: Memories,
     counts: dict[str, int],
-    top: str | None,
+    *,
+    top: str,
     period: float,
-    delays: str | None,
+    annotated: bool,
     activity: bool,
     stall: float,
     seed: int,
 ) -> str:
     dump = '    $dumpfile("bench.vcd"); $dumpvars(1, bench.dut, counting);' if activity else ""
-    annotate = '    $sdf_annotate("delays.sdf", dut);' if delays is not None else ""
+    annotate = '    $sdf_annotate("delays.sdf", dut);' if annotated else ""
     return _BENCH.format(
         period=period,
         elements=counts["elements"],
@@ -321,7 +332,7 @@ def _bench(
         reset_on=boundary.reset_level,
         reset_off=1 - boundary.reset_level,
         connections=_connections(boundary),
-        top=top or boundary.module,
+        top=top,
         stall=round(stall * 256),
         seed=seed,
         skew=0.02,

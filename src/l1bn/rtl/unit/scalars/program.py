@@ -115,6 +115,7 @@ def run(
     goes_to: str,
     start: Sequence[Value],
     done: Value,
+    *,
     latch: Sequence[Value] = (),
     then: Sequence[Value] = (),
 ) -> None:
