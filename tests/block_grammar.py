@@ -7,6 +7,7 @@ import random
 _LAYERS = ["self.bn", "self.other", "self.branch", "self.tail", "self.last", "self.whole"]
 _ACTS = [
     "self.act", "self.six", "F.relu", "torch.relu", "F.relu6", "self.tanh", "F.silu", "self.looked",
+    "self.leaky", "F.softplus",
 ]  # fmt: skip
 _OTHER = [
     "self.conv",
@@ -160,6 +161,9 @@ class Writer:
             f"{layer}({e}) + {r}",
             f"{layer}({e})",
             f"F.relu({layer}({e}), inplace=True)",
+            self._pick([f"F.leaky_relu({layer}({e}), 0.2)", f"F.elu({layer}({e}), alpha=0.5)",
+                        f"F.gelu({layer}({e}), approximate='tanh')", f"{layer}({e}).sigmoid_()",
+                        f"F.silu({layer}({e}), inplace=True)", f"F.hardswish({layer}({e}), True)"]),
             f"self.inplace({layer}({e}))",
             f"{act}(self.same({layer}({e})))",
         ])  # fmt: skip

@@ -46,6 +46,7 @@ class Parts(nn.Module):
         super().__init__()
         self.conv, self.bn, self.other = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
         self.act, self.six, self.tanh = nn.ReLU(), nn.ReLU6(), nn.Tanh()
+        self.leaky = nn.LeakyReLU(0.1)
         self.inplace, self.same, self.drop = nn.ReLU(True), nn.Identity(), nn.Dropout(0.3)
         self.branch = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
         self.whole = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from l1bn import reference
+from l1bn.activation import Activation, split
 from l1bn.ops import formula
 from l1bn.ops.registry import registry
 
@@ -23,7 +24,7 @@ class Case:
     weight: Tensor | None = None
     bias: Tensor | None = None
     residual: Tensor | None = None
-    activation: str | None = None
+    activation: Activation | None = None
     eps: float = 1e-5
 
     def leaves(self) -> dict[str, Tensor]:
@@ -39,7 +40,7 @@ def make_case(
     shape: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
     *,
-    activation: str | None = None,
+    activation: Activation | None = None,
     residual: bool = False,
     affine: bool = True,
     layout: str = "contiguous",
@@ -107,8 +108,9 @@ def off_the_kinks(case: Case) -> Case:
         width = width + 4 * torch.finfo(case.x.dtype).eps * case.x.double().abs() * factor.view(
             view
         )
-    kink = 0 if case.activation == "relu" else 6
-    near = (plain["y"] - kink).abs() < width
+    near = torch.zeros_like(width, dtype=torch.bool)
+    for kink in split(case.activation)[0].kinks:
+        near |= (plain["y"] - kink).abs() < width
     grad = torch.where(near, 0.0, case.grad.double()).to(case.grad.dtype)
     return replace(case, grad=grad if near.any() else case.grad)
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from judge import Case, assert_close, assert_judged, error, judge, lay_out, make_case, run
+from l1bn.activation import DESCRIPTIONS, Activation
 from l1bn.functional import l1_batch_norm
-from l1bn.ops.registry import registry
+from l1bn.ops.registry import computes, registry
 
 SHAPES = [
     (2, 1),
@@ -28,7 +29,23 @@ SHAPES = [
 ]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 LAYOUTS = ["contiguous", "channels_last", "strided", "transposed"]
+#: A path of the native kernels each.
+CURVED = [
+    ((3, 67, 13, 5), "contiguous"),
+    ((3, 67, 13, 5), "channels_last"),
+    ((4, 32, 16, 16), "channels_last"),
+    ((2, 3, 48, 47), "contiguous"),
+    ((300, 5), "contiguous"),
+    ((90, 4, 3, 3), "contiguous"),
+    ((2, 3, 2, 2), "strided"),
+    ((4, 3), "contiguous"),
+]
 ACTIVATIONS = [None, "relu", "relu6"]
+#: The others, with parameters that can and cannot be told from the output.
+CURVES: list[Activation] = [
+    *[name for name in DESCRIPTIONS if name not in ACTIVATIONS],
+    ("leaky_relu", 0.3), ("leaky_relu", -0.5), ("elu", 0.5), ("elu", -1.0),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
@@ -50,6 +67,50 @@ def test_layouts_and_residual(
     for shape in [(3, 20, 9, 6), (2, 6, 3, 4, 5), (40, 9)]:
         case = make_case(shape, dtype, activation=activation, residual=residual, layout=layout)
         assert_judged(case, backend)
+
+
+def _with(backend: str, activation: Activation) -> str:
+    if not computes(registry.get(backend), activation):
+        pytest.skip(f"{backend} leaves {activation} to PyTorch")
+    return backend
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
+@pytest.mark.parametrize("activation", CURVES, ids=str)
+def test_curved_activations(backend: str, activation: Activation, dtype: torch.dtype) -> None:
+    for i, (shape, layout) in enumerate(CURVED):
+        case = make_case(
+            shape, dtype, activation=activation, residual=bool(i % 2), layout=layout, std=3.0
+        )
+        assert_judged(case, _with(backend, activation))
+
+
+@pytest.mark.parametrize("activation", CURVES, ids=str)
+def test_curved_activations_in_hard_cases(backend: str, activation: Activation) -> None:
+    """Skewed, far from 0, with γ of 0, below the floor, and with values that saturate."""
+    case = make_case((3, 8, 9, 19), skewed=True, activation=activation, residual=True)
+    assert_judged(case, _with(backend, activation))
+    case = make_case((8, 6, 20, 20), mean=1000.0, activation=activation)
+    assert_judged(case, backend)
+    case = make_case((6, 5, 8, 8), activation=activation)
+    case.x[:, 0] = 5.0
+    assert case.weight is not None
+    case.weight[1], case.weight[2], case.weight[3] = 0.0, 1e-6, 60.0
+    assert_judged(case, backend)
+
+
+@pytest.mark.parametrize("activation", CURVES, ids=str)
+def test_curved_gradcheck_and_double_backward(backend: str, activation: Activation) -> None:
+    x, residual = torch.randn(2, 4, 3, 3, 2, dtype=torch.float64)
+    weight, bias = torch.randn(2, 3, dtype=torch.float64)
+    leaves = [v.clone().requires_grad_() for v in (x, weight, bias, residual)]
+    train = registry.get(_with(backend, activation)).train
+
+    def call(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        return train(x, weight, bias, residual, activation, 1e-5)[0]
+
+    assert gradcheck(call, leaves)
+    assert gradgradcheck(call, leaves)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

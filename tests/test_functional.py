@@ -169,7 +169,7 @@ ERRORS = [
     ),
     (ValueError, "eps must be positive during training, but got 0", {"eps": 0.0}),
     (ValueError, "eps must be non-negative, but got -1", {"eps": -1.0, "training": False}),
-    (ValueError, "expected activation None, 'relu' or 'relu6', got 'gelu'", {"activation": "gelu"}),
+    (ValueError, "expected activation None or one of .*, got 'selu'", {"activation": "selu"}),
     (ValueError, "running_mean should contain 3 elements not 4", {"running_mean": torch.zeros(4)}),
     (ValueError, "weight should contain 3 elements not 2", {"weight": torch.ones(2)}),
     (ValueError, r"bias should contain 3 elements not 3.*got \(1, 3\)", {"bias": torch.ones(1, 3)}),

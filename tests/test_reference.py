@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from judge import assert_close
 from l1bn import reference
 
-ACTIVATIONS = [None, "relu", "relu6"]
+ACTIVATIONS: dict[Any, Callable[[Tensor], Tensor]] = {
+    None: lambda z: z,
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    ("leaky_relu", -0.5): lambda z: F.leaky_relu(z, -0.5),
+    "elu": F.elu,
+    ("elu", 0.3): lambda z: F.elu(z, 0.3),
+    "silu": F.silu,
+    "hardswish": F.hardswish,
+    # PyTorch's own derivative is 1/6 in single precision, for float64 too.
+    "hardsigmoid": lambda z: F.relu6(z + 3) / 6,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda z: F.gelu(z, approximate="tanh"),
+    "mish": F.mish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 
 
 def definition(
@@ -29,9 +49,7 @@ def definition(
     scale = (math.sqrt(math.pi / 2) * d.abs().mean(dims, keepdim=True)).clamp_min(math.sqrt(eps))
     z = weight.view(view) * d / scale + bias.view(view)
     z = z if residual is None else z + residual
-    return {None: lambda v: v, "relu": torch.relu, "relu6": torch.nn.functional.relu6}[activation](
-        z
-    )
+    return ACTIVATIONS[activation](z)
 
 
 def draw(shape: tuple[int, ...], kind: str) -> Tensor:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from l1bn.activation import DESCRIPTIONS, Activation, activate, clips, split
 from l1bn.ops import frozen, masked
-from l1bn.ops.registry import PairBackend, registry
+from l1bn.ops.registry import PairBackend, computes, registry
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_traced
 
 #: Activations that can be computed together with the normalization.
-ACTIVATIONS = (None, "relu", "relu6")
-Activation = Literal["relu", "relu6"]
+ACTIVATIONS = (None, *DESCRIPTIONS)
 _DTYPES = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 
 
@@ -56,7 +56,8 @@ def l1_batch_norm(
         momentum: weight of the batch in the moving averages; a tensor of one element is taken
             too and is not synchronised.
         eps: floor of the variance: ``σ ≥ √ε``.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        activation: ``None``, the name of one of ``ACTIVATIONS``, or for ``"leaky_relu"`` and
+            ``"elu"`` the name and the parameter: ``("leaky_relu", 0.2)``.
         residual: tensor like ``input``, added before the activation.
         mask: booleans, False for padding. In training the statistics leave it out; every element
             is normalized with them. Not used in evaluation. Computed by plain operations.
@@ -85,9 +86,9 @@ def l1_batch_norm(
         assert running_mean is not None  # narrowed by _check
         assert running_var is not None
         chosen = registry.resolve(backend, input, weight, bias, residual)
-        return chosen.evaluate(
-            input, running_mean, running_var, weight, bias, residual, activation, eps
-        )
+        inside = activation if computes(chosen, activation) else None
+        y = chosen.evaluate(input, running_mean, running_var, weight, bias, residual, inside, eps)
+        return y if inside is activation else activate(y, activation)
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
     if not isinstance(momentum, (float, int, Tensor)):
@@ -97,7 +98,7 @@ def l1_batch_norm(
         )
     tensors = input, running_mean, running_var, weight, bias, residual
     options = activation, momentum, eps, mask, backend
-    if frozen.only_shifts(input, weight, bias, residual):
+    if frozen.only_shifts(input, weight, bias, residual, activation):
         return frozen.shift(bias, residual, activation, lambda: _train(*tensors, *options))
     return _train(*tensors, *options)
 
@@ -122,11 +123,14 @@ def _train(
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
         return y
     chosen = registry.resolve(backend, x, weight, bias, residual)
+    inside = activation if computes(chosen, activation) else None
     if running_mean is None or running_var is None:
-        return chosen.train(x, weight, bias, residual, activation, eps)[0]
-    return chosen.train_and_update(
-        x, running_mean, running_var, weight, bias, residual, activation, momentum, eps
-    )
+        y = chosen.train(x, weight, bias, residual, inside, eps)[0]
+    else:
+        y = chosen.train_and_update(
+            x, running_mean, running_var, weight, bias, residual, inside, momentum, eps
+        )
+    return y if inside is activation else activate(y, activation)
 
 
 class Branch(NamedTuple):
@@ -148,13 +152,14 @@ def l1_batch_norm_pair(
     r"""Normalize two branches, add them and apply an activation: where a residual block ends.
 
     The same function as two calls of ``l1_batch_norm``, the second one's output being the
-    residual of the first one. In training the ``cpu`` backend keeps less for backward: beside the
-    output and the sign bits only one normalized branch, and that only where the output is alive.
+    residual of the first one. In training with ReLU or ReLU6 the ``cpu`` backend keeps less for
+    backward: beside the output and the sign bits only one normalized branch, and that only where
+    the output is alive.
 
     Args:
         first: the branch that would take the residual.
         second: the branch that would be the residual.
-        activation: ``"relu"`` or ``"relu6"``.
+        activation: as in ``l1_batch_norm``.
         backend: as in ``l1_batch_norm``.
 
     Shape:
@@ -172,7 +177,7 @@ def l1_batch_norm_pair(
         _check_residual(second.input, first.input)
         chosen = registry.resolve(backend, first.input, first.weight, first.bias, second.input)
         same = chosen is registry.resolve(backend, second.input, second.weight, second.bias, None)
-        if same and isinstance(chosen, PairBackend):
+        if same and isinstance(chosen, PairBackend) and clips(activation):
             y = chosen.train_pair(first, second, activation)
             if y is not None:
                 return y
@@ -201,15 +206,12 @@ def _check(
     bias: Tensor | None,
     training: bool,
     eps: float,
-    activation: str | None,
+    activation: Activation | None,
     residual: Tensor | None,
 ) -> None:
     _check_input(x, training)
-    if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"expected activation None, 'relu' or 'relu6', got {activation!r}: "
-            "apply any other activation to the output"
-        )
+    if activation is not None:
+        split(activation)
     _check_eps_and_size(x, training, eps)
     _check_running(running_mean, running_var, training)
     vectors = running_mean, running_var, weight, bias

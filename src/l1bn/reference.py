@@ -26,6 +26,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation, activate, slope
+
 #: k = sqrt(pi / 2): standard deviation over mean absolute deviation of a Gaussian.
 K = math.sqrt(math.pi / 2)
 
@@ -88,29 +90,6 @@ def statistics(x: Tensor, eps: float) -> Statistics:
     return Statistics(mean, deviation, scale, sign)
 
 
-def activate(z: Tensor, activation: str | None) -> Tensor:
-    """Apply the activation of equation (4).
-
-    Shape:
-        - z, output: any, the same
-    """
-    if activation is None:
-        return z
-    return z.clamp_min(0) if activation == "relu" else z.clamp(0, 6)
-
-
-def activation_derivative(z: Tensor, activation: str | None) -> Tensor:
-    """Derivative of ``activate``, 0 at the kinks, as PyTorch defines it.
-
-    Shape:
-        - z, output: any, the same
-    """
-    if activation is None:
-        return torch.ones_like(z)
-    alive = z > 0 if activation == "relu" else (z > 0) & (z < 6)
-    return alive.to(z.dtype)
-
-
 def _pre_activation(
     x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, stats: Statistics
 ) -> Tensor:
@@ -124,7 +103,7 @@ def forward(
     weight: Tensor,
     bias: Tensor,
     residual: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     eps: float = 1e-5,
 ) -> tuple[Tensor, Statistics]:
     """Normalize with batch statistics: equations (1) to (4).
@@ -134,7 +113,7 @@ def forward(
         weight: γ.
         bias: β.
         residual: added before the activation.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        activation: ``None`` or one of ``l1bn.activation``.
         eps: variance floor.
 
     Shape:
@@ -151,7 +130,7 @@ def backward(
     weight: Tensor,
     bias: Tensor,
     residual: Tensor | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
     eps: float = 1e-5,
 ) -> Gradients:
     """Exact gradients in closed form: equations (5) to (8).
@@ -162,7 +141,7 @@ def backward(
         weight: γ.
         bias: β.
         residual: added before the activation.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        activation: ``None`` or one of ``l1bn.activation``.
         eps: variance floor.
 
     Shape:
@@ -172,7 +151,7 @@ def backward(
     stats = statistics(x, eps)
     count = x.numel() // x.shape[1]
     z = _pre_activation(x, weight, bias, residual, stats)
-    g = grad * activation_derivative(z, activation)  # (5)
+    g = grad * slope(z, activation)  # (5)
     normalized = (x - _per_channel(stats.mean, x)) / _per_channel(stats.scale, x)
     grad_bias = _sum(g)  # (6)
     grad_weight = _sum(g * normalized)  # (7)

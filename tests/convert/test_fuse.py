@@ -96,6 +96,40 @@ class OfTheTensor(Way):
         return self.bn(self.conv(x)).relu_().mean((2, 3), keepdim=True)
 
 
+class LeakyByPosition(Way):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(self.bn(self.conv(x)), 0.2)
+
+
+class EluByKeyword(Way):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(x)
+        return F.elu(x, alpha=0.5, inplace=True)
+
+
+class GeluByKeyword(Way):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.bn(x), approximate="tanh")
+
+
+class SigmoidOfTheTensor(Way):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(x).sigmoid_()
+
+
+class Modules(Way):
+    """One layer after each of several normalizations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        acts = (nn.SiLU(True), nn.Hardswish(), nn.GELU(), nn.GELU("tanh"), nn.Mish(),
+                nn.LeakyReLU(0.3), nn.ELU(0.7), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh())  # fmt: skip
+        self.body = nn.Sequential(*(m for act in acts for m in (nn.BatchNorm2d(4), act)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.body(x))
+
+
 class Residual(Way):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = F.relu(self.first(x))
@@ -156,6 +190,31 @@ WAYS: dict[str, tuple[Any, list[tuple[Any, bool]]]] = {
     "imported": (Imported, [("relu6", False)]),
     "torch.relu": (OfTorch, [("relu", False)]),
     "y.relu_()": (OfTheTensor, [("relu", False)]),
+    "leaky by position": (LeakyByPosition, [(("leaky_relu", 0.2), False)]),
+    "elu by keyword": (EluByKeyword, [(("elu", 0.5), False)]),
+    "gelu by keyword": (GeluByKeyword, [("gelu_tanh", False)]),
+    "y.sigmoid_()": (SigmoidOfTheTensor, [("sigmoid", False)]),
+    "modules": (
+        Modules,
+        [
+            *[
+                (name, False)
+                for name in (
+                    "silu",
+                    "hardswish",
+                    "gelu",
+                    "gelu_tanh",
+                    "mish",
+                    ("leaky_relu", 0.3),
+                    ("elu", 0.7),
+                    "hardsigmoid",
+                    "sigmoid",
+                    "tanh",
+                )
+            ],
+            (None, False),
+        ],
+    ),
     "y += x": (Residual, [("relu", True)]),
     "x + y": (ResidualFirst, [("relu6", True)]),
     "methods": (ByMethods, [("relu", False)]),
@@ -271,9 +330,9 @@ class Twice(Block):
         return self.act(y) + y
 
 
-class Silu(Block):
+class Softplus(Block):
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(self.bn(x))
+        return F.softplus(self.bn(x))
 
 
 class ConvolutionNext(Block):
@@ -333,11 +392,11 @@ def without_source() -> type[nn.Module]:
     return namespace["NoSource"]
 
 
-UNSEEN = "no ReLU or ReLU6 is seen to take its output, and nothing else to see it"
+UNSEEN = "no activation is seen to take its output, and nothing else to see it"
 NOT_FUSED: dict[str, tuple[Any, str]] = {
     "used twice": (Twice, UNSEEN),
-    "silu": (Silu, UNSEEN),
-    "convolution": (ConvolutionNext, "no ReLU or ReLU6 follows, but Conv2d"),
+    "softplus": (Softplus, UNSEEN),
+    "convolution": (ConvolutionNext, "no activation that a layer computes follows, but Conv2d"),
     "end": (End, "its output leaves the model"),
     "collection": (Collection, UNSEEN),
     "constant": (Constant, ""),
@@ -382,7 +441,7 @@ class TestNotFused:
         assert not report.fused
         reason = {
             "bn": "a hook watches its output",
-            "act": "no ReLU or ReLU6 follows, but ReLU with a hook",
+            "act": "no activation that a layer computes follows, but ReLU with a hook",
         }
         assert [item.text for item in report.not_fused] == [reason[part]]
         model(X)

@@ -25,7 +25,7 @@ def test_a_conversion_prints_counts_and_reasons() -> None:
 
 def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
     model = SmallResNet()
-    model.stem[2] = nn.SiLU()
+    model.stem[2] = nn.Softplus()
     assert str(convert_(model, example=torch.randn(2, 3, 8, 8))) == (
         "convert_: SmallResNet\n"
         "  8 converted\n"
@@ -34,7 +34,7 @@ def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
         "      3 × L1BatchNorm2d → ReLU\n"
         "      3 × L1BatchNorm2d → add → ReLU\n"
         "  2 not fused\n"
-        "      1 × no ReLU or ReLU6 follows, but SiLU\n"
+        "      1 × no activation that a layer computes follows, but Softplus\n"
         "          stem.1\n"
         "      1 × computed by itself: something is between, or nobody keeps what is added\n"
         "          layer1.0.bn2\n"
@@ -52,7 +52,7 @@ def test_a_fusion_prints_what_was_fused_and_what_was_not() -> None:
 
 def test_without_an_example_it_says_what_is_seen_in_the_source() -> None:
     model = SmallResNet()
-    model.stem[2] = nn.SiLU()
+    model.stem[2] = nn.Softplus()
     assert len(convert_(model).fused) == 7
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from l1bn.activation import activate
 from l1bn.convert.example import preserved
 from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import bare_type
@@ -226,7 +227,7 @@ def _measured_bn(
         0.0,
         module.eps,
     )
-    return formula.activate(y if residual is None else y + residual, activation)
+    return activate(y if residual is None else y + residual, activation)
 
 
 def _default_forward(model: nn.Module, batch: Any) -> Any:

@@ -35,11 +35,12 @@ def convert_(model: nn.Module, example: Any = None, fuse: bool = True) -> Conver
     changes. So evaluation outputs stay the same to the last bit, an optimizer built before stays
     valid, a layer used in several places stays shared, and the model itself may be a layer.
 
-    In training, layers followed by ReLU or ReLU6, directly or after an addition, are computed
-    with it in one call: one pass over memory, and less kept for backward. The blocks that contain
-    them go on running their own forward, line by line; what can be one call is decided each time
-    it is reached. So hooks, replaced parts, edits, pickling and copying work as before, and
-    evaluation without gradients is the same to the last bit.
+    In training, layers followed by an activation of ``l1bn.functional.ACTIVATIONS`` (SiLU, ReLU
+    and others), directly or after an addition, are computed with it in one call: one pass over
+    memory, and less kept for backward. The blocks that contain them go on running their own
+    forward, line by line; what can be one call is decided each time it is reached. So hooks,
+    replaced parts, edits, pickling and copying work as before, and evaluation without gradients is
+    the same to the last bit.
 
     Args:
         model: any module. It may be on any device and in any mode.

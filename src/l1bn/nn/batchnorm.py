@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from l1bn.functional import Activation, Branch, l1_batch_norm
+from l1bn.activation import Activation
+from l1bn.functional import Branch, l1_batch_norm
 from l1bn.ops import scripted
 from l1bn.ops.running import count_batch
 from l1bn.ops.tracing import is_recomputed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from l1bn.nn.batchnorm import L1BatchNorm2d, _leaf
 from l1bn.nn.fusable import activation_of, is_identity
 from l1bn.nn.timm_base import join_timm
 
-_BY_NAME: dict[str, type[nn.Module]] = {
+_BY_NAME: dict[str, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "leaky_relu": nn.LeakyReLU,
@@ -21,6 +23,7 @@ _BY_NAME: dict[str, type[nn.Module]] = {
     "swish": nn.SiLU,
     "mish": nn.Mish,
     "gelu": nn.GELU,
+    "gelu_tanh": functools.partial(nn.GELU, approximate="tanh"),
     "hard_sigmoid": nn.Hardsigmoid,
     "hard_swish": nn.Hardswish,
     "sigmoid": nn.Sigmoid,
@@ -33,10 +36,10 @@ class L1BatchNormAct2d(L1BatchNorm2d):
     """L1-norm batch normalization, residual addition and activation of a 4D input.
 
     Takes the arguments of timm's ``BatchNormAct2d`` and has its submodules ``drop`` and ``act``.
-    ReLU and ReLU6 are computed in the same pass as the normalization; any other activation runs
-    after it. Its state-dict keys are those of ``torch.nn.BatchNorm2d``. Where timm is loaded
-    the class is one of timm's ``BatchNormAct2d`` too, so that timm's own functions keep its
-    activation.
+    An activation of ``l1bn.functional.ACTIVATIONS`` is computed together with the normalization;
+    any other runs after it. Its state-dict keys are those of ``torch.nn.BatchNorm2d``. Where timm
+    is loaded the class is one of timm's ``BatchNormAct2d`` too, so that timm's own functions keep
+    its activation.
 
     Args:
         num_features: channels ``C``.

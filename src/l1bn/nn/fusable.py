@@ -5,6 +5,7 @@ One table and one check, for the layers here and for conversion.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
@@ -13,34 +14,64 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from l1bn.functional import Activation
+from l1bn.activation import DESCRIPTIONS, Activation
 
 
 class Fusable(NamedTuple):
     """An activation that a layer can compute itself.
 
     Attributes:
-        name: the name that ``l1bn.functional.l1_batch_norm`` knows it by.
+        name: its name in ``l1bn.activation``.
         module: its layer.
         functions: its functions.
         methods: its methods of a tensor.
+        option: attribute of the layer, and argument of the functions, that says more.
     """
 
-    name: Activation
+    name: str
     module: type[nn.Module]
     functions: tuple[Any, ...]
     methods: tuple[str, ...] = ()
+    option: str | None = None
+
+    def activation(self, option: Any) -> Activation | None:
+        """The activation for a value of the option, ``None`` where it is no known one."""
+        if self.option is None:
+            return self.name
+        if self.option == "approximate":
+            return {"none": "gelu", "tanh": "gelu_tanh"}.get(option)
+        return (self.name, float(option)) if isinstance(option, (int, float)) else None
+
+    def default(self) -> Any:
+        """The option where none is given."""
+        return "none" if self.option == "approximate" else DESCRIPTIONS[self.name].parameter
 
 
 #: Every such activation: to add one, add a line.
 FUSABLE = (
     Fusable("relu", nn.ReLU, (F.relu, F.relu_, torch.relu, torch.relu_), ("relu", "relu_")),
     Fusable("relu6", nn.ReLU6, (F.relu6,)),
+    Fusable("leaky_relu", nn.LeakyReLU, (F.leaky_relu, F.leaky_relu_), option="negative_slope"),
+    Fusable("elu", nn.ELU, (F.elu, F.elu_), option="alpha"),
+    Fusable("silu", nn.SiLU, (F.silu,)),
+    Fusable("hardswish", nn.Hardswish, (F.hardswish,)),
+    Fusable("hardsigmoid", nn.Hardsigmoid, (F.hardsigmoid,)),
+    Fusable("gelu", nn.GELU, (F.gelu,), option="approximate"),
+    Fusable("mish", nn.Mish, (F.mish,)),
+    Fusable(
+        "sigmoid", nn.Sigmoid, (F.sigmoid, torch.sigmoid, torch.sigmoid_), ("sigmoid", "sigmoid_")
+    ),
+    Fusable("tanh", nn.Tanh, (F.tanh, torch.tanh, torch.tanh_), ("tanh", "tanh_")),
 )
+#: Arguments that say more of an activation, of functions and layers.
+OPTIONS = frozenset(row.option for row in FUSABLE if row.option is not None)
+#: Methods of a tensor that are activations.
+METHODS = frozenset(method for row in FUSABLE for method in row.methods)
 
-_BY_MODULE = {row.module: (row.name, row.module.forward) for row in FUSABLE}
-_BY_FUNCTION = {function: row.name for row in FUSABLE for function in row.functions}
+_BY_MODULE = {row.module: (row, row.module.forward) for row in FUSABLE}
+_BY_FUNCTION = {function: row for row in FUSABLE for function in row.functions}
 _BY_METHOD = {method: row.name for row in FUSABLE for method in row.methods}
+_NONE: Mapping[str, Any] = {}
 _CALL = nn.Module.__call__
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _GLOBAL_HOOKS = (
@@ -65,19 +96,37 @@ def is_watched(module: nn.Module) -> bool:
     return type(module).__call__ is not _CALL
 
 
-def activation_of(act: Any) -> Activation | None:
-    """Name of an activation that a layer can compute, ``None`` for any other.
+def activation_of(
+    act: Any, more: Sequence[Any] = (), options: Mapping[str, Any] = _NONE
+) -> Activation | None:
+    """An activation that a layer can compute, ``None`` for any other.
 
     Args:
         act: a layer, a function, or the name of a tensor's method.
+        more: arguments of its call after the tensor.
+        options: keywords of its call.
     """
     kind = type(act)
     found = _BY_MODULE.get(kind)
     if found is not None:
-        return found[0] if kind.forward is found[1] and not is_watched(act) else None
+        row, forward = found
+        if kind.forward is not forward or more or options or is_watched(act):
+            return None
+        return row.name if row.option is None else row.activation(getattr(act, row.option, None))
     if kind is FunctionType or kind is BuiltinFunctionType:
-        return _BY_FUNCTION.get(act)
-    return _BY_METHOD.get(act) if kind is str else None
+        known = _BY_FUNCTION.get(act)
+        return None if known is None else _called(known, more, options)
+    return _BY_METHOD.get(act) if kind is str and not more and not options else None
+
+
+def _called(row: Fusable, more: Sequence[Any], options: Mapping[str, Any]) -> Activation | None:
+    """The activation of a function's call. In place or not is the same to a fused call."""
+    if len(more) > 1 or any(name not in ("inplace", row.option) for name in options):
+        return None
+    if row.option is None:
+        return row.name if not more or isinstance(more[0], bool) else None
+    given = more[0] if more else options.get(row.option, row.default())
+    return None if isinstance(given, bool) else row.activation(given)
 
 
 def is_identity(module: Any) -> bool:

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from l1bn.functional import Activation, _check_residual
+from l1bn.activation import Activation
+from l1bn.functional import _check_residual
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.batchnorm_act import L1BatchNormAct2d
 from l1bn.ops.running import update_running_statistics

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1bn.activation import DESCRIPTIONS, Activation, clips
 from l1bn.ops import formula, frozen
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
 
 class _Train(torch.autograd.Function):
-    """Keeps the input, two vectors and, with an activation, the output."""
+    """Keeps the input, a few vectors, and the output or the residual where the activation asks."""
 
     @staticmethod
     def forward(
@@ -23,7 +24,7 @@ class _Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = x.to(formula.accumulate_dtype(x.dtype))
@@ -32,9 +33,12 @@ class _Train(torch.autograd.Function):
         centred = wide - formula.per_channel(mean, x)
         scale = (formula.K * centred.abs().mean(dims)).clamp_min(math.sqrt(eps))
         y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
-        ctx.save_for_backward(x, weight, y if activation else None, mean, scale)
+        ctx.keeps_output = activation is not None and clips(activation)
+        # Of an activation that does not clip, z is computed again.
+        again = activation is not None and not ctx.keeps_output
+        kept = (None, bias, residual) if again else (y if ctx.keeps_output else None, None, None)
+        ctx.save_for_backward(x, weight, mean, scale, *kept)
         ctx.activation, ctx.eps = activation, eps
-        ctx.keeps_output = activation is not None
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.residual_dtype = None if residual is None else residual.dtype
         ctx.mark_non_differentiable(mean, scale)
@@ -46,17 +50,16 @@ class _Train(torch.autograd.Function):
         grad = grads[0]
         if grad is None:
             return (None,) * 6
-        x, weight, y, mean, scale = ctx.saved_tensors
+        x, weight, mean, scale, y, bias, residual = ctx.saved_tensors
         if torch.is_grad_enabled():
             dx, dweight, dbias, dz = formula.closed_form_backward(
-                grad, x, y, weight, ctx.activation, ctx.eps
+                grad, x, y, weight, ctx.activation, ctx.eps, bias, residual
             )
         else:
             centred = x.to(mean.dtype) - formula.per_channel(mean, x)
             sign = torch.where(centred >= 0, 1.0, -1.0).to(mean.dtype)
-            dx, dweight, dbias, dz = formula.gradients(
-                grad, centred, sign, y, scale, weight, ctx.activation, ctx.eps
-            )
+            g = formula.through(grad, y, centred, scale, weight, bias, residual, ctx.activation)
+            dx, dweight, dbias, dz = formula.gradients(g, centred, sign, scale, weight, ctx.eps)
         return (
             dx.to(x.dtype),
             None if weight is None else dweight.to(weight.dtype),
@@ -71,6 +74,7 @@ class Eager:
     """Serves every device and dtype, and whatever traces or transforms the call."""
 
     name = "eager"
+    activations = frozenset(DESCRIPTIONS)
 
     def unavailable(self) -> str | None:
         """Never: it needs PyTorch only."""
@@ -88,7 +92,7 @@ class Eager:
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
@@ -104,7 +108,7 @@ class Eager:
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, see ``l1bn.ops.registry.Backend``."""
@@ -120,7 +124,7 @@ class Eager:
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:

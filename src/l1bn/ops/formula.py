@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation, activate, clips, passed, slope
+
 K = math.sqrt(math.pi / 2)
 
 
@@ -41,15 +43,8 @@ def per_channel(v: Tensor, x: Tensor) -> Tensor:
     return v.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def activate(z: Tensor, activation: str | None) -> Tensor:
-    """Apply ``None``, ``"relu"`` or ``"relu6"``."""
-    if activation is None:
-        return z
-    return torch.relu(z) if activation == "relu" else torch.nn.functional.relu6(z)
-
-
-def alive(y: Tensor, activation: str) -> Tensor:
-    """Where the activation passes a gradient, read off its output."""
+def alive(y: Tensor, activation: Activation) -> Tensor:
+    """Where an activation that clips passes a gradient, read off its output."""
     return y > 0 if activation == "relu" else (y > 0) & (y < 6)
 
 
@@ -58,21 +53,31 @@ def gain(weight: Tensor | None, scale: Tensor) -> Tensor:
     return scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
 
 
+def pre_activation(
+    centred: Tensor,
+    scale: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+) -> Tensor:
+    """``γ·d/σ + β + residual`` of equations (3) and (4)."""
+    z = centred * per_channel(gain(weight, scale), centred)
+    if bias is not None:
+        z = z + per_channel(bias.to(scale.dtype), centred)
+    return z if residual is None else z + residual.to(scale.dtype)
+
+
 def affine(
     centred: Tensor,
     scale: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     dtype: torch.dtype,
 ) -> Tensor:
     """Equations (3) and (4): ``act(γ·d/σ + β + residual)`` rounded once, to ``dtype``."""
-    z = centred * per_channel(gain(weight, scale), centred)
-    if bias is not None:
-        z = z + per_channel(bias.to(scale.dtype), centred)
-    if residual is not None:
-        z = z + residual.to(scale.dtype)
+    z = pre_activation(centred, scale, weight, bias, residual)
     return activate(z, activation).to(dtype)
 
 
@@ -99,7 +104,7 @@ def train(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Training forward pass as a composition that autograd differentiates.
@@ -119,7 +124,7 @@ def evaluate(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> Tensor:
     """Evaluation: ``F.batch_norm``, then residual and activation."""
@@ -138,36 +143,54 @@ def closed_form_backward(
     x: Tensor,
     y: Tensor | None,
     weight: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """First derivative as differentiable operations on ``grad``, ``x`` and ``weight``.
+    """First derivative as differentiable operations on the other tensors.
 
-    Statistics are computed again from ``x``, so that a second derivative reaches it.
+    Statistics are computed again from ``x``, so that a second derivative reaches it. ``y`` is read
+    under an activation that clips, ``bias`` and ``residual`` under any other.
 
     Returns:
         ``(dx, dweight, dbias, dz)`` in the accumulation dtype.
     """
     centred, sign, _, scale = statistics(x, eps)
-    return gradients(grad, centred, sign, y, scale, weight, activation, eps)
+    g = through(grad, y, centred, scale, weight, bias, residual, activation)
+    return gradients(g, centred, sign, scale, weight, eps)
+
+
+def through(
+    grad: Tensor,
+    y: Tensor | None,
+    centred: Tensor,
+    scale: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: Activation | None,
+) -> Tensor:
+    """Equation (5), the gradient of z, where x is there; arguments as ``closed_form_backward``."""
+    g = grad.to(centred.dtype)
+    if activation is None:
+        return g
+    if y is not None and clips(activation):
+        return passed(g, y.detach(), activation)
+    return g * slope(pre_activation(centred, scale, weight, bias, residual), activation)
 
 
 def gradients(
-    grad: Tensor,
+    g: Tensor,
     centred: Tensor,
     sign: Tensor,
-    y: Tensor | None,
     scale: Tensor,
     weight: Tensor | None,
-    activation: str | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Equations (5) to (8) from the centred input, its sign bits and the scale."""
+    """Equations (6) to (8) from the gradient of z, the centred input, its sign and the scale."""
     dims = reduce_dims(centred)
     count = centred.numel() // centred.shape[1]
-    g = grad.to(centred.dtype)
-    if activation is not None and y is not None:
-        g = torch.where(alive(y.detach(), activation), g, 0.0)
     dbias = g.sum(dims)
     dweight = (g * centred).sum(dims) / scale
     factor = gain(weight, scale)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation, clips
 from l1bn.ops import formula, mask
 from l1bn.ops.tracing import is_transformed
 
@@ -27,7 +28,7 @@ class _Frozen(torch.autograd.Function):
         residual: Tensor | None,  # noqa: ARG004  added by compute; its gradient is g
         weight: Tensor | None,
         running_var: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
         compute: Callable[[], Tensor],
     ) -> Tensor:
@@ -60,9 +61,17 @@ class _Frozen(torch.autograd.Function):
         return dx, dbias, g if of_residual else None, None, None, None, None, None
 
 
-def serves(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None) -> bool:
-    """Whether a gradient is wanted, but not γ's."""
+def serves(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: Activation | None,
+) -> bool:
+    """Whether a gradient is wanted, but not γ's, and one bit tells what the activation passes."""
     if not torch.is_grad_enabled() or (weight is not None and weight.requires_grad):
+        return False
+    if activation is not None and not clips(activation):
         return False
     return any(v is not None and v.requires_grad for v in (x, bias, residual))
 
@@ -73,7 +82,7 @@ def evaluate(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
     compute: Callable[[], Tensor],
 ) -> Tensor:
@@ -97,16 +106,22 @@ def evaluate(
 
 
 def only_shifts(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: Activation | None,
 ) -> bool:
-    """Whether in training a gradient is wanted, but neither x's nor γ's."""
-    return not x.requires_grad and serves(x, weight, bias, residual) and not is_transformed(x)
+    """Whether in training a gradient is wanted, but neither x's nor γ's; else as ``serves``."""
+    if x.requires_grad or not serves(x, weight, bias, residual, activation):
+        return False
+    return not is_transformed(x)
 
 
 def shift(
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     compute: Callable[[], Tensor],
 ) -> Tensor:
     """Give what ``compute`` returns the gradients of β and the residual, which are added in it.
@@ -131,7 +146,7 @@ def composed(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> Tensor:
     """Evaluation by PyTorch's own operators, keeping what the gradients in demand need.
@@ -144,6 +159,6 @@ def composed(
             x, running_mean, running_var, weight, bias, residual, activation, eps
         )
 
-    if not serves(x, weight, bias, residual) or is_transformed(x):
+    if not serves(x, weight, bias, residual, activation) or is_transformed(x):
         return compute()
     return evaluate(x, running_var, weight, bias, residual, activation, eps, compute)

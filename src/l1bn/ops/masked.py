@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation
 from l1bn.ops import formula
 
 
@@ -16,7 +17,7 @@ def train(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize every element with the statistics of those where ``mask`` is True.

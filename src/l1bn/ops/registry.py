@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from l1bn.activation import Activation, split
 from l1bn.ops.tracing import is_compiled, is_transformed
 
 
@@ -21,7 +22,8 @@ class Backend(Protocol):
 
     ``Registry.resolve`` asks once whether a tracer or a transform looks on, and then takes
     ``eager``. A backend need not ask again; one with ``compiles`` is also called while
-    ``torch.compile`` looks on.
+    ``torch.compile`` looks on. An attribute ``activations`` names the activations that it computes,
+    of ``l1bn.activation``; without it these are ReLU and ReLU6. Any other is applied to its output.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Backend(Protocol):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics.
@@ -71,7 +73,7 @@ class Backend(Protocol):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, exactly as ``F.batch_norm`` does."""
@@ -84,7 +86,7 @@ class Backend(Protocol):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
@@ -99,7 +101,7 @@ class PairBackend(Protocol):
         self,
         first: Sequence[Any],
         second: Sequence[Any],
-        activation: str,
+        activation: Activation,
     ) -> Tensor | None:
         """Compute ``act(norm(first) + norm(second))``, or return None where it cannot.
 
@@ -107,8 +109,15 @@ class PairBackend(Protocol):
             first: input, running mean, running variance, weight, bias, training (True), momentum
                 and eps, as ``l1bn.functional.l1_batch_norm`` takes them.
             second: the same of the other branch.
-            activation: ``"relu"`` or ``"relu6"``.
+            activation: one that clips, as ``l1bn.activation`` has it: ReLU or ReLU6.
         """
+
+
+def computes(backend: Backend, activation: Activation | None) -> bool:
+    """Whether a backend computes an activation together with the normalization."""
+    if activation is None:
+        return True
+    return split(activation)[0].name in getattr(backend, "activations", ("relu", "relu6"))
 
 
 class Registry:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation, inverse, passed
 from l1bn.ops.formula import (
     above_floor,
-    alive,
     gain,
     input_gradient,
     per_channel,
     reduce_dims,
+    through,
 )
 
 #: Of x, weight, bias and residual.
@@ -32,7 +33,7 @@ def double_backward(
     weight: Tensor | None,
     bias: Tensor | None,
     scale: Tensor,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> Gradients:
     """Gradients of ``(y, scale)`` with respect to x, weight, bias and residual.
@@ -46,7 +47,7 @@ def double_backward(
         weight: γ.
         bias: β.
         scale: σ of the batch.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        activation: ``None`` or one of ``l1bn.activation``.
         eps: variance floor.
     """
     dims, count = reduce_dims(y), y.numel() // y.shape[1]
@@ -58,9 +59,9 @@ def double_backward(
     else:
         g = grad.to(scale.dtype)
         if activation is not None:
-            g = torch.where(alive(y.detach(), activation), g, 0.0)
+            g = passed(g, y.to(g.dtype), activation)
         dbias = g.sum(dims)
-        dweight = _recovered(g, y, residual, weight, bias, scale)
+        dweight = _recovered(g, y, residual, weight, bias, scale, activation)
         scale_gradient = scale_gradient - factor * dweight
     dx = input_gradient(
         g,
@@ -81,30 +82,32 @@ def frozen_backward(
     weight: Tensor | None,
     bias: Tensor | None,
     statistics: Tensor,
-    activation: str | None,
+    activation: Activation | None,
 ) -> Gradients:
     """Gradients with constant statistics; 0 for γ where neither x nor y is kept for it.
 
     Args:
         grad: gradient of the output.
         x: input, where it is kept.
-        y: output, there with an activation.
-        residual: residual, kept where x̂ is recovered from ``y``.
+        y: output, there with an activation that is read off it.
+        residual: residual, kept where x̂ is recovered from ``y``, or z from ``x``.
         weight: γ.
         bias: β.
         statistics: mean in two parts, and σ.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        activation: ``None`` or one of ``l1bn.activation``.
     """
     scale = statistics[2]
     dims = reduce_dims(grad)
     g = grad.to(scale.dtype)
+    centred = None if x is None else x.to(scale.dtype) - per_channel(statistics[0], x)
     if activation is not None and y is not None:
-        g = torch.where(alive(y.detach(), activation), g, 0.0)
-    if x is not None:
-        centred = x.to(scale.dtype) - per_channel(statistics[0], x)
+        g = passed(g, y.to(g.dtype), activation)
+    elif centred is not None:
+        g = through(g, None, centred, scale, weight, bias, residual, activation)
+    if centred is not None:
         dweight = (g * centred).sum(dims) / scale
     elif y is not None:
-        dweight = _recovered(g, y, residual, weight, bias, scale)
+        dweight = _recovered(g, y, residual, weight, bias, scale, activation)
     else:
         dweight = torch.zeros_like(scale)
     dx = per_channel(gain(weight, scale), grad) * g
@@ -118,9 +121,10 @@ def _recovered(
     weight: Tensor | None,
     bias: Tensor | None,
     scale: Tensor,
+    activation: Activation | None,
 ) -> Tensor:
-    """Σ g·x̂ with x̂ = (y − residual − β)/γ."""
-    z = y.to(scale.dtype)
+    """Σ g·x̂ with x̂ = (z − residual − β)/γ, and z from y."""
+    z = inverse(y.to(scale.dtype), activation)
     if residual is not None:
         z = z - residual.to(scale.dtype)
     if bias is not None:

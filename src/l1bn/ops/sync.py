@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from l1bn.activation import Activation, clips
 from l1bn.ops import formula, frozen
 
 if TYPE_CHECKING:  # a torch without torch.distributed has none
@@ -40,7 +41,7 @@ class _SyncTrain(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
         group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -57,9 +58,11 @@ class _SyncTrain(torch.autograd.Function):
         scale = deviation.clamp_min(math.sqrt(eps))
         y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
         signs = (signs / count).to(wide.dtype)
-        ctx.save_for_backward(x, weight, y if activation else None, mean, scale, signs, count)
+        ctx.keeps_output = activation is not None and clips(activation)
+        again = activation is not None and not ctx.keeps_output
+        kept = (None, bias, residual) if again else (y if ctx.keeps_output else None, None, None)
+        ctx.save_for_backward(x, weight, mean, scale, signs, count, *kept)
         ctx.activation, ctx.eps, ctx.group = activation, eps, group
-        ctx.keeps_output = activation is not None
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.mark_non_differentiable(mean, scale, count)
         return y, mean, scale, count
@@ -67,11 +70,9 @@ class _SyncTrain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, y, mean, scale, mean_sign, count = ctx.saved_tensors
+        x, weight, mean, scale, mean_sign, count, y, bias, residual = ctx.saved_tensors
         centred = x.to(mean.dtype) - formula.per_channel(mean, x)
-        g = grad.to(mean.dtype)
-        if y is not None:
-            g = torch.where(formula.alive(y, ctx.activation), g, 0.0)
+        g = formula.through(grad, y, centred, scale, weight, bias, residual, ctx.activation)
         dbias, dcentred = _sum(g), _sum(g * centred)
         all_dbias, all_dcentred = _all_reduce(ctx.group, dbias, dcentred)
         factor = formula.gain(weight, scale)
@@ -105,7 +106,7 @@ def sync_train(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
     group: ProcessGroup | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -116,7 +117,7 @@ def sync_train(
         weight: γ.
         bias: β.
         residual: added before the activation.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        activation: ``None`` or one of ``l1bn.activation``.
         eps: variance floor.
         group: process group.
 
@@ -133,7 +134,7 @@ def sync_train(
     def train() -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return _SyncTrain.apply(x, weight, bias, residual, activation, eps, group)
 
-    if not frozen.only_shifts(x, weight, bias, residual):
+    if not frozen.only_shifts(x, weight, bias, residual, activation):
         return train()
     statistics: list[Tensor] = []
 

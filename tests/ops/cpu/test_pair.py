@@ -12,6 +12,7 @@ from torch import Tensor
 
 from judge import assert_close, lay_out
 from l1bn import reference
+from l1bn.activation import slope
 from l1bn.functional import Branch, l1_batch_norm, l1_batch_norm_pair
 from l1bn.ops.cpu import kernels as cpu_kernels
 from l1bn.ops.cpu.backend import BACKEND
@@ -83,7 +84,7 @@ def normalized(leaves: Leaves) -> Tensor:
 def exact(leaves: Leaves, grad: Tensor, activation: str) -> list[Tensor]:
     """Gradients by the closed form in float64."""
     wide = [leaf.detach().double() for leaf in leaves]
-    g = grad.double() * reference.activation_derivative(normalized(leaves), activation)
+    g = grad.double() * slope(normalized(leaves), activation)
     ours, theirs = reference.backward(g, *wide[:3]), reference.backward(g, *wide[3:])
     return [*ours[:3], *theirs[:3]]
 

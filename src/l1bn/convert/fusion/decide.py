@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l1bn.functional import Activation, Branch, l1_batch_norm_pair
+from l1bn.activation import Activation
+from l1bn.functional import Branch, l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import activation_of, is_identity, is_watched
@@ -59,37 +60,38 @@ class Promise:
         self.result: Tensor | None = None
 
 
-def call(f: Any, x: Any, *earlier: Any, **options: Any) -> Any:
-    """Compute ``f(x)``; the output of a layer may come back as a promise.
+def call(f: Any, x: Any, *earlier: Any, _l1bn_more: tuple[Any, ...] = (), **options: Any) -> Any:
+    """Compute ``f(x, *more, **options)``; the output of a layer may come back as a promise.
 
     Args:
         f: what is called; a string for a method of x.
         x: its argument.
         earlier: variables that may hold promises.
+        _l1bn_more: the call's other arguments.
         options: the call's keywords.
     """
     if type(x) is Promise:
         if x.result is None:
-            activation = activation_of(f)
+            activation = activation_of(f, _l1bn_more, options)
             if activation is not None:
                 y = _keep(x, activation)
                 if y is not None:
                     return y
-            elif is_identity(f):
+            elif is_identity(f) and not _l1bn_more and not options:
                 return x
         x = value(x)
-    elif type(x) is Tensor and type(f) is not str:
+    elif type(x) is Tensor and type(f) is not str and not _l1bn_more and not options:
         promise = _promise(f, x, earlier)
         if promise is not NOTHING:
             return promise
         if earlier and _is_quiet(f):
             try:
-                return f(x, **options)
+                return f(x)
             except BaseException:
                 settle(*earlier)
                 raise
     settle(*earlier)
-    return getattr(x, f)(**options) if type(f) is str else f(x, **options)
+    return getattr(x, f)(**options) if type(f) is str else f(x, *_l1bn_more, **options)
 
 
 def finish(f: Any, x: Any, *earlier: Any, **options: Any) -> Any:

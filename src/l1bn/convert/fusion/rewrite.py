@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from l1bn.convert.fusion.liveness import live_after, mentioned
+from l1bn.nn.fusable import METHODS, OPTIONS
 
-HELPER, LEAVE, EARLIER = "_l1bn", "_l1bn_leave", "_l1bn_earlier"
+HELPER, LEAVE, EARLIER, MORE = "_l1bn", "_l1bn_leave", "_l1bn_earlier", "_l1bn_more"
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.ListComp,
            ast.SetComp, ast.DictComp, ast.GeneratorExp)  # fmt: skip
-_METHODS = ("relu", "relu_")
 
 #: Where a promise may come from: the callee's source, and whether something was added since.
 Origins = frozenset[tuple[str, bool]]
@@ -237,7 +237,7 @@ class Rewriter:
                 return None
             inner = inner or (self._read(e.func.value, at, state), False)
             return self._replaced(e, ast.Constant(e.func.attr), inner[0], state, False), False
-        role = self._role(e.func) if _is_plain(e) else None
+        role = self._role_of(e)
         if role is None or (role == "quiet" and not state.open):
             return None
         argument = e.args[0]
@@ -249,14 +249,23 @@ class Rewriter:
         holds = role in ("norm", "open", "unknown") or (role == "identity" and inner[1])
         return self._replaced(e, e.func, inner[0], state, holds), holds
 
+    def _role_of(self, e: ast.Call) -> str | None:
+        """What the callee is, ``None`` where the call is to be left alone."""
+        if _is_plain(e):
+            return self._role(e.func)
+        return "act" if _is_plain(e, more=True) and self._role(e.func) == "act" else None
+
     def _replaced(
         self, e: ast.Call, f: ast.expr, x: ast.expr, state: State, holds: bool
     ) -> ast.expr:
         others = [_earlier(name) for name in sorted(state.open - mentioned(e))]
         text = f".{f.value!s}" if isinstance(f, ast.Constant) else ast.unparse(f)
         self.sites.add((text, origins_of(x)))
+        keywords = list(e.keywords)
+        if e.args[1:]:
+            keywords.append(ast.keyword(MORE, ast.Tuple(e.args[1:], ast.Load())))
         new = ast.copy_location(
-            _helper("call" if holds else "finish", [f, x, *others], e.keywords), e
+            _helper("call" if holds else "finish", [f, x, *others], keywords), e
         )
         return _from(new, frozenset({(text, False)})) if holds else new
 
@@ -300,7 +309,7 @@ class Rewriter:
             if _is_method(e):
                 assert isinstance(e.func, ast.Attribute)
                 return self._calm(e.func.value)
-            known = _is_plain(e) and self._role(e.func) is not None
+            known = self._role_of(e) is not None
             return known and self._quiet(e.func) and self._calm(e.args[0])
         if isinstance(e, ast.BinOp):
             return isinstance(e.op, ast.Add) and self._calm(e.left) and self._calm(e.right)
@@ -393,16 +402,19 @@ def _stored(node: ast.AST) -> set[str]:
     }
 
 
-def _is_plain(e: ast.Call) -> bool:
-    """One argument, and no keyword but ``inplace`` with a constant."""
-    plain = all(k.arg == "inplace" and isinstance(k.value, ast.Constant) for k in e.keywords)
-    return plain and len(e.args) == 1 and not isinstance(e.args[0], ast.Starred)
+def _is_plain(e: ast.Call, more: bool = False) -> bool:
+    """One argument, and no keyword but an activation's with a constant; or a constant more."""
+    known = {"inplace", *OPTIONS}
+    plain = all(k.arg in known and isinstance(k.value, ast.Constant) for k in e.keywords)
+    if more and len(e.args) == 2 and not isinstance(e.args[1], ast.Constant):
+        return False
+    return plain and len(e.args) == 1 + more and not isinstance(e.args[0], ast.Starred)
 
 
 def _is_method(e: ast.Call) -> bool:
     return (
         isinstance(e.func, ast.Attribute)
-        and e.func.attr in _METHODS
+        and e.func.attr in METHODS
         and not e.args
         and not e.keywords
     )

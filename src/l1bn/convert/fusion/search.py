@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from l1bn.activation import split
 from l1bn.convert.fusion.block import (
     class_plan,
     install,
@@ -23,7 +24,7 @@ from l1bn.nn import L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import FUSABLE, activation_of, is_identity, is_watched
 
-_TITLES = {row.name: row.module.__name__ for row in FUSABLE}
+_TITLES = {row.name: row.module.__name__ for row in FUSABLE} | {"gelu_tanh": "GELU"}
 Ends = dict[nn.Module, bool]  # layer, and whether something was added to its output
 
 
@@ -111,14 +112,16 @@ class _Fuser:
         for norm, added in before.items():
             if name is not None and not is_watched(norm):
                 middle = " → add" if added else ""
-                self._fused[norm] = f"{type(norm).__name__}{middle} → {_TITLES[name]}"
+                self._fused[norm] = (
+                    f"{type(norm).__name__}{middle} → {_TITLES[split(name)[0].name]}"
+                )
                 self._blocks |= {block, *self._through.get(norm, ())}
             elif name is None:
                 text = getattr(f, "__name__", None) or (
                     f if isinstance(f, str) else type(f).__name__
                 )
                 watched = isinstance(f, nn.Module) and is_watched(f)
-                self._reasons[norm] = f"no ReLU or ReLU6 follows, but {text}" + (
+                self._reasons[norm] = f"no activation that a layer computes follows, but {text}" + (
                     " with a hook" if watched else ""
                 )
 
@@ -175,7 +178,7 @@ class _Fuser:
             return self._reasons[norm]
         if norm in self._ends.get(self._model, {}):
             return "its output leaves the model"
-        return "no ReLU or ReLU6 is seen to take its output, and nothing else to see it"
+        return "no activation is seen to take its output, and nothing else to see it"
 
 
 def is_norm(module: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation
 from l1bn.ops import formula, frozen
 from l1bn.ops.cpu import kernels, operators
 from l1bn.ops.cpu.layout import sign_bits
@@ -119,7 +120,7 @@ def _differentiable(
     bias: Tensor | None,
     statistics: Tensor,
     scale: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of training as operations that autograd differentiates."""
@@ -153,7 +154,7 @@ class _Evaluate(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> Tensor:
         code = kernels.ACTIVATIONS[activation]
@@ -201,7 +202,7 @@ def _train_compiled(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Training as the operator that ``torch.compile`` sees."""
@@ -261,7 +262,7 @@ class Cpu:
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
@@ -279,7 +280,7 @@ class Cpu:
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         momentum: float | Tensor,
         eps: float,
     ) -> Tensor:
@@ -296,7 +297,7 @@ class Cpu:
         return y if isinstance(y, Tensor) else y[0]
 
     def train_pair(
-        self, first: Sequence[Any], second: Sequence[Any], activation: str
+        self, first: Sequence[Any], second: Sequence[Any], activation: Activation
     ) -> Tensor | None:
         """Normalize and add two branches, see ``l1bn.ops.registry.PairBackend``."""
         x, mean, var, weight, bias, _, momentum, eps = first
@@ -329,7 +330,7 @@ class Cpu:
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
     ) -> Tensor:
         """Normalize with running statistics, see ``l1bn.ops.registry.Backend``."""
@@ -342,7 +343,7 @@ class Cpu:
             return frozen.composed(
                 x, running_mean, running_var, weight, bias, residual, activation, eps
             )
-        if frozen.serves(x, weight, bias, residual):
+        if frozen.serves(x, weight, bias, residual, activation):
             call = kernels.Call(weight, bias, kernels.ACTIVATIONS[activation], eps)
             return frozen.evaluate(
                 x, running_var, weight, bias, residual, activation, eps,

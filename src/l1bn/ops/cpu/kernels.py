@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation
 from l1bn.ops.cpu.layout import Layout, as_layout, as_vector, to_layout
 from l1bn.ops.cpu.memory import (
     Ordinary,
@@ -28,7 +29,7 @@ from l1bn.ops.native.library import check as _check
 NATIVE: Native | str = _native.load()
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+ACTIVATIONS: dict[Activation | None, int] = {None: 0, "relu": 1, "relu6": 2}
 
 #: x̂ is recovered from y where (|β| + max|residual|) / |γ| is at most this, and σ above its floor,
 #: in every channel. y carries a rounding of u·|y|, so x̂ = (y − residual − β)/γ is off by at most

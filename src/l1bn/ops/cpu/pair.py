@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import Layout, sign_bits, spread
@@ -46,7 +47,7 @@ class _TrainPair(torch.autograd.Function):
         b: Tensor,
         other_weight: Tensor | None,
         other_bias: Tensor | None,
-        activation: str,
+        activation: Activation,
         eps: tuple[float, float],
         running: tuple[kernels.Running | None, kernels.Running | None],
     ) -> Tensor | tuple[Tensor, ...]:
@@ -163,7 +164,7 @@ def _branch(
     sign: Tensor | None,
     y: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> Gradients:
     if branch.x is not None:
@@ -183,7 +184,7 @@ def train_pair(
     b: Tensor,
     other_weight: Tensor | None,
     other_bias: Tensor | None,
-    activation: str,
+    activation: Activation,
     eps: tuple[float, float],
     running: tuple[kernels.Running | None, kernels.Running | None],
 ) -> Tensor:
