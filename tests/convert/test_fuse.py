@@ -122,8 +122,10 @@ class Modules(Way):
 
     def __init__(self) -> None:
         super().__init__()
-        acts = (nn.SiLU(True), nn.Hardswish(), nn.GELU(), nn.GELU("tanh"), nn.Mish(),
-                nn.LeakyReLU(0.3), nn.ELU(0.7), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh())  # fmt: skip
+        acts = (
+            nn.SiLU(True), nn.Hardswish(), nn.GELU(), nn.GELU("tanh"), nn.Mish(), nn.LeakyReLU(0.3),
+            nn.ELU(0.7), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(),
+        )  # fmt: skip
         self.body = nn.Sequential(*(m for act in acts for m in (nn.BatchNorm2d(4), act)))
 
     def forward(self, x: Tensor) -> Tensor:
