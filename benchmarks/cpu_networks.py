@@ -128,7 +128,7 @@ def main() -> None:
         print(
             f"{name}, {threads} threads: bytes kept "
             f"{new[1]['kept_bytes'] / new[0]['kept_bytes']:.3f}, step "
-            f"{new[0]['step_ms'] / new[1]['step_ms']:.2f}x faster",
+            f"{new[0]['step_ms'] / new[1]['step_ms']:.2f}x as fast",
             flush=True,
         )
     if set(pieces) >= set(product(NETWORKS, THREADS)):

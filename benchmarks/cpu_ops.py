@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cpu_ops_plot import draw
 from harness import clock_for, geometric_mean, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.environment import cpu_name
 from l1bn.functional import l1_batch_norm
@@ -228,30 +229,6 @@ def summary(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plot(rows: list[dict[str, Any]], name: str) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    from harness import RESULTS
-
-    everyone = max(r["threads"] for r in rows)
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), sharex=True, layout="constrained")
-    pairs = product(("float32", "bfloat16"), ("contiguous", "channels_last"))
-    for axis, (dtype, layout) in zip(axes.flat, pairs, strict=True):
-        where = {"dtype": dtype, "layout": layout, "threads": everyone, "residual": False}
-        found = ratios(rows, "batch_norm", isas_in(rows, dtype)[0], **where)
-        bars = axis.barh(list(found)[::-1], list(found.values())[::-1], color="#4477aa")
-        axis.bar_label(bars, fmt="%.1f×", padding=3)
-        axis.axvline(1, color="black", linewidth=0.8)
-        axis.set_title(f"{dtype}, {layout}")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.margins(x=0.12)
-    figure.supxlabel("time of nn.BatchNorm + ReLU over that of L1BN, forward + backward (median)")
-    figure.savefig(RESULTS / f"{name}.png", dpi=120)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1, 2 and all")
@@ -281,7 +258,7 @@ def main() -> None:
         rows += found
     if not options.shapes:
         print(write(options.name, rows))
-        plot(rows, options.name)
+        print(draw(options.name))
     print(summary(rows))
 
 

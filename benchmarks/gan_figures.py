@@ -9,12 +9,14 @@ Reads ``curves.csv`` of the results and the last image grids of the runs with se
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image, ImageDraw
 
+from l1bn.recipes.gan.report import draw_floor
 from l1bn.recipes.gan.trainer import DISTANCE
 from l1bn.recipes.report.plots import draw_svg, plot_band
 
@@ -24,13 +26,14 @@ ROWS = 4
 
 
 def draw_distances(results: Path) -> None:
-    """Draw mean ± standard deviation over the seeds."""
+    """Draw the mean over the seeds, their range, and the distance of training images."""
+    measured = json.loads((results / "results.json").read_text(encoding="utf-8"))["distance"]
 
     def draw(axes: Axes) -> None:
         plot_band(axes, pd.read_csv(results / "curves.csv"), DISTANCE, by="step")
-        axes.set_ylim(bottom=0)
+        draw_floor(axes, measured["distance_of_training_images"])
         axes.set_ylabel("Fréchet distance on\nclassifier features")
-        axes.set_title("smaller is better; mean ± standard deviation over the seeds")
+        axes.set_title("smaller is better; mean, lowest and highest seed")
         axes.legend()
 
     (results / "distances.svg").write_text(draw_svg(7, 3.2, 1, draw), encoding="utf-8")

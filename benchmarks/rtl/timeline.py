@@ -52,9 +52,9 @@ class Bar:
     text: str
 
 
-def bars(config: UnitConfig) -> list[Bar]:
-    """What every row does in the steady state of a layer."""
-    channels = gaussian(config, CHANNELS, seed=5)
+def bars(config: UnitConfig) -> tuple[list[Bar], int]:
+    """What every row does in the steady state of a layer, and its clocks."""
+    channels = gaussian(config, CHANNELS, seed=1)
     with tempfile.TemporaryDirectory() as name:
         trace = Path(name) / "trace.vcd"
         run = simulate(config, channels, order="steady", trace=trace)
@@ -81,7 +81,7 @@ def bars(config: UnitConfig) -> list[Bar]:
                     ]
             counted += length
         clock += length
-    return found
+    return found, counted
 
 
 def work(config: UnitConfig, step: Step, phase: Phase) -> list[tuple[str, int, str]]:
@@ -115,32 +115,31 @@ def work(config: UnitConfig, step: Step, phase: Phase) -> list[tuple[str, int, s
 
 def main() -> None:
     """Simulate and draw."""
-    drawn = [(title, bars(config)) for title, config in UNITS]
-    used = [[r for r in ROWS if any(b.row == r for b in found)] for _, found in drawn]
+    drawn = [(title, *bars(config)) for title, config in UNITS]
+    used = [[r for r in ROWS if any(b.row == r for b in found)] for _, found, _ in drawn]
     figure, axes = plt.subplots(
-        len(drawn), 1, figsize=(12, 9.5), sharex=True, layout="constrained",
+        len(drawn), 1, figsize=(10, 9.5), sharex=True, layout="constrained",
         height_ratios=[len(rows) for rows in used],
     )  # fmt: skip
-    for axis, (title, found), rows in zip(axes, drawn, used, strict=True):
+    for axis, (title, found, end), rows in zip(axes, drawn, used, strict=True):
         for bar in found:
             y = rows.index(bar.row)
             axis.barh(
                 y, bar.end - bar.start, left=bar.start, height=0.85, edgecolor="white", lw=1,
                 color=COLOURS[bar.channel], alpha=0.55 if bar.row == "scalars" else 0.95,
             )  # fmt: skip
-            if bar.end - bar.start > 40:
+            if bar.end - bar.start > 200:
                 axis.text((bar.start + bar.end) / 2, y, bar.text, ha="center", va="center",
                           fontsize=7, color="white")  # fmt: skip
-        axis.set_yticks(range(len(rows)), rows, fontsize=8)
+        axis.set_yticks(range(len(rows)), rows, fontsize=9)
         axis.invert_yaxis()
-        end = max(b.end for b in found)
         per = end / CHANNELS / ELEMENTS
-        axis.set_title(f"{title}: {per:.2f} clocks per element", fontsize=10, loc="left")
+        axis.set_title(f"{title}: about {per:.1f} clocks per element", fontsize=10, loc="left")
         axis.axvline(end, color="black", lw=0.8)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set_xlabel(f"clocks; {CHANNELS} channels of {ELEMENTS} elements, forward and backward")
     handles = [Patch(color=c, label=f"channel {i}") for i, c in enumerate(COLOURS)]
-    axes[0].legend(handles=handles, loc="upper right", fontsize=8, ncols=CHANNELS,
+    axes[0].legend(handles=handles, loc="upper right", fontsize=9, ncols=CHANNELS,
                    bbox_to_anchor=(1, 1.35))  # fmt: skip
     with plt.rc_context({"svg.hashsalt": "l1bn", "svg.fonttype": "path"}):
         figure.savefig(FOLDER / "overlap.svg", metadata={"Date": None})

@@ -11,10 +11,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from l1bn.recipes.report import results_table, verdict, write_report
-from l1bn.recipes.report.plots import plot_accuracy, plot_costs, plot_loss, plot_ratios
+from l1bn.recipes.report.plots import (
+    plot_accuracy,
+    plot_band,
+    plot_costs,
+    plot_loss,
+    plot_ratios,
+)
 from l1bn.recipes.report.verdict import accuracy_sentence, cost_sentences
 
 
@@ -194,3 +201,20 @@ def test_a_single_seed_draws_no_band_of_nan(results: dict[str, Any], curves: pd.
     one = curves[curves["seed"] == 0]
     assert "nan" not in plot_loss(one).lower()
     assert "nan" not in plot_accuracy(one, results).lower()
+
+
+def test_a_band_reaches_from_the_lowest_to_the_highest_seed() -> None:
+    """Not beyond: a deviation added to the mean passes 100 % accuracy."""
+    axes = Figure().subplots()
+    values = {"l1": [98.0, 99.0, 100.0], "l2": [90.0, 91.0, 98.0]}
+    curves = pd.DataFrame(
+        [
+            {"norm": norm, "seed": seed, "epoch": epoch, "test_accuracy": value}
+            for norm, found in values.items()
+            for seed, value in enumerate(found)
+            for epoch in (1, 2)
+        ]
+    )
+    plot_band(axes, curves, "test_accuracy")
+    bands = [band.get_datalim(axes.transData) for band in axes.collections]
+    assert [(band.y0, band.y1) for band in bands] == [(98.0, 100.0), (90.0, 98.0)]

@@ -22,7 +22,6 @@ from l1bn.recipes.report.verdict import NAMES, detected_sentence
 from l1bn.recipes.results import CURVES, RESULTS, GanResults
 
 _LOSSES = {"critic_loss": "loss of the critic", "generator_loss": "loss of the generator"}
-_GREY = "#555555"
 _SHOWN_SEEDS = 2
 
 
@@ -126,17 +125,21 @@ def _plots(curves: pd.DataFrame, results: GanResults) -> dict[str, str]:
 
     def distance(axes: Axes) -> None:
         plot_band(axes, curves, DISTANCE, by="step")
-        floor = results["distance"]["distance_of_training_images"]
-        axes.axhline(floor, color=_GREY, linewidth=0.8, linestyle=":", label="training images")
-        axes.set_ylim(bottom=0)
+        draw_floor(axes, results["distance"]["distance_of_training_images"])
         axes.set_ylabel("Fréchet distance on\nclassifier features")
-        axes.set_title("smaller is better; not Inception-FID")
+        axes.set_title("mean, lowest and highest seed; smaller is better; not Inception-FID")
         axes.legend()
 
     drawn = {"losses": draw_svg(9, 3.4, 2, losses), "distance": ""}
     if "distance" in results:
         drawn["distance"] = draw_svg(9, 3.4, 1, distance)
     return {k: data_address(v.encode(), "svg+xml") if v else "" for k, v in drawn.items()}
+
+
+def draw_floor(axes: Axes, distance: float) -> None:
+    """Draw the distance of training images, which is close to 0, with room below it."""
+    axes.axhline(distance, color="black", linewidth=1.2, linestyle="--", label="training images")
+    axes.set_ylim(bottom=-0.04 * axes.get_ylim()[1])
 
 
 def _grids(folder: Path, results: GanResults) -> list[dict[str, str]]:

@@ -51,15 +51,13 @@ def draw_svg(width: float, height: float, columns: int, draw: Callable[..., None
 def plot_band(
     axes: Axes, curves: pd.DataFrame, column: str, scale: float = 1.0, by: str = "epoch"
 ) -> None:
-    """Draw mean ± standard deviation over the seeds against the epoch, or against the step."""
+    """Draw the mean over the seeds and their range, lowest to highest, by epoch or by step."""
     for norm, name in NAMES.items():
         groups = curves[curves["norm"] == norm].groupby(by)[column]
-        mean, std = scale * groups.mean(), scale * groups.std().fillna(0.0)
+        mean, low, high = scale * groups.mean(), scale * groups.min(), scale * groups.max()
         marker = _MARKERS[norm] if len(mean) <= 30 else None
         axes.plot(mean.index, mean, label=name, color=COLOURS[norm], marker=marker, markersize=4)
-        axes.fill_between(
-            mean.index, mean - std, mean + std, color=COLOURS[norm], alpha=0.15, linewidth=0
-        )
+        axes.fill_between(mean.index, low, high, color=COLOURS[norm], alpha=0.15, linewidth=0)
     axes.set_xlabel(by)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -91,7 +89,7 @@ def plot_accuracy(curves: pd.DataFrame, results: CompareResults) -> str:
     def draw(left: Axes, right: Axes) -> None:
         plot_band(left, curves, "test_accuracy", 100.0)
         left.set_ylabel("test accuracy [%]")
-        left.set_title("mean ± standard deviation over seeds")
+        left.set_title("mean, lowest and highest seed")
         left.legend(loc="lower right")
         _final_by_seed(right, results)
 
