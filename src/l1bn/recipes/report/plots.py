@@ -176,7 +176,7 @@ def _merge_seeds(results: CompareResults, norm: NormName) -> dict[str, list[floa
 
 
 def plot_costs(results: CompareResults) -> str:
-    """Return time of a training step and bytes kept for backward."""
+    """Return time of a training step and saved activation memory."""
     step, saved = results["step"], results["saved_bytes"]
     names = list(NAMES.values())
     colours = [COLOURS[n] for n in NAMES]
@@ -191,8 +191,8 @@ def plot_costs(results: CompareResults) -> str:
         bars = right.barh(names, [saved[n] / 2**20 for n in NAMES], color=colours, alpha=0.85)
         right.bar_label(bars, fmt="%.1f", padding=3)
         right.margins(x=0.15)
-        right.set_xlabel("kept by forward for backward, one batch [MiB]")
-        right.set_title("activation memory")
+        right.set_xlabel("one batch [MiB]")
+        right.set_title("saved activation memory")
         for axes in (left, right):
             axes.grid(False, axis="y")
             axes.invert_yaxis()

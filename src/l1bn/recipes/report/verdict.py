@@ -83,10 +83,8 @@ def _memory_sentence(saved: dict[NormName, int]) -> str:
     l1, l2 = saved["l1"], saved["l2"]
     detail = f"{mebibytes(l1)} and {mebibytes(l2)}"
     if abs(l1 / l2 - 1) < _SAME:
-        return f"The forward pass keeps as much for backward with both ({detail})."
-    if l1 < l2:
-        return f"The forward pass keeps {l2 / l1:.2f} times less for backward with L1BN ({detail})."
-    return f"The forward pass keeps {l1 / l2:.2f} times more for backward with L1BN ({detail})."
+        return f"Saved activation memory is the same with both ({detail})."
+    return f"Saved activation memory with L1BN is {l1 / l2:.2f} of that with BN ({detail})."
 
 
 def cost_sentences(results: CompareResults) -> list[str]:
