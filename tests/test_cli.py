@@ -31,14 +31,19 @@ def test_help_names_every_command_and_is_quick(capsys: pytest.CaptureFixture[str
     assert run.stdout.endswith("False\n")
 
 
-def test_every_listed_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in COMMANDS:
-        try:
-            code = main([name, "--help"])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        assert code == 0, name
-        assert f"usage: l1bn {name}" in capsys.readouterr().out
+@pytest.mark.parametrize("name", ["", *COMMANDS, "rtl generate", "rtl report"])
+def test_every_listed_command_has_help_of_eighty_columns(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    try:
+        code = main([*name.split(), "--help"])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 0, name
+    out = capsys.readouterr().out
+    assert f"usage: l1bn {name}" in out
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -154,8 +154,9 @@ def _help() -> str:
             "",
             "l1bn COMMAND --help lists the options of a command, l1bn --version the version.",
             "",
-            "exit codes: 0 done, 1 a file failed, 2 a mistake in what was asked for,",
-            "130 stopped by Ctrl-C and 143 by SIGTERM (all is saved), 141 nobody reads the output.",
+            "exit codes: 0 done, 1 a file failed, 2 a mistake in the command,",
+            "130 stopped by Ctrl-C and 143 by SIGTERM (all is saved),",
+            "141 nobody reads the output.",
         ]
     )
 

@@ -24,24 +24,25 @@ _RESUME = "--resume"
 _CHECKPOINT = "last.pt"
 _Config = TypeVar("_Config")
 
-_TRAIN = (
-    "Train one network with one norm and one seed. Ctrl-C and SIGTERM save a checkpoint; --resume "
-    "FOLDER continues the same curve with the saved options, with --data NEW if the images moved."
-)
-_COMPARE = (
-    "Train with L1BN and with BatchNorm under the same seeds and write a report. The same command "
-    "continues an interrupted comparison; finished runs are not repeated."
-)
-_GAN = (
-    "Train one DCGAN or WGAN-GP with one norm and one seed. Ctrl-C and SIGTERM save a checkpoint; "
-    "--resume FOLDER continues the same curve with the saved options, and a finished one to more "
-    "--steps or --epochs."
-)
-_GAN_COMPARE = (
-    "Train a GAN with L1BN and with BatchNorm under the same seeds and write a report. The same "
-    "command continues an interrupted comparison; finished runs are not repeated, and go on where "
-    "more --steps, --epochs or --seeds are asked for."
-)
+# A paragraph is a line: help breaks every text but this one.
+_TRAIN = """Train one network with one norm and one seed.
+
+Ctrl-C and SIGTERM save a checkpoint. --resume FOLDER continues the same curve.
+
+A continued run has the saved options; add --data NEW if the images moved."""
+_COMPARE = """Train with L1BN and with BatchNorm under the same seeds, and write a report.
+
+The same command continues an interrupted comparison and repeats no run."""
+_GAN = """Train one DCGAN or WGAN-GP with one norm and one seed.
+
+Ctrl-C and SIGTERM save a checkpoint. --resume FOLDER continues the same curve.
+
+With more --steps or --epochs it takes a finished run further."""
+_GAN_COMPARE = """Train a GAN with both norms under the same seeds, and write a report.
+
+The same command continues an interrupted comparison and repeats no run.
+
+With more --steps or --epochs it takes finished runs further."""
 
 
 @first_speaks

@@ -26,7 +26,7 @@ _USAGE = """\
 usage: l1bn rtl {generate,report} [OPTIONS]
 
   generate  write the Verilog of a verified unit, and its manifest
-  report    synthesize, time, simulate and weigh units; JSON, Markdown, HTML
+  report    synthesize, time, simulate and measure units; JSON, Markdown, HTML
 
 l1bn rtl COMMAND --help lists the options of a command."""
 
@@ -43,7 +43,7 @@ class GenerateConfig:
         multipliers: Multipliers of the element path; L2 takes 1 or 2, L1 too with overlap.
         sigma: Divide by σ, or by the nearest power of two (L1 only).
         passes: Statistics passes over x.
-        overlap: Take the statistics of the next channels beside the passes of this one.
+        overlap: Compute the next channels' statistics during the passes of this one.
         axi: Wrap the unit in AXI4-Stream channels.
         check: First simulate it bit by bit against the integer model.
     """
@@ -62,7 +62,7 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Synthesize units, time them, simulate their netlists with delays, and weigh them.
+    """Synthesize units, time them, simulate their netlists, and count their energy.
 
     Attributes:
         out: Folder for results.json, report.md, report.html and the plots.

@@ -47,7 +47,7 @@ def measure(
     say: Say,
     variant: str = "",
 ) -> UnitRecord:
-    """Emit, verify, synthesize, time, simulate with delays, and weigh one unit.
+    """Emit, verify, synthesize, time, simulate with delays, and measure one unit.
 
     Args:
         config: The unit.

@@ -23,7 +23,7 @@ def measure(
     cache: Cache,
     say: flow.Say,
 ) -> list[PartRecord]:
-    """Verify, synthesize, time, simulate with delays, and weigh each part of a unit.
+    """Verify, synthesize, time, simulate with delays, and measure each part of a unit.
 
     Arguments and errors are those of ``l1bn.rtl.report.flow.measure``.
     """
