@@ -42,9 +42,38 @@ class Mutant:
 FIXED_POINT = ("tests/test_fixed_point.py",)
 HARDWARE = ("tests/rtl/verify/test_simulation.py",)
 NATIVE = ("tests/ops/cpu/test_backend.py",)
+POOL = ("tests/ops/cpu/test_pool.py",)
 NOT_FINITE = ("tests/ops/test_not_finite.py",)
 GENERATED = ("tests/convert/test_generated.py", "tests/convert/test_fuse.py")
 MUTANTS = [
+    Mutant(
+        "pool: a block stays free when it is taken",
+        "csrc/memory/pool.cpp",
+        "    block = remove(index);\n  } else {",
+        "    block = free_[index].block;\n  } else {",
+        POOL,
+    ),
+    Mutant(
+        "pool: nothing bounds what is kept",
+        "csrc/memory/pool.cpp",
+        "(state_.kept > limit || ",
+        "(",
+        POOL,
+    ),
+    Mutant(
+        "pool: any block that is large enough serves",
+        "csrc/memory/pool.cpp",
+        "if (found < size || found > size + size / 8) continue;",
+        "if (found < size) continue;",
+        POOL,
+    ),
+    Mutant(
+        "pool: strides are those of the shape",
+        "ops/cpu/memory.py",
+        "_from_pool(v.dtype, v.nbytes, v.shape, v.stride())",
+        "_from_pool(v.dtype, v.nbytes, v.shape, torch.empty(v.shape, device='meta').stride())",
+        POOL,
+    ),
     Mutant(
         "native: gradient without the mean of the bits",
         "csrc/norm/channel.h",

@@ -5,6 +5,7 @@ The library's own names, loaded on first use so that the parts without PyTorch s
 - layers: ``L1BatchNorm1d``, ``L1BatchNorm2d``, ``L1BatchNorm3d``, ``L1BatchNormAct2d``,
   ``L1SyncBatchNorm``, ``L1SyncBatchNormAct2d``
 - the function behind them: ``l1_batch_norm``
+- the memory of large results on CPUs: ``memory``
 - whole models: ``convert_``, ``revert_``, ``calibrate_``, ``convert_sync_``, ``check``
 
 Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
@@ -61,13 +62,16 @@ __all__ = [
 ]
 
 
+_MODULES = ("memory", "nn")
+
+
 def __getattr__(name: str) -> Any:
-    if name == "nn":
-        return importlib.import_module("l1bn.nn")
+    if name in _MODULES:
+        return importlib.import_module(f"l1bn.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'l1bn' has no attribute {name!r}; it has {__all__}")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "nn"]
+    return [*__all__, *_MODULES]

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from l1bn import memory
 from l1bn.environment import cpu_features, cpu_name, version_of
 from l1bn.errors import UserError
 from l1bn.ops.int8 import conv as int8_conv
@@ -107,9 +108,11 @@ def _machine() -> list[tuple[str, str]]:
     gpu = "none"
     if torch.cuda.is_available():
         gpu = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    kept = memory.stats().limit
     return [
         ("processor", cpu_name()),
         ("instructions", told),
         ("threads", "; ".join([threads, *variables])),
+        ("memory", f"at most {kept / 2**30:.1f} GiB kept for large results" if kept else "torch's"),
         ("gpu", gpu),
     ]

@@ -18,6 +18,7 @@ for name, folder in (("l1bn", SOURCES), ("l1bn.ops", SOURCES / "ops")):
 
 from l1bn.ops.native import float_norm as float_norm  # noqa: E402
 from l1bn.ops.native import library as library  # noqa: E402
+from l1bn.ops.native import pool as pool  # noqa: E402
 
 
 def load_openmp() -> None:

@@ -19,6 +19,7 @@ from l1bn.ops.cpu.memory import (
     alias,
     empty,
     empty_like,
+    empty_run,
     is_ordinary,
 )
 from l1bn.ops.native import float_norm as _native
@@ -165,7 +166,7 @@ def forward(
     statistics = _new_statistics(layout.channels, dtype)
     bits = None
     if want_bits:
-        bits = empty((native.bits_bytes(*layout) + spare,), torch.uint8)
+        bits = empty_run(native.bits_bytes(*layout) + spare, torch.uint8)
     code = DTYPES[dtype]
     moved = (0, 0, 0, 0.0)
     if running is not None:
@@ -329,7 +330,7 @@ def pack_alive(y: Tensor, value: Tensor, layout: Layout, activation: int) -> Ten
     problem = y.numel(), DTYPES[y.dtype], activation, torch.get_num_threads(), address(output)
     count = native.count_alive(_native.pack_alive(*problem, 0, 0))
     _check(count)
-    out = empty((count,), value.dtype)
+    out = empty_run(count, value.dtype)
     _check(native.pack_alive(_native.pack_alive(*problem, address(dense), address(out))))
     return out
 

@@ -6,6 +6,8 @@ keys, which tell all of these apart at once, and lets through only what is on it
 CPU tensor whose memory holds its values as they are. What can be brought into that form is; the
 rest is refused.
 
+Large results come from a pool of the library's own (``l1bn.memory``).
+
 What passed is an ``Ordinary``, and only of those there are addresses: the type checker sees to it
 that the guard, which takes a microsecond, stands before each of them, and once.
 """
@@ -17,8 +19,24 @@ from typing import NewType, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from l1bn.ops.native.pool import DIMENSIONS, pool
 
 CPU = torch.device("cpu")
+
+#: From so many bytes on memory comes from the pool, in large pages (``kLarge`` of csrc/memory).
+#: Less than that malloc keeps itself.
+POOLED = 4 << 20
+#: The elements' types as DLPack writes them: code and bits.
+_KINDS = {
+    torch.float32: (2, 32),
+    torch.float64: (2, 64),
+    torch.float16: (2, 16),
+    torch.bfloat16: (4, 16),
+    torch.uint8: (1, 8),
+}
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 #: A tensor whose values lie at its address. Made by the functions of this file alone.
 Ordinary = NewType("Ordinary", Tensor)
@@ -73,12 +91,44 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Ordinary:
     return Ordinary(torch.empty(shape, dtype=dtype, device=CPU))
 
 
+def empty_run(count: int, dtype: torch.dtype) -> Ordinary:
+    """New memory for elements side by side; there may be many."""
+    size = count * dtype.itemsize
+    taken = _from_pool(dtype, size, (count,), (1,)) if size >= POOLED else None
+    return empty((count,), dtype) if taken is None else taken
+
+
+def _is_dense(v: Tensor) -> bool:
+    last = _LAST.get(v.dim())
+    return v.is_contiguous() or (last is not None and v.is_contiguous(memory_format=last))
+
+
+def _from_pool(
+    dtype: torch.dtype, size: int, shape: Sequence[int], strides: Sequence[int]
+) -> Ordinary | None:
+    """Memory of the pool, or None where there is none or a mode makes other tensors."""
+    source = pool()
+    if (
+        source is None
+        or not source.enabled
+        or len(shape) > DIMENSIONS
+        or torch._C._len_torch_dispatch_stack()
+    ):
+        return None
+    capsule = source.take(size, _KINDS[dtype], shape, strides)
+    return None if capsule is None else Ordinary(from_dlpack(capsule))
+
+
 def empty_like(v: Ordinary) -> Ordinary:
     """New memory with the shape, dtype and strides of a dense tensor.
 
     Raises:
         TypeError: a mode is on that makes tensors without memory.
     """
+    if v.nbytes >= POOLED:
+        taken = _from_pool(v.dtype, v.nbytes, v.shape, v.stride()) if _is_dense(v) else None
+        if taken is not None:
+            return taken
     found = torch.empty_like(v)
     if is_ordinary(found):
         return found
