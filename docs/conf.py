@@ -21,6 +21,7 @@ extensions = [
     "sphinx_copybutton",
     "mathml",
     "offline",
+    "fields",
 ]
 exclude_patterns = ["_build"]
 
