@@ -24,6 +24,21 @@ def loaded_by(code: str) -> list[str]:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+TIMED = """
+import time, torch
+before = time.process_time()
+import l1bn
+print(1e3 * (time.process_time() - before))
+"""
+
+
+def test_the_package_takes_less_than_fifty_milliseconds_beyond_torch():
+    """Processor time, which a busy machine stretches least; the shorter of two runs."""
+    command = [sys.executable, "-c", TIMED]
+    runs = [subprocess.run(command, check=True, capture_output=True) for _ in range(2)]
+    assert min(float(run.stdout) for run in runs) < 50
+
+
 def test_the_package_alone_loads_itself_only():
     assert loaded_by("import l1bn") == ["l1bn"]
 
