@@ -3,7 +3,7 @@ r"""The activations that can be computed together with the normalization: one de
 Judge, formula, backends, layers and conversion all take an activation from here. A call names one
 by a string, or by a string and its parameter where it has one: ``"silu"``, ``("leaky_relu", 0.2)``.
 
-Backward needs :math:`act'(z)`, and :math:`\hat x` for γ. Where z can be read off the output
+Backward needs act′(z), and x̂ for γ. Where z can be read off the output
 (``output`` is there, and the parameter allows it) training keeps the output, which the next layer
 keeps anyway. Elsewhere it keeps the layer's input alone, and computes z from it again.
 
