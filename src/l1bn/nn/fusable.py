@@ -73,7 +73,13 @@ _BY_FUNCTION = {function: row for row in FUSABLE for function in row.functions}
 _BY_METHOD = {method: row.name for row in FUSABLE for method in row.methods}
 _NONE: Mapping[str, Any] = {}
 _CALL = nn.Module.__call__
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+#: A module's tables of hooks, and what a reader calls what is in them.
+HOOKS = {
+    "_forward_pre_hooks": "forward pre-hook",
+    "_forward_hooks": "forward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+    "_backward_hooks": "backward hook",
+}
 _GLOBAL_HOOKS = (
     hooks._global_forward_pre_hooks,
     hooks._global_forward_hooks,
@@ -87,7 +93,7 @@ def is_watched(module: nn.Module) -> bool:
     state = module.__dict__
     if "forward" in state or state.get("_compiled_call_impl") is not None:
         return True
-    for name in _HOOKS:
+    for name in HOOKS:
         if state[name]:
             return True
     for table in _GLOBAL_HOOKS:

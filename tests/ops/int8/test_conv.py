@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -220,14 +219,6 @@ def test_memory_layouts(size: tuple[int, int], channels: int) -> None:
         found = compute(case, variant, w.contiguous(memory_format=torch.channels_last), e)
         for name in vars(expected):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
-
-
-def test_sources_have_no_floating_point() -> None:
-    files = [*(SOURCES / "int8_conv").iterdir()]
-    assert len(files) > 5
-    for file in files:
-        found = re.search(r"\b(float|double|_p[sd]\b|\d+\.\d)", file.read_text())
-        assert found is None, f"{file.name}: {found}"
 
 
 def test_the_c_interface_without_torch() -> None:

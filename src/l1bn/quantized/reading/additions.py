@@ -14,14 +14,9 @@ from l1bn.nn import (
     L1BatchNormAct2d,
     L1SyncBatchNorm,
 )
+from l1bn.nn.fusable import HOOKS
 from l1bn.quantized.reading.trace import UnsupportedError
 
-_HOOKS = {
-    "_forward_hooks": "forward hook",
-    "_forward_pre_hooks": "forward pre-hook",
-    "_backward_hooks": "backward hook",
-    "_backward_pre_hooks": "backward pre-hook",
-}
 _REMOVE = {
     "BasePruningMethod": (
         "pruning of {0}",
@@ -76,7 +71,7 @@ def _refuse_parametrizations(title: str, module: nn.Module) -> None:
 
 
 def _refuse_hooks(title: str, module: nn.Module) -> None:
-    for attribute, kind in _HOOKS.items():
+    for attribute, kind in HOOKS.items():
         for hook in getattr(module, attribute).values():
             what, way = _known_hook(hook) or (f"a {kind}", "remove it: integer training runs none")
             raise UnsupportedError(f"{title}: expected a layer without hooks, got {what}; {way}")
