@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
+.PHONY: help demo compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants tidy bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -145,7 +145,17 @@ wheel: env  ## build the wheel and the source distribution into dist/, checked f
 	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --plat auto --wheel-dir dist build/wheel/*.whl
 	cp build/wheel/*.tar.gz dist/
 
-lint: env  ## formatting, lint, types, import contracts
+# Each source once: kernels for the instruction set with the most code of its own.
+TIDY = $(BIN)/clang-tidy --quiet --config-file=.clang-tidy
+TIDY_FLAGS = -std=gnu++17 -Icsrc -fopenmp -Wall -Wextra
+ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
+TIDY_X86 = -DL1BN_X86 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mpopcnt -mavx512bf16 -mavx512vnni
+endif
+tidy: env  ## static checks of the native kernels: half a minute
+	$(TIDY) csrc/common/parallel.cpp csrc/common/plan.cpp csrc/int8_norm/scalars.cpp $(wildcard csrc/*/dispatch.cpp) -- $(TIDY_FLAGS) $(TIDY_X86)
+	$(TIDY) $(wildcard csrc/*/kernels.cpp) -- $(TIDY_FLAGS) $(TIDY_X86) -DL1BN_ISA=tidy
+
+lint: env tidy  ## formatting, lint, types, import contracts
 	$(BIN)/clang-format --dry-run -Werror $(KERNELS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
