@@ -128,6 +128,37 @@ def test_adaptation_by_new_statistics(l1_net: nn.Module) -> None:
         assert_close(l1_net.eval()(x), want, "half")
 
 
+def test_statistics_of_many_batches_as_fvcore_takes_them(l1_net: nn.Module, batch: Any) -> None:
+    """PreciseBN: it reads each batch's statistics off the running ones."""
+    precise = pytest.importorskip("fvcore.nn.precise_bn", exc_type=ImportError)
+    l1_net.train()
+    assert len(precise.get_bn_modules(l1_net)) == LAYERS
+    x = batch()
+    twin = copy.deepcopy(l1_net)
+    precise.update_bn_stats(l1_net, [x] * 3, 3)
+    for module in twin.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    twin(x)
+    count = x.shape[0] * 6 * 6
+    for name, want in twin.named_buffers():
+        if "running_var" in name:  # it takes the variance of the batches, without M/(M - 1)
+            assert_close(l1_net.get_buffer(name), want * (count - 1) / count, "single sums")
+        elif "running_mean" in name:
+            assert_close(l1_net.get_buffer(name), want, "single sums")
+
+
+def test_federated_averaging_leaves_them_at_home(l1_net: nn.Module) -> None:
+    """FedBN: parameters and buffers of normalization layers are not sent."""
+    at_home = {
+        f"{path}.{name}"
+        for path, module in l1_net.named_modules()
+        if isinstance(module, BATCH_NORMS)
+        for name in module.state_dict()
+    }
+    assert at_home == {key for key in l1_net.state_dict() if "bn" in key}
+
+
 def test_weight_decay_groups(l1_net: nn.Module) -> None:
     """As YOLO trainers do it: by every class of torch.nn that is a normalization."""
     norms = tuple(v for k, v in nn.__dict__.items() if "Norm" in k and isinstance(v, type))
@@ -175,6 +206,18 @@ def test_torch_prunings_regularizer_and_pruner_act(l1_net: nn.Module, batch: Any
     step(l1_net, x)
 
 
+def test_torchvisions_frozen_layers(l1_net: nn.Module, batch: Any) -> None:
+    misc = pytest.importorskip("torchvision.ops.misc", exc_type=ImportError)
+    x, want = batch(), l1_net.eval()
+    want = l1_net(x)
+    for path, module in list(l1_net.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            frozen = misc.FrozenBatchNorm2d(module.num_features, module.eps)
+            frozen.load_state_dict(module.state_dict())
+            l1_net.set_submodule(path, frozen)
+    torch.testing.assert_close(l1_net.train()(x), want)
+
+
 class TestTimm:
     """timm's functions on a converted network of timm's."""
 
@@ -204,6 +247,49 @@ class TestTimm:
         torch.testing.assert_close(frozen(torch.ones(6, 3, 8, 8)), want)
         torch.testing.assert_close(frozen.train()(x), pair[0](x))
 
+    def test_frozen_and_thawed_it_is_found_and_turned_again(self, pair: Any) -> None:
+        """timm's unfreezing builds BN."""
+        from timm.layers.norm_act import FrozenBatchNormAct2d
+        from timm.utils.model import freeze, unfreeze
+
+        x, want = torch.ones(6, 3, 8, 8), pair[1](torch.ones(6, 3, 8, 8))
+        model = nn.ModuleDict({"features": pair[1]})
+        l1bn.convert_(model)
+        freeze(model)
+        assert type(model.features[1]) is FrozenBatchNormAct2d
+        torch.testing.assert_close(model.features(x), want)
+        unfreeze(model)
+        assert [item.path for item in l1bn.check(model).turned_back] == ["features.1"]
+        l1bn.convert_(model)
+        assert type(model.features[1]) is l1bn.L1BatchNormAct2d
+        torch.testing.assert_close(model.eval().features(x), want)
+
+    def test_split_layers_are_found_as_one(self, pair: Any) -> None:
+        from timm.layers import convert_splitbn_model
+
+        report = l1bn.check(convert_splitbn_model(pair[1], 2))
+        assert [(item.path, item.text) for item in report.turned_back] == [
+            ("1", "is a SplitBatchNorm2d now")
+        ]
+        assert not report.others
+
+    def test_a_whole_network(self) -> None:
+        timm = pytest.importorskip("timm")
+        from timm.layers import convert_sync_batchnorm
+
+        torch.manual_seed(0)
+        bn = timm.create_model("test_efficientnet", num_classes=3).train()
+        x = torch.randn(4, 3, 32, 32)
+        bn(x)
+        bn.eval()
+        l1, want = copy.deepcopy(bn), bn(x)
+        layers = len(l1bn.convert_(l1).converted)
+        assert layers > 10
+        assert_close(l1(x), want, "single sums")
+        assert_close(convert_sync_batchnorm(copy.deepcopy(l1))(x), l1(x), "single sums")
+        assert len(l1bn.convert_sync_(l1).converted) == layers
+        assert_close(l1(x), want, "single sums")
+
     def test_its_synchronisation_keeps_the_function_and_is_found(
         self, pair: Any, batch: Any
     ) -> None:
@@ -229,46 +315,3 @@ class TestTimm:
         l1bn.revert_(l1)
         assert type(l1[1]).__name__ == "SyncBatchNormAct"
         assert_close(l1(x), bn(x), "exact")
-
-
-class TestCheck:
-    def test_a_converted_model_is_as_it_should_be(self, l1_net: nn.Module) -> None:
-        report = l1bn.check(l1_net)
-        assert report
-        assert report.l1 == ["bn", "block.bn1", "block.bn2"]
-        assert "3 L1BN layers" in str(report)
-
-    def test_pytorchs_converter_is_found_also_in_a_copy_and_a_wrapper(
-        self, l1_net: nn.Module
-    ) -> None:
-        turned = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(l1_net))
-        report = l1bn.check(nn.DataParallel(turned))
-        assert not report
-        assert len(report.turned_back) == LAYERS
-        assert "is a SyncBatchNorm now: use convert_sync_" in str(report)
-
-    def test_a_lost_activation_is_found_without_a_record(self) -> None:
-        layer = nn.SyncBatchNorm.convert_sync_batchnorm(l1bn.L1BatchNormAct2d(4))
-        report = l1bn.check(nn.Sequential(layer))
-        assert not report
-        assert "which does not call its drop, act" in str(report)
-
-    def test_layers_that_never_were_l1_are_listed_and_no_fault(self, bn_net: nn.Module) -> None:
-        report = l1bn.check(bn_net)
-        assert report
-        assert len(report.others) == LAYERS
-
-    def test_reverting_forgets(self, l1_net: nn.Module) -> None:
-        l1bn.revert_(l1_net)
-        assert l1bn.check(l1_net)
-
-    def test_no_module(self) -> None:
-        with pytest.raises(TypeError, match=r"check: expected a torch\.nn\.Module, got int"):
-            l1bn.check(3)  # type: ignore[arg-type]
-
-    def test_lightnings_switch_is_found(self, l1_net: nn.Module) -> None:
-        pytest.importorskip("lightning")
-        from lightning.pytorch.plugins.layer_sync import TorchSyncBatchNorm
-
-        sync = TorchSyncBatchNorm()
-        assert len(l1bn.check(sync.apply(l1_net)).turned_back) == LAYERS

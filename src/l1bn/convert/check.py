@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from l1bn.convert.record import recorded
+from l1bn.convert.replace import is_convertible
 from l1bn.convert.report import Item, group
 from l1bn.nn.batchnorm import _L1BatchNorm
-
-#: Where a converted model keeps the names of its layers; it goes with copies and pickles.
-RECORD = "_l1bn_layers"
 
 
 @dataclass
@@ -39,21 +38,6 @@ class CheckReport:
             if items:
                 parts += [f"  {len(items)} {title}", *group(items, True)]
         return "\n".join(parts)
-
-
-def remember(model: nn.Module) -> None:
-    """Keep the names of the L1BN layers in the model, for ``check``."""
-    if isinstance(model, _L1BatchNorm):
-        return  # what replaces the whole model has no memory of it
-    layers = [path for path, module in model.named_modules() if isinstance(module, _L1BatchNorm)]
-    if layers:
-        model.__dict__[RECORD] = tuple(layers)
-
-
-def forget(model: nn.Module) -> None:
-    """Drop what ``remember`` kept, in the model and its parts."""
-    for module in model.modules():
-        module.__dict__.pop(RECORD, None)
 
 
 def check(model: nn.Module) -> CheckReport:
@@ -88,35 +72,27 @@ def check(model: nn.Module) -> CheckReport:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"check: expected a torch.nn.Module, got {type(model).__name__}")
-    recorded = {
-        id(part): path
-        for top, module in model.named_modules()
-        for path in _recorded(top, module)
-        if (part := _submodule(model, path)) is not None
-    }
+    known = recorded(model)
     report = CheckReport(type(model).__name__)
+    inside: set[int] = set()  # parts of layers that were listed
     for path, module in model.named_modules():
+        if id(module) in inside:
+            continue
         if isinstance(module, _L1BatchNorm):
             report.l1.append(path)
-        elif id(module) in recorded:
-            report.turned_back.append(Item(path, _what_became(module)))
+        elif _turned_back(module, known):
+            report.turned_back.append(Item(path, _what_became(module, known)))
+            inside.update(id(part) for part in module.modules())
         elif isinstance(module, _BatchNorm):
-            if _lost_activation(module):
-                report.turned_back.append(Item(path, _what_became(module)))
-            else:
-                report.others.append(Item(path, f"is a {type(module).__name__}"))
+            report.others.append(Item(path, f"is a {type(module).__name__}"))
     return report
 
 
-def _recorded(top: str, module: nn.Module) -> list[str]:
-    return [".".join(filter(None, (top, path))) for path in module.__dict__.get(RECORD, ())]
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:  # removed, or its parent is
-        return None
+def _turned_back(module: nn.Module, known: dict[int, str]) -> bool:
+    if isinstance(module, _BatchNorm) and _lost_activation(module):
+        return True
+    # What wraps the layer, as peft does, has it still.
+    return id(module) in known and not any(isinstance(m, _L1BatchNorm) for m in module.modules())
 
 
 def _lost_activation(module: nn.Module) -> bool:
@@ -124,10 +100,10 @@ def _lost_activation(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn") and bool(module._modules)
 
 
-def _what_became(module: nn.Module) -> str:
+def _what_became(module: nn.Module, known: dict[int, str]) -> str:
     name = type(module).__name__
     if _lost_activation(module):
         return f"is a {name} now, which does not call its {', '.join(module._modules)}"
-    if isinstance(module, _BatchNorm):
+    if is_convertible(module, known):
         return f"is a {name} now: use convert_sync_, or call convert_ again"
     return f"is a {name} now"

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from l1bn.convert.check import forget, remember
 from l1bn.convert.example import verify
 from l1bn.convert.fusion.search import fuse as fuse_blocks
 from l1bn.convert.fusion.search import unfuse
+from l1bn.convert.fusion.turned import watch
+from l1bn.convert.record import forget, remember
 from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import (
     Change,
@@ -89,6 +90,8 @@ def convert_(model: nn.Module, example: Any = None, fuse: bool = True) -> Conver
     except BaseException:
         for module, cls in before:
             module.__class__ = cls
+        for module, _ in before:
+            watch(module)
         raise
     remember(model)
     if changes:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from l1bn.convert.record import recorded
 from l1bn.convert.report import Item
 from l1bn.nn import (
     L1BatchNorm1d,
@@ -39,6 +40,9 @@ _TO_SYNC: dict[type[nn.Module], type[_L1BatchNorm]] = {
     L1BatchNorm3d: L1SyncBatchNorm,
     L1BatchNormAct2d: L1SyncBatchNormAct2d,
 }
+#: What Lightning makes when it takes synchronisation away: any dimensions, and nothing of its own.
+_LIGHTNINGS = "_BatchNormXd"
+_BY_NAME = {cls.__name__: cls for cls in (*_TO_L1.values(), L1BatchNormAct2d, L1SyncBatchNormAct2d)}
 _TIMM_MODULE = "timm.layers.norm_act"
 _TIMM_NAMES: dict[type[_L1BatchNorm], str] = {
     L1BatchNormAct2d: "BatchNormAct2d",
@@ -67,14 +71,28 @@ def plan_to_l1(model: nn.Module) -> tuple[list[Change], list[Item]]:
     """Layers that become L1BN with their new class, and those left with the reason."""
     changes: list[Change] = []
     left: list[Item] = []
-    table = {**_TO_L1, **_timm_pairs()}
+    table, known = {**_TO_L1, **_timm_pairs()}, recorded(model)
     for path, module in model.named_modules():
         cls = bare_type(module)
-        if cls in table:
-            changes.append((path, module, table[cls]))
+        found = table.get(cls) or _as_it_was(module, known)
+        if found is not None:
+            changes.append((path, module, found))
         elif isinstance(module, _BatchNorm) or "BatchNorm" in cls.__name__:
             left.append(Item(path, _why_not_to_l1(module, cls)))
     return changes, left
+
+
+def is_convertible(module: nn.Module, known: dict[int, str]) -> bool:
+    """Whether ``plan_to_l1`` would take a layer, where ``known`` is what the model remembers."""
+    tables = {**_TO_L1, **_timm_pairs()}
+    return bare_type(module) in tables or _as_it_was(module, known) is not None
+
+
+def _as_it_was(module: nn.Module, known: dict[int, str]) -> type[_L1BatchNorm] | None:
+    """The class that a layer had, where a tool left an anonymous one in its place."""
+    if type(module).__name__ == _LIGHTNINGS and type(module).__base__ is _BatchNorm:
+        return _BY_NAME.get(known.get(id(module), ""))
+    return None
 
 
 def plan_to_bn(model: nn.Module) -> tuple[list[Change], list[Item]]:

@@ -12,14 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from l1bn.convert.fusion import sequential
+from l1bn.convert.fusion import sequential, turned
 from l1bn.convert.fusion.decide import OPEN, is_plain_run, settle
 from l1bn.convert.fusion.plan import Method, Plan, method_of, plan_for
 from l1bn.convert.fusion.source import NoSourceError
+from l1bn.convert.fusion.turned import ORIGINAL
 from l1bn.convert.replace import become
-
-#: Attribute of a fused block's class: the class that the block had before.
-ORIGINAL = "_l1bn_original_class"
 
 
 class FusedBlock:
@@ -93,6 +91,8 @@ def fused_class(cls: Any) -> type[nn.Module]:
 
     def opened(self: nn.Module, x: Any, earlier: tuple[Any, ...]) -> Any:
         if plan.forward.holds(cls.forward):
+            if self.training:
+                turned.tell(self)
             return plan.open(self, x, _l1bn_earlier=earlier)
         settle(*earlier)
         return cls.forward(self, x)
@@ -116,6 +116,8 @@ def _override(cls: Any, name: str, method: Method) -> Any:
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         original = getattr(cls, name)
         if is_plain_run() and method.holds(original):
+            if self.training:
+                turned.tell(self)
             return method.run(self, *args, **kwargs)
         return original(self, *args, **kwargs)
 
@@ -127,8 +129,10 @@ def install(block: nn.Module) -> None:
     if not is_fused(block):
         cls: Any = type(block)
         block.__class__ = fused_class(cls)
+    turned.watch(block)
 
 
 def remove(block: nn.Module) -> None:
     """Give a block its own class back."""
     become(block, original_class(block))
+    turned.watch(block)
