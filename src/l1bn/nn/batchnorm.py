@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,13 @@ from l1bn.activation import Activation
 from l1bn.functional import Branch, l1_batch_norm
 from l1bn.ops import scripted
 from l1bn.ops.running import count_batch
-from l1bn.ops.tracing import is_recomputed
+from l1bn.ops.tracing import is_exporting, is_recomputed
+
+_EXPORTED = (
+    "{} is exported in training mode: the program will normalize with the statistics of the batch "
+    "for good, since tools that switch one to evaluation know batch_norm only. "
+    "Export model.eval(); for quantization-aware training call l1bn.revert_(model) first"
+)
 
 
 class _L1BatchNorm(_BatchNorm):
@@ -113,6 +120,8 @@ class _L1BatchNorm(_BatchNorm):
             batches = self._buffers.get("num_batches_tracked")
             if batches is not None:
                 count_batch(batches)
+            if is_exporting() and not torch.compiler.is_dynamo_compiling():  # it traces no warning
+                warnings.warn(_EXPORTED.format(type(self).__name__), stacklevel=2)
 
     def _update_factor(self) -> float | Tensor:
         """Momentum, or for ``momentum=None`` one over the number of batches, this one included."""

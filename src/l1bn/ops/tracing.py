@@ -29,14 +29,15 @@ def is_compiled(x: Tensor) -> bool:
     """
     return (
         torch.compiler.is_dynamo_compiling()
-        and not _is_exporting()
+        and not is_exporting()
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
         and (type(x) is Tensor or type(x) is torch.nn.Parameter)
     )
 
 
-def _is_exporting() -> bool:
+def is_exporting() -> bool:
+    """Whether ``torch.export`` looks on."""
     exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.7
     return exporting is not None and bool(exporting())
 

@@ -307,6 +307,7 @@ def test_transforms_inside_a_compiled_function_get_the_formula() -> None:
     torch.testing.assert_close(made(x), mapped(x))
 
 
+@pytest.mark.filterwarnings("ignore:L1BatchNormAct2d is exported in training mode")
 def test_what_is_exported_has_no_operator_of_this_package() -> None:
     for strict in (True, False):
         program = torch.export.export(
