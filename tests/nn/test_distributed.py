@@ -83,6 +83,21 @@ def only_added(rank: int) -> OUTCOMES:
     return outcome(layer, y, residual) | {"saved": sum(saved), "elements": x.numel()}
 
 
+def compiled(rank: int) -> OUTCOMES:
+    """One graph, in which the reductions are operators; the processes' batches differ in size."""
+    results = []
+    for wrap in (
+        lambda layer: layer,
+        lambda layer: torch.compile(layer, fullgraph=True, backend="aot_eager"),
+    ):
+        x, residual, grad = parts(rank)
+        layer = l1bn.L1SyncBatchNormAct2d(3, dtype=torch.float64)
+        y = wrap(layer)(x, residual)
+        y.backward(grad)
+        results.append(outcome(layer, y, x, residual))
+    return {"eager": results[0], "compiled": results[1]}
+
+
 def own_group(rank: int) -> OUTCOMES:
     """Each process alone in its group is the ordinary layer."""
     groups = [dist.new_group([0]), dist.new_group([1])]
@@ -149,14 +164,17 @@ def mixed_precision(rank: int) -> OUTCOMES:
     fully_shard(model, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     y = model(X.float().chunk(WORLD)[rank])
     y.float().square().mean().backward()
-    finite = all(bool(p.grad.full_tensor().isfinite().all()) for p in model.parameters())
     return {
-        "dtypes": (y.dtype, model[1].running_var.dtype, model[1].weight.dtype), "finite": finite,
-        "count": int(model[1].num_batches_tracked),
+        "dtypes": (y.dtype, model[1].running_var.dtype, model[1].weight.dtype), "y": y.detach(),
+        "parameters": {k: p.grad.full_tensor() for k, p in model.named_parameters()},
+        "var": model[1].running_var.clone(), "count": int(model[1].num_batches_tracked),
     }  # fmt: skip
 
 
-TASKS = (with_activation, only_added, own_group, data_parallel, early_end, sharded, mixed_precision)
+TASKS = (
+    with_activation, only_added, compiled, own_group, data_parallel, early_end, sharded,
+    mixed_precision,
+)  # fmt: skip
 
 
 def worker(rank: int, folder: str) -> None:
@@ -204,6 +222,11 @@ def test_what_is_only_added_keeps_a_mask(ranks: Any) -> None:
     for part in got:
         assert part["saved"] <= part["elements"] // 8 + 1
         torch.testing.assert_close(dict(part["state"]), dict(layer.state_dict()))
+
+
+def test_compiled_in_one_graph(ranks: Any) -> None:
+    for rank in ranks:
+        assert_close(rank["compiled"]["compiled"], rank["compiled"]["eager"], "double")
 
 
 def test_two_collectives_forward_and_one_backward(ranks: Any) -> None:
@@ -255,8 +278,18 @@ def test_fully_sharded_equals_data_parallel(ranks: Any) -> None:
 
 
 def test_fully_sharded_in_mixed_precision(ranks: Any) -> None:
-    for rank in ranks:
+    gradients: list[dict[str, Tensor]] = []
+    for x, rank in zip(X.float().chunk(WORLD), ranks, strict=True):
         got = rank["mixed_precision"]
         assert got["dtypes"] == (torch.bfloat16, torch.float32, torch.float32)
-        assert got["finite"]
         assert got["count"] == 1
+        model = net().float()
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
+        y = model(x.bfloat16())
+        y.float().square().mean().backward()
+        assert_close(got["y"], y.detach(), "rounded")
+        assert_close(got["var"], model[1].running_var, "single")
+        gradients.append({k: p.grad.float() for k, p in model.named_parameters()})
+    for name, grad in ranks[0]["mixed_precision"]["parameters"].items():
+        assert_close(grad, sum(g[name] for g in gradients) / WORLD, "half sums")

@@ -21,6 +21,8 @@ class _Synchronised(_L1BatchNorm):
     """Statistics over a group of processes, for whatever normalization layer stands behind."""
 
     process_group: Any = None
+    # TorchScript has no type for it, and what it compiles runs in one process.
+    __jit_ignored_attributes__ = ("process_group",)
 
     def _spans_processes(self) -> bool:
         training = self.training or (self.running_mean is None and self.running_var is None)

@@ -3,11 +3,13 @@
 Forward takes two reductions, for the deviation needs the mean of all first; backward takes one.
 They are always of the same size, so that processes with batches of different sizes, an empty one
 included, never wait for each other in vain. Reductions are in float64: the vectors are short.
+Forward has nothing to compute while it waits; backward computes its sign bits meanwhile.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,9 +30,24 @@ def _sum(x: Tensor) -> Tensor:
 
 
 def _all_reduce(group: ProcessGroup | None, *vectors: Tensor) -> tuple[Tensor, ...]:
+    return _start(group, *vectors)()
+
+
+def _start(group: ProcessGroup | None, *vectors: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Begin a reduction; what is returned waits for it."""
     packed = torch.cat(vectors)
-    dist.all_reduce(packed, group=group)
-    return packed.split([len(v) for v in vectors])
+    if torch.compiler.is_compiling():  # a graph takes no handle, and overlaps by itself
+        dist.all_reduce(packed, group=group)
+        work = None
+    else:
+        work = dist.all_reduce(packed, group=group, async_op=True)
+
+    def wait() -> tuple[Tensor, ...]:
+        if work is not None:
+            work.wait()
+        return packed.split([len(v) for v in vectors])
+
+    return wait
 
 
 class _SyncTrain(torch.autograd.Function):
@@ -74,12 +91,13 @@ class _SyncTrain(torch.autograd.Function):
         centred = x.to(mean.dtype) - formula.per_channel(mean, x)
         g = formula.through(grad, y, centred, scale, weight, bias, residual, ctx.activation)
         dbias, dcentred = _sum(g), _sum(g * centred)
-        all_dbias, all_dcentred = _all_reduce(ctx.group, dbias, dcentred)
-        factor = formula.gain(weight, scale)
+        reduced = _start(ctx.group, dbias, dcentred)
+        sign, factor = _sign(centred), formula.gain(weight, scale)  # meanwhile
+        all_dbias, all_dcentred = reduced()
         mean_dweight = (all_dcentred / scale / count).to(mean.dtype)
         dx = formula.input_gradient(
             g,
-            _sign(centred),
+            sign,
             mean_sign,
             factor=factor,
             mean_gradient=(all_dbias / count).to(mean.dtype),
