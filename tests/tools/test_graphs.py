@@ -65,6 +65,23 @@ def test_scripted_layer(options: dict[str, Any], training: bool) -> None:
 
 
 @SCRIPT
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [("1d", (6, 3)), ("1d", (6, 3, 5)), ("3d", (2, 3, 2, 4, 3)), ("Sync", (6, 3, 5))],
+)
+def test_scripted_layers_of_other_dimensions(
+    kind: str, shape: tuple[int, ...], training: bool
+) -> None:
+    name = "L1SyncBatchNorm" if kind == "Sync" else f"L1BatchNorm{kind}"
+    layer = getattr(l1bn, name)(3).train(training)
+    made = torch.jit.script(copy.deepcopy(layer))
+    x = torch.randn(shape)
+    assert_close(made(x), layer(x), "order")
+    assert_same_state(made, layer, "order")
+
+
+@SCRIPT
 def test_scripted_layer_with_an_activation() -> None:
     layer = l1bn.L1BatchNormAct2d(3)
     x, residual = torch.randn(2, 4, 3, 5, 5)
@@ -96,6 +113,30 @@ def test_onnx_equals_in_onnxruntime(batch: Any, kind: str, dynamo: bool) -> None
     assert_close(torch.from_numpy(got), net(other), "order")
 
 
+@SCRIPT
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("kind", ["untracked", "training"])
+def test_old_onnx_of_a_fused_model_follows_its_input(
+    l1_net: nn.Module, batch: Any, kind: str
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    if kind == "untracked":
+        for module in l1_net.eval().modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False
+                module.running_mean = module.running_var = module.num_batches_tracked = None
+    options: dict[str, Any] = {
+        "training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False, "dynamo": False,
+    }  # fmt: skip
+    file, x, other = io.BytesIO(), batch(), batch()
+    torch.onnx.export(copy.deepcopy(l1_net), (x,), file, **options)
+    session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (name,) = [i.name for i in session.get_inputs()]
+    got = session.run(None, {name: other.numpy()})[0]
+    assert_close(torch.from_numpy(got), l1_net(other), "single sums")
+
+
 def test_fx_takes_the_layers_as_leaves(l1_net: nn.Module, batch: Any) -> None:
     graph = torch.fx.symbolic_trace(l1_net.eval())
     called = [n.target for n in graph.graph.nodes if n.op == "call_module"]
@@ -124,17 +165,6 @@ def test_torchvisions_feature_extractor(l1_net: nn.Module, batch: Any) -> None:
     torch.testing.assert_close(extract.eval()(x)["bn"], l1_net.bn.eval()(l1_net.stem(x)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_quantization_fusers_refuse_by_name_and_take_a_reverted_model(l1_net: nn.Module) -> None:
-    from torch.ao.quantization import fuse_modules_qat
-
-    pairs = [["stem", "bn"]]
-    with pytest.raises((AssertionError, NotImplementedError), match="L1BatchNorm2d"):
-        fuse_modules_qat(copy.deepcopy(l1_net.train()), pairs)
-    l1bn.revert_(l1_net)
-    assert "ConvBn2d" in type(fuse_modules_qat(l1_net, pairs).stem).__name__
-
-
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpointing_counts_once_and_is_bit_equal(
     l1_net: nn.Module, batch: Any, reentrant: bool
@@ -148,6 +178,22 @@ def test_checkpointing_counts_once_and_is_bit_equal(
         assert torch.equal(one.grad, other.grad), name
     assert_same_state(l1_net, plain, "exact")
     assert int(plain.bn.num_batches_tracked) == 4
+
+
+def test_compiled_checkpointing_counts_once() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), l1bn.L1BatchNormAct2d(4))
+    plain = copy.deepcopy(net)
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(net, x, use_reentrant=False)
+
+    made = torch.compile(run, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        x = torch.randn(4, 3, 8, 8)
+        made(x.requires_grad_()).square().sum().backward()
+        plain(x).square().sum().backward()
+    assert_same_state(net, plain, "single sums")
+    assert_close(net[0].weight.grad, plain[0].weight.grad, "cancelling")
 
 
 def test_func_grad_over_functional_call(l1_net: nn.Module, batch: Any) -> None:
@@ -174,6 +220,22 @@ def test_jacobians_and_vmap() -> None:
     got = vmap(layer)(many)
     assert int(layer.num_batches_tracked) == before
     torch.testing.assert_close(got, torch.stack([layer(v) for v in many]))
+
+
+def test_an_ensemble_under_vmap_moves_the_statistics_of_each(l1_net: nn.Module, batch: Any) -> None:
+    nets = [copy.deepcopy(l1_net).double() for _ in range(2)]
+    nets[1].bn.weight.data.mul_(2)
+    parameters, buffers = torch.func.stack_module_state(nets)
+    base, x = copy.deepcopy(nets[0]).to("meta"), batch().double()
+
+    def run(p: Any, b: Any) -> torch.Tensor:
+        return functional_call(base, (p, b), (x,))
+
+    got = vmap(run)(parameters, buffers)
+    torch.testing.assert_close(got, torch.stack([net(x) for net in nets]))
+    for index, net in enumerate(nets):
+        one = {name: value[index] for name, value in buffers.items()}
+        torch.testing.assert_close(one, dict(net.named_buffers()))
 
 
 def test_forward_of_a_batch_vectorized_over_gradients_with_an_activation() -> None:
