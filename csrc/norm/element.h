@@ -29,8 +29,21 @@ typedef uint16_t Short16 __attribute__((vector_size(L1BN_NATIVE / 2)));
 typedef uint32_t Word16 __attribute__((vector_size(L1BN_NATIVE)));
 using FloatV = Pack<float>::V;
 
-L1BN_INLINE Pack<float> load(const float* p) { return Pack<float>::load(p); }
-L1BN_INLINE Pack<double> load(const double* p) { return Pack<double>::load(p); }
+// Asks for what a walk over memory reads next. The processor's own prefetching stops at each page
+// of 4 KiB, and begins again late. Past the end of a tensor it does nothing.
+L1BN_INLINE void ahead(const void* p) {
+  constexpr int64_t distance = 2048;  // bytes
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + distance));
+}
+
+L1BN_INLINE Pack<float> load(const float* p) {
+  ahead(p);
+  return Pack<float>::load(p);
+}
+L1BN_INLINE Pack<double> load(const double* p) {
+  ahead(p);
+  return Pack<double>::load(p);
+}
 
 // Sixteen values as memory holds them, in vectors of the instruction set: a store writes those as
 // they are, and one past the caches needs no copy to be read again.
@@ -76,6 +89,25 @@ L1BN_INLINE __m256i narrowed(Word16 low, Word16 high) {
   const __m256i pairs = _mm256_packus_epi32((__m256i)low, (__m256i)high);
   return _mm256_permute4x64_epi64(pairs, 0xd8);
 }
+#elif defined(__x86_64__)
+// Between zeros each becomes the upper half of a word: no shift.
+L1BN_INLINE Pack<float> load(const BFloat16* p) {
+  Pack<float> out;
+  const __m128i zero = _mm_setzero_si128();
+  L1BN_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const __m128i raw = _mm_loadu_si128((const __m128i*)(p + 8 * i));
+    out.v[2 * i] = (FloatV)_mm_unpacklo_epi16(zero, raw);
+    out.v[2 * i + 1] = (FloatV)_mm_unpackhi_epi16(zero, raw);
+  }
+  return out;
+}
+// SSE2 narrows with signed saturation only, which the sign of the lower half passes.
+L1BN_INLINE __m128i narrowed(Word16 low, Word16 high) {
+  typedef int32_t Signed __attribute__((vector_size(16)));
+  return _mm_packs_epi32((__m128i)((Signed)(low << 16) >> 16),
+                         (__m128i)((Signed)(high << 16) >> 16));
+}
 #else
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
   Pack<float> out;
@@ -87,20 +119,11 @@ L1BN_INLINE Pack<float> load(const BFloat16* p) {
   }
   return out;
 }
-#if defined(__x86_64__)
-// SSE2 narrows with signed saturation only, which the sign of the lower half passes.
-L1BN_INLINE __m128i narrowed(Word16 low, Word16 high) {
-  typedef int32_t Signed __attribute__((vector_size(16)));
-  return _mm_packs_epi32((__m128i)((Signed)(low << 16) >> 16),
-                         (__m128i)((Signed)(high << 16) >> 16));
-}
-#else
 L1BN_INLINE Stored<BFloat16>::V narrowed(Word16 low, Word16 high) {
   const Short16 a = __builtin_convertvector(low, Short16),
                 b = __builtin_convertvector(high, Short16);
   return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
 }
-#endif
 #endif
 
 // The even or the odd ones of 32 elements; for wider types the first or the second half.
@@ -132,6 +155,24 @@ L1BN_INLINE Pack<float> load_odd(const BFloat16* p) { return load_half<true>(p);
 L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
   Stored<BFloat16> out;
   out.v[0] = (Stored<BFloat16>::V)_mm512_cvtneps_pbh((__m512)a.v[0]);
+  return out;
+}
+#elif defined(__SSE2__) && !defined(__AVX2__)
+// Rounded by an addition that a NaN does not take, and shifted with its sign, so that the signed
+// saturation of narrowing passes it.
+L1BN_INLINE __m128i rounded(FloatV value) {
+  const __m128i word = (__m128i)value;
+  const __m128i number = _mm_castps_si128(_mm_cmpord_ps((__m128)value, (__m128)value));
+  const __m128i odd = _mm_and_si128(_mm_srli_epi32(word, 16), _mm_set1_epi32(1));
+  const __m128i more = _mm_and_si128(_mm_add_epi32(odd, _mm_set1_epi32(0x7fff)), number);
+  const __m128i quiet = _mm_andnot_si128(number, _mm_set1_epi32(0x400000));
+  return _mm_srai_epi32(_mm_add_epi32(_mm_or_si128(word, quiet), more), 16);
+}
+L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
+  Stored<BFloat16> out;
+  L1BN_UNROLL
+  for (int i = 0; i < Stored<BFloat16>::kCount; ++i)
+    out.v[i] = (Stored<BFloat16>::V)_mm_packs_epi32(rounded(a.v[2 * i]), rounded(a.v[2 * i + 1]));
   return out;
 }
 #else

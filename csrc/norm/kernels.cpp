@@ -16,6 +16,11 @@ namespace avx512 {
 extern const Kernels kKernels;
 }
 #endif
+#if defined(L1BN_F32_FORWARD)
+namespace L1BN_F32_FORWARD {
+extern const Kernels kKernels;
+}
+#endif
 
 namespace L1BN_ISA {
 namespace {
@@ -54,8 +59,10 @@ int64_t forward(const l1bn_forward_args& a, bool frozen) {
     case L1BN_BF16:
       return forward_as<BFloat16>(a, frozen);
 #if !defined(L1BN_BF16_ONLY)
+#if !defined(L1BN_F32_FORWARD)
     case L1BN_F32:
       return forward_as<float>(a, frozen);
+#endif
     case L1BN_F16:
       return forward_as<Half>(a, frozen);
     case L1BN_F64:
@@ -103,6 +110,9 @@ int64_t run_forward(const l1bn_forward_args& a) {
 #if defined(L1BN_BF16_ONLY)
   if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.forward(a);
 #endif
+#if defined(L1BN_F32_FORWARD)
+  if (a.problem.dtype == L1BN_F32) return L1BN_F32_FORWARD::kKernels.forward(a);
+#endif
   const int64_t bad = forward(a, false);
   if (bad < 0 || !a.running_mean) return bad;
   if (a.problem.dtype == L1BN_F64)
@@ -115,6 +125,9 @@ int64_t run_forward(const l1bn_forward_args& a) {
 int64_t run_evaluate(const l1bn_evaluate_args& a) {
 #if defined(L1BN_BF16_ONLY)
   if (a.problem.dtype != L1BN_BF16) return avx512::kKernels.evaluate(a);
+#endif
+#if defined(L1BN_F32_FORWARD)
+  if (a.problem.dtype == L1BN_F32) return L1BN_F32_FORWARD::kKernels.evaluate(a);
 #endif
   if (a.problem.dtype == L1BN_F64)
     constants<double>(a);

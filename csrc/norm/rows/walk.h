@@ -27,7 +27,7 @@ struct Groups {
 
 // f(row, stop) over tiles of the rows [first, last). Within them whole rows are read, in the order
 // of memory: blocks of channels that would fit a cache are short pieces, which the hardware
-// prefetches badly (docs/notes.md).
+// prefetches badly (docs/notes/cpu_kernels.md).
 template <class F>
 L1BN_INLINE void for_tiles(int64_t first, int64_t last, bool backwards, F&& f) {
   const int64_t tiles = (last - first + kTileRows - 1) / kTileRows;
