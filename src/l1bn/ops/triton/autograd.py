@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l1bn.ops import formula
-from l1bn.ops.second_derivative import double_backward
+from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.triton import launch
 from l1bn.ops.triton.plan import format_of, in_order
 from l1bn.ops.triton.recovery import LIMIT, recovery
@@ -47,7 +47,9 @@ class _Train(torch.autograd.Function):
         call = launch.Call(_plain(weight), _plain(bias), code, options.eps)
         added = None if residual is None else in_order(residual.resolve_neg(), dense)
         wanted = True in ctx.needs_input_grad
-        bits, worst = _ask(dense, weight) if wanted and code else (False, None)
+        from_output, worst = _ask(dense, weight) if wanted and code else (False, None)
+        # The sign of x − μ is for x's gradient.
+        bits = from_output and ctx.needs_input_grad[0]
         y, kept = launch.forward(dense, added, call, options.running, bits, worst)
         if worst is not None and weight is not None and not dense.is_cpu:
             recovery.note(weight, worst)
@@ -60,12 +62,15 @@ class _Train(torch.autograd.Function):
         ctx.format = format_of(dense)
         ctx.set_materialize_grads(False)
         shared = kept.statistics, kept.above, weight, bias
-        if bits and _recoverable(dense, worst):
-            scale = kept.statistics[2]
-            ctx.save_for_backward(None, y, added, kept.bits, *shared, scale)
-            return y, scale
-        ctx.save_for_backward(dense, y if code else None, None, None, *shared)
-        return y
+        if not (from_output and _recoverable(dense, worst)):
+            ctx.save_for_backward(dense, y if code else None, None, None, *shared)
+            return y
+        if not bits:
+            ctx.save_for_backward(None, y, added, None, *shared)
+            return y
+        scale = kept.statistics[2]
+        ctx.save_for_backward(None, y, added, kept.bits, *shared, scale)
+        return y, scale
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> Any:
@@ -96,7 +101,7 @@ def _restored(ctx: Any) -> tuple[launch.Kept, Tensor | None, Tensor | None]:
 
 
 def _ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
-    """Whether forward writes sign bits, and where it leaves its largest r."""
+    """Whether backward may read x̂ from y, and where forward leaves its largest r."""
     worst = torch.empty(1, dtype=torch.int32, device=x.device)
     if x.is_cpu:
         return True, worst
@@ -114,9 +119,13 @@ def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
 
 def _differentiable(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> Any:
     """Backward as operations that autograd differentiates again."""
-    x, y, residual, bits, _, _, weight, bias, *scale = ctx.saved_tensors
+    x, y, residual, bits, statistics, _, weight, bias, *scale = ctx.saved_tensors
     activation, eps = ctx.options.activation, ctx.options.eps
-    if x is None:
+    found: tuple[Tensor | None, ...]
+    if x is None and bits is None:
+        assert grad is not None
+        found = frozen_backward(grad, None, y, residual, weight, bias, statistics, activation)
+    elif x is None:
         y = y.contiguous(memory_format=ctx.format)
         positive = launch.signs(bits, y)
         found = double_backward(
