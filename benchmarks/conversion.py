@@ -28,18 +28,30 @@ TRANSFORMERS = {
     "ResNet-50": ("resnet", "ResNet", {}),
     "RegNet-Y": ("regnet", "RegNet", {}),
     "RegNet-X": ("regnet", "RegNet", {"layer_type": "x"}),
+    "MobileNetV1": ("mobilenet_v1", "MobileNetV1", {}),
     "MobileNetV2": ("mobilenet_v2", "MobileNetV2", {"hidden_act": "relu6"}),
+    "EfficientNet-B0": (
+        "efficientnet",
+        "EfficientNet",
+        {"width_coefficient": 1.0, "depth_coefficient": 1.0, "dropout_rate": 0.2},
+    ),
+    "LeViT-128S": (
+        "levit",
+        "Levit",
+        {"image_size": 128, "depths": [2, 3, 4], "num_attention_heads": [4, 6, 8]},
+    ),
 }
 OTHERS = {
     "torchvision": [
         "resnet18", "resnet50", "resnext50_32x4d", "densenet121", "vgg16_bn", "googlenet",
-        "mobilenet_v2", "mobilenet_v3_large", "mnasnet1_0", "shufflenet_v2_x1_0",
+        "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "mnasnet1_0", "shufflenet_v2_x1_0",
         "regnet_x_400mf", "regnet_y_400mf", "efficientnet_b0",
     ],
     "timm": [
         "resnet50", "seresnet50", "res2net50_26w_4s", "dla34", "dpn68", "hrnet_w18_small",
         "vovnet39a", "inception_v3", "xception41", "repvgg_a0", "ghostnet_100",
-        "mobilenetv2_100", "efficientnet_lite0",
+        "mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_lite0", "efficientnet_b0",
+        "efficientnetv2_rw_t",
     ],
 }  # fmt: skip
 

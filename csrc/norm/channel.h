@@ -44,10 +44,15 @@ A scale_floor(double eps) {
   return (A)sqrt(eps);
 }
 
+// The activations that are a range of z; norm/curve.h has the others.
+inline bool clips(int64_t activation) {
+  return activation == L1BN_RELU || activation == L1BN_RELU6;
+}
+
 template <class A>
 void activation_range(int64_t activation, A* low, A* high) {
   const A inf = (A)__builtin_inf();
-  *low = activation == L1BN_NONE ? -inf : (A)0;
+  *low = clips(activation) ? (A)0 : -inf;
   *high = activation == L1BN_RELU6 ? (A)6 : inf;
 }
 
@@ -76,8 +81,8 @@ void split_mean(double mean, A* high, A* low) {
 }
 
 // beta, less what is left of the mean, so that y = (x - high) * slope + shift.
-template <class A>
-A shift_of(const l1bn_forward_args& a, int64_t c, double gamma, A low, A scale) {
+template <class A, class Args>
+A shift_of(const Args& a, int64_t c, double gamma, A low, A scale) {
   return (A)(read_param(a.bias, a.problem.param_dtype, c, 0) - (double)low * gamma / (double)scale);
 }
 
@@ -93,8 +98,12 @@ constexpr double kTiny<double> = 2.2250738585072014e-308;
 // Whether x can be read back from y (a channel at the floor, where |x_hat| is small, cannot):
 // |bias| and the residual must not drown weight * x_hat. False for a zero or a NaN.
 template <class T>
-bool recoverable(double weight, double bias, double residual_max, double limit) {
-  return fabs(bias) + residual_max + kTiny<T> <= limit * fabs(weight);
+bool recoverable(double weight, double bias, double residual_max, double limit,
+                 const l1bn_problem& p) {
+  // A flat activation makes y smaller than z.
+  const bool flat = p.activation > L1BN_RELU6 && p.parameter < 1;
+  const double tiny = flat ? kTiny<T> / p.parameter : kTiny<T>;
+  return fabs(bias) + residual_max + tiny <= limit * fabs(weight);
 }
 
 // dx = slope * g + (bit ? above : below), equation (8) with everything per channel folded in.

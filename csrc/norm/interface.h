@@ -23,7 +23,21 @@ extern "C" {
 #define L1BN_API __attribute__((visibility("default")))
 
 enum l1bn_dtype { L1BN_F32 = 0, L1BN_BF16 = 1, L1BN_F16 = 2, L1BN_F64 = 3 };
-enum l1bn_activation { L1BN_NONE = 0, L1BN_RELU = 1, L1BN_RELU6 = 2 };
+enum l1bn_activation {
+  L1BN_NONE = 0,
+  L1BN_RELU = 1,  // these two clip: a gradient passes as it is or not at all
+  L1BN_RELU6 = 2,
+  L1BN_LEAKY_RELU = 3,  // these two have a parameter; where it is above 0, z is read off y
+  L1BN_ELU = 4,
+  L1BN_SILU = 5,  // of the others backward needs x
+  L1BN_HARDSWISH = 6,
+  L1BN_HARDSIGMOID = 7,
+  L1BN_GELU = 8,
+  L1BN_GELU_TANH = 9,
+  L1BN_MISH = 10,
+  L1BN_SIGMOID = 11,
+  L1BN_TANH = 12
+};
 
 typedef struct {
   int64_t outer, channels, inner;
@@ -31,7 +45,8 @@ typedef struct {
   int64_t param_dtype;  // of weight and bias
   int64_t activation;
   int64_t threads;
-  double eps;  // variance floor: scale >= sqrt(eps)
+  double eps;        // variance floor: scale >= sqrt(eps)
+  double parameter;  // the activation's
 } l1bn_problem;
 
 typedef struct {
@@ -57,7 +72,7 @@ typedef struct {
   const void* grad;
   const void* y;         // output, where there is an activation or x is to be recovered
   const void* x;         // input, or null: recovered from y, residual and bits
-  const void* residual;  // read only where x is null and there is an activation
+  const void* residual;  // read only under an activation, where it is needed to tell z or x_hat
   const void* bits;      // read only where x is null
   const void *weight, *bias, *mean, *scale;
   void *dx, *dresidual;   // may be null; dresidual, or dx without a dresidual, may be `grad`

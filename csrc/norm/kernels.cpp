@@ -46,7 +46,8 @@ int64_t backward_as(const l1bn_backward_args& a) {
   if (a.dresidual && a.dresidual != a.grad) expect_large(a.dresidual, bytes);
   if (is_slim(p)) return SlimBackward<T>(a).run();
   if (is_small(p)) return SmallBackward<T>(a).run();
-  const int touched = 1 + (a.x != nullptr) + (p.activation != L1BN_NONE);
+  const int touched =
+      1 + (a.x != nullptr) + (p.activation != L1BN_NONE && !(a.x && bends(p.activation)));
   if (p.inner == 1)
     return RowsBackward<T>(a, plan_rows(p.outer, p.channels, sizeof(T), p.threads)).run();
   return PlanesBackward<T>(a,

@@ -193,10 +193,14 @@ def split(activation: Activation) -> tuple[Description, float]:
     return found, parameter
 
 
+#: Smallest parameter with which z is read off the output: below it a 16-bit y has few digits left.
+_FLATTEST = 1e-3
+
+
 def output_of(activation: Activation) -> Output | None:
     """How backward goes on from the output alone, ``None`` where this parameter allows it not."""
     found, parameter = split(activation)
-    return found.output if found.parameter is None or parameter > 0 else None
+    return found.output if found.parameter is None or parameter >= _FLATTEST else None
 
 
 def keeps_output(activation: Activation | None) -> bool:

@@ -63,6 +63,81 @@ def decode(v: np.ndarray, dtype: str) -> np.ndarray:
     return v.astype(np.float64)
 
 
+def _logistic(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def _gauss(z):
+    return 0.5 * np.vectorize(math.erfc)(-z / math.sqrt(2))
+
+
+def _cubic(z):
+    return 2 * math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+
+
+def _gate(z):
+    return np.tanh(np.log1p(np.exp(z)))
+
+
+PARAMETER = 0.3
+#: Activations that bend, by code: value and slope. Of the first two z is read off the output.
+CURVES = {
+    3: (lambda z: np.where(z > 0, z, PARAMETER * z), lambda z: np.where(z > 0, 1, PARAMETER)),
+    4: (
+        lambda z: np.where(z > 0, z, PARAMETER * np.expm1(np.minimum(z, 0))),
+        lambda z: np.where(z > 0, 1, PARAMETER * np.exp(np.minimum(z, 0))),
+    ),
+    5: (
+        lambda z: z * _logistic(z),
+        lambda z: _logistic(z) * (1 + z * _logistic(-z)),
+    ),
+    6: (
+        lambda z: z * np.clip(z + 3, 0, 6) / 6,
+        lambda z: np.where(z >= 3, 1, np.where(z <= -3, 0, z / 3 + 0.5)),
+    ),
+    7: (lambda z: np.clip(z + 3, 0, 6) / 6, lambda z: np.where(np.abs(z) < 3, 1 / 6, 0)),
+    8: (
+        lambda z: z * _gauss(z),
+        lambda z: _gauss(z) + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi),
+    ),
+    9: (
+        lambda z: z * _logistic(_cubic(z)),
+        lambda z: (
+            _logistic(_cubic(z))
+            * (
+                1
+                + z
+                * _logistic(-_cubic(z))
+                * 2
+                * math.sqrt(2 / math.pi)
+                * (1 + 3 * 0.044715 * z * z)
+            )
+        ),
+    ),
+    10: (
+        lambda z: z * _gate(z),
+        lambda z: _gate(z) + z * _logistic(z) * (1 - _gate(z) ** 2),
+    ),
+    11: (_logistic, lambda z: _logistic(z) * _logistic(-z)),
+    12: (np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+}
+CURVED = [(33, 7, 1), (129, 16, 1), (70, 40, 1), (700, 3, 1), (300, 5, 2), (3, 4, 16), (2, 3, 49),
+          (1, 2, 2049), (9, 70, 64)]  # fmt: skip
+
+
+def apply(z, y, grad, activation):
+    """The activation, and the gradient that passes it."""
+    if activation == 0:
+        return z, grad
+    if activation not in CURVES:
+        top = 6.0 if activation == 2 else np.inf
+        return np.clip(z, 0, top), np.where((y > 0) & (y < top), grad, 0)
+    value, slope = CURVES[activation]
+    # On which side of the kink rounding put an element.
+    side = np.where((y > 0) != (z > 0), -z, z) if activation == 3 else z
+    return value(z), grad * slope(side)
+
+
 def judge(x, residual, weight, bias, activation, grad, y):
     """The closed form; the activation's mask is read off the rounded output, as kernels must."""
     dims = (0, 2)
@@ -73,9 +148,7 @@ def judge(x, residual, weight, bias, activation, grad, y):
     hat = d / scale.reshape(view)
     z = hat * weight.reshape(view) + bias.reshape(view)
     z = z if residual is None else z + residual
-    top = {0: np.inf, 1: np.inf, 2: 6.0}[activation]
-    out = z if activation == 0 else np.clip(z, 0, top)
-    g = grad if activation == 0 else np.where((y > 0) & (y < top), grad, 0)
+    out, g = apply(z, y, grad, activation)
     sign = np.where(d >= 0, 1.0, -1.0)
     dbias, dweight = g.sum(dims), (g * hat).sum(dims)
     count = x.size // x.shape[1]
@@ -118,7 +191,7 @@ def drive(stack, shape, dtype, activation, with_residual, keep_x, threads, seed)
     units = outer * channels * -(-inner // 16) if inner > 1 else -(-channels // 16) * outer
     bits = np.empty(units, np.uint16)
     running = np.zeros(channels, np.float32), np.ones(channels, np.float32)
-    problem = (outer, channels, inner, DTYPES[dtype], 0, activation, threads, EPS)
+    problem = (outer, channels, inner, DTYPES[dtype], 0, activation, threads, EPS, PARAMETER)
     tensors = (x, residual, weight, bias, y, mean, scale, bits)
     block = native.pack_forward(
         *problem, *map(pointer, tensors), 1e30, *map(pointer, running), 0, 0.1
@@ -127,7 +200,7 @@ def drive(stack, shape, dtype, activation, with_residual, keep_x, threads, seed)
     assert unrecoverable == 0, f"{unrecoverable} from forward, expected 0 ({shape}, seed {seed})"
     dx, dr = np.empty_like(x), np.empty_like(x)
     dw, db = np.empty(channels, wide), np.empty(channels, wide)
-    kept = (x, None, None) if keep_x else (None, residual, bits)
+    kept = (x, residual if activation > 2 else None, None) if keep_x else (None, residual, bits)
     tensors = (grad, y, *kept, weight, bias, mean, scale, dx, dr, dw, db)
     assert stack.call("backward", native.pack_backward(*problem, *map(pointer, tensors), 0)) == 0
     check_in_place(stack, problem, tensors)
@@ -199,13 +272,19 @@ def main(path: str) -> None:
     load_openmp()
     stack = library.float_norm(Path(path))
     count = 0
-    bad_dtype = native.pack_forward(2, 2, 2, 9, 0, 0, 1, EPS, *[0] * 8, 1.0, 0, 0, 0, 0.1)
+    bad_dtype = native.pack_forward(2, 2, 2, 9, 0, 0, 1, EPS, 0.0, *[0] * 8, 1.0, 0, 0, 0, 0.1)
     for _ in selected(stack):
         assert stack.functions()["forward"](bad_dtype) == library.ERROR - 1
-        choices = itertools.product(SHAPES, DTYPES, (0, 1, 2), (False, True), (False, True), (1, 3))
+        flags = (False, True), (False, True), (1, 3)
+        choices = [
+            *itertools.product(SHAPES, DTYPES, (0, 1, 2), *flags),
+            *itertools.product(CURVED, DTYPES, CURVES, *flags),
+        ]
         for shape, dtype, activation, with_residual, keep_x, threads in choices:
             if activation == 0 and not keep_x and with_residual:
                 continue  # x is always kept there
+            if activation > 4 and not keep_x:
+                continue  # and there
             if threads > 1 and shape[0] * shape[1] * shape[2] < 2 * 16 * 1024:
                 continue  # one thread works on so few
             drive(

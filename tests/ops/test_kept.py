@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from judge import assert_close, lay_out
+from l1bn.activation import Activation, keeps_output
 from l1bn.functional import l1_batch_norm
 from l1bn.ops import mask
 from l1bn.ops.registry import registry
@@ -29,7 +30,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def step(
-    backend: str, wanted: str, activation: str | None, training: bool, layout: str = "contiguous"
+    backend: str, wanted: str, activation: Activation | None, training: bool, layout: str = "contiguous"
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """What a call keeps, parameters aside, and its gradients."""
     torch.manual_seed(1)
@@ -110,6 +111,24 @@ def test_training(backend: str) -> None:
     assert size(step(backend, "x weight bias", None, True)[0]) <= FULL + FACTORS
     if backend != "eager":
         assert size(step(backend, "x weight bias", "relu", True)[0]) <= FULL + BITS + FACTORS
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("activation", [("leaky_relu", 0.2), "elu", "silu", "hardswish", "gelu"])
+def test_an_activation_that_bends(backend: str, activation: Activation, training: bool) -> None:
+    """One tensor, where PyTorch's operations keep the norm's input and the activation's."""
+    if backend == "triton":
+        pytest.skip("leaves it to PyTorch")
+    if backend == "eager" and not training:
+        pytest.skip("evaluates by PyTorch's operations")
+    kept, found = step(backend, "x weight bias", activation, training)
+    bits = BITS if backend == "cpu" and keeps_output(activation) else 0
+    assert size(kept) <= FULL + bits + FACTORS
+    kept, _ = step(backend, "x weight bias residual", activation, training)
+    assert size(kept) <= 2 * FULL + bits + FACTORS
+    _, want = step("eager", "x weight bias", activation, training)
+    for name, value in found.items():
+        assert_close(value, want[name], "single sums")
 
 
 def test_a_second_derivative_of_a_frozen_layer(backend: str) -> None:

@@ -3,6 +3,7 @@
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
+#include "norm/curve.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -122,6 +123,7 @@ class SmallForward : Small<T> {
   }
 
   void write(const Team& team) const {
+    const Curve<T> curve(args.problem);
     A low, high;
     activation_range(args.problem.activation, &low, &high);
     const T* residual = static_cast<const T*>(args.residual);
@@ -137,6 +139,7 @@ class SmallForward : Small<T> {
         z += added;
         if (fabs((double)added) > most[c]) most[c] = fabs((double)added);
       }
+      if (curve) z = curve.value(Pack<A>::all(z)).v[0][0];
       z = z < low ? low : z;
       put_value(y + i, z > high ? high : z);
       if (!bits) return;
@@ -154,7 +157,7 @@ class SmallForward : Small<T> {
         top = mine > top ? mine : top;
       }
       bad += !recoverable<T>(Base::param(args.weight, c, 1), Base::param(args.bias, c, 0), top,
-                             args.recoverable) ||
+                             args.recoverable, args.problem) ||
              (!frozen && scale[c] <= scale_floor<A>(args.problem.eps));
     }
     return bad;
@@ -168,6 +171,7 @@ class SmallBackward : Small<T> {
   const l1bn_backward_args& args;
   const T* const x;
   const A* const mean;
+  const Curve<T> curve;
   Buffer<Slope<A>> slopes;  // per channel
   A low, high;
 
@@ -177,6 +181,7 @@ class SmallBackward : Small<T> {
         args(a),
         x(static_cast<const T*>(a.x)),
         mean(static_cast<const A*>(a.mean)),
+        curve(a.problem),
         slopes(a.problem.channels) {
     gradient_range(a.problem.activation, &low, &high);
   }
@@ -196,8 +201,28 @@ class SmallBackward : Small<T> {
   }
 
  private:
-  A masked(int64_t i) const {
+  A residual_at(int64_t i) const {
+    return args.residual ? value_of(static_cast<const T*>(args.residual) + i) : (A)0;
+  }
+
+  // act'(z) of an activation that bends; where z is read off the output it is left in `z`.
+  A bent(int64_t c, int64_t i, A* z) const {
+    if (!x) {
+      Pack<A> slope;
+      const A y = value_of(static_cast<const T*>(args.y) + i);
+      *z = curve.inverse(Pack<A>::all(y), &slope).v[0][0];
+      return slope.v[0][0];
+    }
+    const double gamma = Base::param(args.weight, c, 1);
+    const A sigma = static_cast<const A*>(args.scale)[c];
+    const A before = (value_of(x + i) - mean[c]) * (A)(gamma / (double)sigma) +
+                     shift_of(args, c, gamma, mean[args.problem.channels + c], sigma);
+    return curve.slope(Pack<A>::all(before + residual_at(i))).v[0][0];
+  }
+
+  A masked(int64_t c, int64_t i, A* z) const {
     const A g = value_of(static_cast<const T*>(args.grad) + i);
+    if (curve) return g * bent(c, i, z);
     if (args.problem.activation == L1BN_NONE) return g;
     const A y = value_of(static_cast<const T*>(args.y) + i);
     return y > low && !(y >= high) ? g : (A)0;
@@ -209,12 +234,12 @@ class SmallBackward : Small<T> {
     return bits && (bits[i / 16] >> (i % 16) & 1);
   }
 
-  A factor(int64_t c, int64_t i) const {
+  A factor(int64_t c, int64_t i, A z) const {
     if (x) return value_of(x + i) - mean[c] - mean[args.problem.channels + c];
     if (!args.y) return 0;
-    A q = value_of(static_cast<const T*>(args.y) + i) - (A)Base::param(args.bias, c, 0);
-    if (args.residual && args.problem.activation != L1BN_NONE)
-      q -= value_of(static_cast<const T*>(args.residual) + i);
+    A q =
+        (curve ? z : value_of(static_cast<const T*>(args.y) + i)) - (A)Base::param(args.bias, c, 0);
+    if (args.problem.activation != L1BN_NONE) q -= residual_at(i);
     return q;
   }
 
@@ -223,9 +248,10 @@ class SmallBackward : Small<T> {
     double* product = Base::sums(team.index, 1);
     double* above = Base::sums(team.index, 2);
     Base::walk(team, [&](int64_t c, int64_t i) {
-      const A g = masked(i);
+      A z = 0;
+      const A g = masked(c, i, &z);
       grad[c] += (double)g;
-      product[c] += (double)(g * factor(c, i));
+      product[c] += (double)(g * factor(c, i, z));
       above[c] += positive(c, i);
     });
   }
@@ -251,7 +277,8 @@ class SmallBackward : Small<T> {
     T* dx = static_cast<T*>(args.dx);
     T* dresidual = static_cast<T*>(args.dresidual);
     Base::walk(team, [&](int64_t c, int64_t i) {
-      const A g = masked(i);
+      A z = 0;
+      const A g = masked(c, i, &z);
       if (dresidual) put_value(dresidual + i, g);
       const Slope<A>& s = slopes.get()[c];
       if (dx) put_value(dx + i, g * s.slope + (positive(c, i) ? s.above : s.below));

@@ -4,6 +4,7 @@
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
+#include "norm/curve.h"
 #include "norm/planes/walk.h"
 
 namespace l1bn {
@@ -43,7 +44,7 @@ class Slim {
   using A = Acc<T>;
   using P = Pack<A>;
   static constexpr int64_t kTileSteps = 64;  // between two flushes of single precision into double
-  static constexpr int kConstants = 5;
+  static constexpr int kConstants = 7;
 
   Slim(const l1bn_problem& p, int kinds)
       : problem_(p),
@@ -252,6 +253,7 @@ class SlimForward : Slim<T> {
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
+    const Curve<T> curve(args.problem);
     const int64_t channels = Base::channels_;
     P* const centre = Base::constant(team, kCentre);
     P* const rest = Base::constant(team, kRest);
@@ -280,6 +282,7 @@ class SlimForward : Slim<T> {
             z += added;
             most[q] = maximum(most[q], how.keep(absolute(added)));
           }
+          if (curve) z = curve.value(z);
           how.put(to + at, clamp(z, low, high));
           if (units) units[at / kLanes] = (uint16_t)at_least_bits(d, rest[q]);
         },
@@ -298,8 +301,9 @@ class SlimForward : Slim<T> {
     int64_t bad = 0;
     for (int64_t c = 0; c < Base::channels_; ++c) {
       const bool floored = !frozen && scale[c] <= scale_floor<A>(args.problem.eps);
-      bad += floored || !recoverable<T>(Base::param(args.weight, c, 1),
-                                        Base::param(args.bias, c, 0), top[c], args.recoverable);
+      bad +=
+          floored || !recoverable<T>(Base::param(args.weight, c, 1), Base::param(args.bias, c, 0),
+                                     top[c], args.recoverable, args.problem);
     }
     return bad;
   }
@@ -310,7 +314,8 @@ class SlimBackward : Slim<T> {
   using Base = Slim<T>;
   using typename Base::A;
   using typename Base::P;
-  enum { kCentre, kRest, kSlope, kAbove, kBelow };
+  // z = (x - centre) * factor + shift, where x is there.
+  enum { kCentre, kRest, kSlope, kAbove, kBelow, kFactor, kShift };
   const l1bn_backward_args& args;
   const T* const grad;
   const T* const y;
@@ -319,7 +324,8 @@ class SlimBackward : Slim<T> {
   const uint16_t* const units;
   const A* const mean;
   const A* const scale;
-  const bool active;
+  const Curve<T> curve;
+  const bool active;  // the activation clips
   Buffer<Slope<A>> slopes;
   A low, high;
 
@@ -330,12 +336,15 @@ class SlimBackward : Slim<T> {
         grad(static_cast<const T*>(a.grad)),
         y(static_cast<const T*>(a.y)),
         x(static_cast<const T*>(a.x)),
-        residual(
-            static_cast<const T*>(a.x || a.problem.activation == L1BN_NONE ? nullptr : a.residual)),
+        residual(static_cast<const T*>(a.problem.activation == L1BN_NONE ||
+                                               (a.x && !bends(a.problem.activation))
+                                           ? nullptr
+                                           : a.residual)),
         units(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
-        active(a.problem.activation != L1BN_NONE),
+        curve(a.problem),
+        active(clips(a.problem.activation)),
         slopes(Base::channels_) {
     gradient_range(a.problem.activation, &low, &high);
   }
@@ -354,6 +363,13 @@ class SlimBackward : Slim<T> {
     Base::fill(Base::constant(team, kCentre),
                [&](int64_t c) { return x ? (double)mean[c] : Base::param(args.bias, c, 0); });
     Base::fill(Base::constant(team, kRest), [&](int64_t c) { return mean[channels + c]; });
+    if (curve && x) {
+      Base::fill(Base::constant(team, kFactor),
+                 [&](int64_t c) { return Base::param(args.weight, c, 1) / (double)scale[c]; });
+      Base::fill(Base::constant(team, kShift), [&](int64_t c) {
+        return shift_of(args, c, Base::param(args.weight, c, 1), mean[channels + c], scale[c]);
+      });
+    }
     const bool summed = !args.frozen || args.dweight || args.dbias;
     if (summed) accumulate_products(team);
     team.wait();
@@ -362,10 +378,27 @@ class SlimBackward : Slim<T> {
     if (args.dx || args.dresidual) write(team);
   }
 
+  // The gradient of z. Where z is read off the output it is left in `z`.
   template <class How>
-  L1BN_INLINE P masked(How how, int64_t at, const P& least, const P& most) const {
+  L1BN_INLINE P masked(const Team& team, How how, int64_t q, int64_t at, const P& least,
+                       const P& most, P* z) const {
     const P g = how.get(grad + at);
+    if (curve) return g * bent(team, how, q, at, z);
     return active ? between(how.get(y + at), least, most, g) : g;
+  }
+
+  template <class How>
+  P bent(const Team& team, How how, int64_t q, int64_t at, P* z) const {
+    P slope;
+    if (!x) {
+      *z = curve.inverse(how.get(y + at), &slope);
+      return slope;
+    }
+    P from =
+        (how.get(x + at) - Base::constant(team, kCentre)[q]) * Base::constant(team, kFactor)[q] +
+        Base::constant(team, kShift)[q];
+    if (residual) from += how.get(residual + at);
+    return curve.slope(from);
   }
 
   template <class How>
@@ -380,13 +413,16 @@ class SlimBackward : Slim<T> {
     const P least = P::all(low), most = P::all(high), one = P::all(1), zero = P::all(0);
     Base::template accumulate<3>(
         team, 0, [&](auto how, int64_t q, int64_t at, P* sum) L1BN_INLINED {
-          const P g = how.keep(masked(how, at, least, most));
+          P z = zero;
+          const P g = how.keep(masked(team, how, q, at, least, most, &z));
           P factor = zero;
           if (x)
             factor = how.get(x + at) - centre[q];
+          else if (curve)
+            factor = z - centre[q];
           else if (y)
             factor = how.get(y + at) - centre[q];
-          if (residual) factor = factor - how.get(residual + at);
+          if (residual && !x) factor = factor - how.get(residual + at);
           sum[0] += g;
           sum[1] += how.keep(g * factor);
           sum[2] += how.keep(choose(positive(how, at, centre[q], rest[q]), one, zero));
@@ -426,7 +462,8 @@ class SlimBackward : Slim<T> {
     Base::walk(
         team,
         [&](auto how, int64_t q, int64_t at) L1BN_INLINED {
-          const P g = masked(how, at, least, most);
+          P z;
+          const P g = masked(team, how, q, at, least, most, &z);
           if (dresidual) how.put(dresidual + at, g);
           if (!dx) return;
           const unsigned bits = positive(how, at, centre[q], rest[q]);

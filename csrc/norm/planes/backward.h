@@ -1,5 +1,6 @@
 // Backward pass, layout `planes`: one pass for the sums of a channel, one for dx.
 #pragma once
+#include "norm/curve.h"
 #include "norm/planes/bf16_dot.h"
 #include "norm/planes/sharing.h"
 
@@ -13,7 +14,8 @@ struct PlanesBackward {
   using P = Pack<A>;
 
   struct Line {
-    A centre, rest;  // subtracted before the product with g: the mean from x, beta from y
+    A centre, rest;   // subtracted before the product with g: the mean from x, beta from y
+    A factor, shift;  // z = (x - centre) * factor + shift, where x is there
     Slope<A> slope;
   };
   enum Kind { kGrad, kProduct, kKinds };  // Σ g, and Σ g·(x − µ) or Σ g·(y − β − residual)
@@ -31,7 +33,8 @@ struct PlanesBackward {
   const A* const mean;
   const A* const scale;
   const int64_t plane_units;
-  const bool active, summed;
+  const Curve<T> curve;
+  const bool active, summed;  // active: the activation clips
   A low, high;
   Buffer<Line> lines;
   MemberSums<A> sums;
@@ -46,14 +49,15 @@ struct PlanesBackward {
         grad(static_cast<const T*>(a.grad)),
         y(static_cast<const T*>(a.y)),
         x(static_cast<const T*>(a.x)),
-        residual(static_cast<const T*>(a.x ? nullptr : a.residual)),
+        residual(static_cast<const T*>(a.x && !bends(a.problem.activation) ? nullptr : a.residual)),
         bits(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         dx(static_cast<T*>(a.dx)),
         dresidual(static_cast<T*>(a.dresidual)),
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
         plane_units((inner + kLanes - 1) / kLanes),
-        active(a.problem.activation != L1BN_NONE),
+        curve(a.problem),
+        active(clips(a.problem.activation)),
         summed(!a.frozen || a.dweight || a.dbias),
         lines(channels),
         sums(p, summed ? kKinds : 0),
@@ -85,6 +89,21 @@ struct PlanesBackward {
     return total;
   }
 
+  // A block behind an activation that bends: the gradient of z and, where x is not there, z.
+  struct Bent {
+    alignas(64) T g[kLongestBlock];
+    alignas(64) T z[kLongestBlock];
+  };
+  __attribute__((noinline)) void bend(const Line& line, int64_t from, int64_t block, bool with_z,
+                                      Bent& to) const {
+    const T* const r_from = residual ? residual + from : nullptr;
+    if (!x)
+      return curve.unbend(grad + from, y + from, r_from, to.g, with_z ? to.z : nullptr, block);
+    const Affine<A> affine = {P::all(line.centre), P::all(line.factor), P::all(line.shift)};
+    curve.bend(grad + from, x + from, r_from, to.g, block,
+               [&](int64_t) L1BN_INLINED { return affine; });
+  }
+
   // kInput: x is there. kActive: there is an activation, so g is masked by y.
   template <bool kInput, bool kActive, bool kResidual>
   void accumulate(const Batch& batch) const {
@@ -95,6 +114,7 @@ struct PlanesBackward {
     memset(above, 0, batch.count * sizeof *above);
     const P low_pack = P::all(low), high_pack = P::all(high);
     const bool direct = inner >= kBlock;
+    Bent bent;
     Countdown flush(planes_per_flush(inner));
     auto flush_long = [&](int64_t i) L1BN_INLINED {
       if (!direct) return;
@@ -110,6 +130,11 @@ struct PlanesBackward {
           const T* g_from = grad + from + start;
           const T* y_from = y && (kActive || !kInput) ? y + from + start : nullptr;
           const T* x_from = kInput ? x + from + start : nullptr;
+          if (!kActive && curve) {
+            bend(lines.get()[c], from + start, block, true, bent);
+            g_from = bent.g;
+            if constexpr (!kInput) y_from = bent.z;
+          }
           const T* r_from = kResidual ? residual + from + start : nullptr;
           if constexpr (kDots<T> && kActive && !kInput) {
             const auto found = products_of(g_from, y_from, r_from, block, top());
@@ -156,6 +181,7 @@ struct PlanesBackward {
   template <bool kInput, bool kActive>
   void write(const Batch& batch) const {
     const bool in_place = dx == grad;
+    Bent bent;
     Stage<T> stage_x(plan.streaming && !in_place);
     Stage<T> stage_r(plan.streaming && dresidual && dresidual != grad);
     const P low_pack = P::all(low), high_pack = P::all(high);
@@ -170,6 +196,10 @@ struct PlanesBackward {
           const T* g_from = grad + from + start;
           const T* y_from = kActive ? y + from + start : nullptr;
           const T* x_from = kInput ? x + from + start : nullptr;
+          if (!kActive && curve) {
+            bend(line, from + start, block, false, bent);
+            g_from = bent.g;
+          }
           const uint16_t* b =
               bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes
                    : nullptr;
@@ -190,7 +220,7 @@ struct PlanesBackward {
             else
               bit = b ? b[chunk] : 0;
             const P result = g * slope + choose(bit, above, below);
-            how.put(to + pos, in_place ? how.fresh(result, from_memory) : result);
+            how.put(to + pos, in_place && !curve ? how.fresh(result, from_memory) : result);
           });
         });
       }
@@ -241,6 +271,10 @@ struct PlanesBackward {
       const int64_t c = batch.first + i;
       lines.get()[c].centre = x ? mean[c] : (A)param(args.bias, c, 0);
       lines.get()[c].rest = mean[channels + c];
+      if (!curve || !x) continue;
+      const double gamma = param(args.weight, c, 1);
+      lines.get()[c].factor = (A)(gamma / (double)scale[c]);
+      lines.get()[c].shift = shift_of(args, c, gamma, mean[channels + c], scale[c]);
     }
     batch.team.wait();
     if (summed) accumulate_any(batch);

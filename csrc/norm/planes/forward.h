@@ -2,6 +2,7 @@
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
+#include "norm/curve.h"
 #include "norm/planes/bf16_dot.h"
 #include "norm/planes/sharing.h"
 
@@ -190,6 +191,7 @@ struct PlanesForward {
   template <bool kResidual>
   void write(const Batch& batch, A* most) const {
     Stage<T> stage(plan.streaming);
+    const Curve<T> curve(args.problem);
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
@@ -216,6 +218,7 @@ struct PlanesForward {
             how.put(out + pos, clamp(z, low, high));
             if (b) b[chunk] = (uint16_t)at_least_bits(d, rest);
           });
+          if (curve) curve.apply(out, block);
         });
         if constexpr (kResidual) {
           const A value = horizontal_max(top);
@@ -237,7 +240,8 @@ struct PlanesForward {
       }
       const double gamma = read_param(args.weight, args.problem.param_dtype, c, 1);
       const double beta = read_param(args.bias, args.problem.param_dtype, c, 0);
-      bad += !recoverable<T>(gamma, beta, (double)top, args.recoverable) || floored(scale[c]);
+      bad += !recoverable<T>(gamma, beta, (double)top, args.recoverable, args.problem) ||
+             floored(scale[c]);
     }
     return bad;
   }

@@ -25,11 +25,15 @@ struct RowsBackward {
   T* const dresidual;
   const A* const mean;
   const A* const scale;
+  const Curve<T> curve;
   const bool streaming;
   const int64_t width;
   Buffer<P> constants;  // per group: centre, slope, above, below, rest of the mean
   Buffer<Wide> sums;    // per member and group: g, g·q, positive
   Buffer<P> running;    // the same, not yet flushed
+  // Only behind an activation that bends. Per sixteen channels: z = (x - centre) * factor + shift.
+  Buffer<P> affine;
+  Buffer<T> bent;  // per member a tile of the gradient of z and, where x is not there, of z
 
   RowsBackward(const l1bn_backward_args& a, const Plan& p)
       : args(a),
@@ -40,21 +44,44 @@ struct RowsBackward {
         grad(static_cast<const T*>(a.grad)),
         y(static_cast<const T*>(a.y)),
         x(static_cast<const T*>(a.x)),
-        residual(static_cast<const T*>(a.x ? nullptr : a.residual)),
+        residual(static_cast<const T*>(a.x && !bends(a.problem.activation) ? nullptr : a.residual)),
         bits(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         dx(static_cast<T*>(a.dx)),
         dresidual(static_cast<T*>(a.dresidual)),
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
+        curve(a.problem),
         streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.dx % 64 == 0 &&
                   (uintptr_t)a.dresidual % 64 == 0 && a.dx != a.grad && a.dresidual != a.grad),
         width(groups.count()),
         constants(kConstants * width),
         sums((size_t)p.threads * 3 * width),
-        running((size_t)p.threads * 3 * width) {}
+        running((size_t)p.threads * 3 * width),
+        affine(curve && a.x ? 3 * width : 0),
+        bent(curve ? (size_t)p.threads * 2 * kTileRows * channels : 0) {}
 
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, args.problem.param_dtype, c, missing);
+  }
+
+  // The tile's gradient of z, and z behind it where x is not there and `with_z` asks for it.
+  __attribute__((noinline)) const T* bend(const Team& team, int64_t row, int64_t stop,
+                                          bool with_z) const {
+    T* const g = bent.get() + (int64_t)team.index * 2 * kTileRows * channels;
+    const int64_t from = row * channels, count = (stop - row) * channels;
+    const T* const r_from = residual ? residual + from : nullptr;
+    if (!x) {
+      T* const z = with_z ? g + kTileRows * channels : nullptr;
+      curve.unbend(grad + from, y + from, r_from, g, z, count);
+      return g;
+    }
+    for (int64_t at = 0; at < count; at += channels)
+      curve.bend(grad + from + at, x + from + at, r_from ? r_from + at : nullptr, g + at, channels,
+                 [&](int64_t c) L1BN_INLINED {
+                   const P* const line = affine.get() + 3 * (c / kLanes);
+                   return Affine<A>{line[0], line[1], line[2]};
+                 });
+    return g;
   }
 
   // kInput: x is there. kActive: there is an activation, so g is masked by y.
@@ -66,8 +93,8 @@ struct RowsBackward {
     gradient_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
     const P one = P::all(1), zero = P::all(0);
-    const T* const g_from = grad;
-    const T* const y_from = y;
+    const T* g_from = grad;
+    const T* y_from = y;
     const T* const x_from = x;
     const T* const r_from = residual;
     const uint16_t* const units_from = bits;
@@ -112,6 +139,10 @@ struct RowsBackward {
     P* const sum = running.get() + (int64_t)team.index * 3 * width;
     for (int64_t i = 0; i < 3 * count; ++i) sum[i] = zero;
     for_tiles(first, last, false, [&](int64_t row, int64_t stop) L1BN_INLINED {
+      if (!kActive && curve) {
+        g_from = bend(team, row, stop, true) - row * columns.channels;
+        if (!kInput) y_from = g_from + kTileRows * columns.channels;
+      }
       for (; row < stop; ++row)
         for (int64_t g = 0; g < count; ++g)
           add(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
@@ -125,11 +156,11 @@ struct RowsBackward {
   }
 
   template <bool kInput, bool kActive, bool kStream>
-  void write(int64_t first, int64_t last) const {
+  void write(const Team& team, int64_t first, int64_t last) const {
     A low_value, high_value;
     gradient_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
-    const T* const g_from = grad;
+    const T* g_from = grad;
     const T* const y_from = y;
     const T* const x_from = x;
     T* const to = dx;
@@ -139,7 +170,8 @@ struct RowsBackward {
     const Groups columns = groups;
     const int64_t count = width;
     const int64_t whole = channels / kLanes;
-    const bool repeats = whole < count && dx == grad;  // and what is repeated was written already
+    // What is repeated was written already; behind what bends it comes out the same again.
+    const bool repeats = whole < count && dx == grad && !curve;
     const unsigned last_fresh = 0xffffu << groups.fresh(count - 1);
     auto one = [&](int64_t at, const P* c, int64_t unit, auto tail) L1BN_INLINED {
       const P from_memory = load(g_from + at);
@@ -166,6 +198,7 @@ struct RowsBackward {
         });
         if (done) return;
       }
+      if (!kActive && curve) g_from = bend(team, row, stop, false) - row * columns.channels;
       for (; row < stop; ++row) {
         const int64_t at = row * columns.channels, unit = row * count;
         L1BN_UNROLL_SOME
@@ -179,7 +212,7 @@ struct RowsBackward {
   }
 
   void accumulate_any(const Team& team, int64_t first, int64_t last) const {
-    const bool active = args.problem.activation != L1BN_NONE;
+    const bool active = clips(args.problem.activation);
     if (x)
       active ? accumulate<true, true, false>(team, first, last)
              : accumulate<true, false, false>(team, first, last);
@@ -191,12 +224,14 @@ struct RowsBackward {
   }
 
   template <bool kStream>
-  void write_any(int64_t first, int64_t last) const {
-    const bool active = args.problem.activation != L1BN_NONE;
+  void write_any(const Team& team, int64_t first, int64_t last) const {
+    const bool active = clips(args.problem.activation);
     if (x)
-      active ? write<true, true, kStream>(first, last) : write<true, false, kStream>(first, last);
+      active ? write<true, true, kStream>(team, first, last)
+             : write<true, false, kStream>(team, first, last);
     else
-      active ? write<false, true, kStream>(first, last) : write<false, false, kStream>(first, last);
+      active ? write<false, true, kStream>(team, first, last)
+             : write<false, false, kStream>(team, first, last);
   }
 
   // What is subtracted before the product with g: µ from x, β from y.
@@ -209,8 +244,25 @@ struct RowsBackward {
       }
       constants.get()[kConstants * g] = P::load(centre);
       constants.get()[kConstants * g + 4] = load(mean + channels + groups.start(g));
+      if (curve && x) affine_of(g);
     }
     team.wait();
+  }
+
+  // Channels from 16·g on, unlike those of a group: the last ones do not reach back.
+  void affine_of(int64_t g) const {
+    A centre[kLanes] = {}, factor[kLanes] = {}, shift[kLanes] = {};
+    for (int64_t j = 0; j < kLanes && g * kLanes + j < channels; ++j) {
+      const int64_t c = g * kLanes + j;
+      const double gamma = param(args.weight, c, 1);
+      centre[j] = mean[c];
+      factor[j] = (A)(gamma / (double)scale[c]);
+      shift[j] = shift_of(args, c, gamma, mean[channels + c], scale[c]);
+    }
+    P* const to = affine.get() + 3 * g;
+    to[0] = P::load(centre);
+    to[1] = P::load(factor);
+    to[2] = P::load(shift);
   }
 
   void lanes_total(const Team& team, int kind, int64_t group, double* lanes) const {
@@ -261,13 +313,14 @@ struct RowsBackward {
     finish(team, summed);
     if (!dx && !dresidual) return;
     if (streaming)
-      write_any<true>(first, last);
+      write_any<true>(team, first, last);
     else
-      write_any<false>(first, last);
+      write_any<false>(team, first, last);
   }
 
   int64_t run() const {
     if (!constants.get() || !sums.get() || !running.get()) return L1BN_NO_MEMORY;
+    if (curve && (!bent.get() || (x && !affine.get()))) return L1BN_NO_MEMORY;
     auto body = [&](Team team) { member(team); };
     parallel_run(plan.threads, body);
     return 0;

@@ -3,6 +3,7 @@
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
+#include "norm/curve.h"
 #include "norm/rows/walk.h"
 
 namespace l1bn {
@@ -48,7 +49,8 @@ struct RowsForward {
         scale(static_cast<A*>(a.scale)),
         bits(static_cast<uint16_t*>(a.bits)),
         frozen(is_frozen),
-        streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.y % 64 == 0),
+        streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.y % 64 == 0 &&
+                  !bends(a.problem.activation)),
         width(groups.count()),
         constants(kConstants * width),
         sums((size_t)p.threads * 2 * width),
@@ -158,6 +160,7 @@ struct RowsForward {
 
   template <bool kResidual, bool kStream>
   void write(const Team& team, int64_t first, int64_t last) const {
+    const Curve<T> curve(args.problem);
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
@@ -180,25 +183,31 @@ struct RowsForward {
       put<kStream>(to + at, clamp(z, low, high));
       if (units_to) units_to[unit] = (uint16_t)at_least_bits(d, c[3]);
     };
-    const bool done = if_narrow<T, 16>(channels, [&](auto narrow) L1BN_INLINED {
-      constexpr int G = decltype(narrow)::groups;
-      P c[G][kConstants], top[G];
-      for (int g = 0; g < G; ++g) {
-        for (int k = 0; k < kConstants; ++k) c[g][k] = of_group[kConstants * g + k];
-        top[g] = P::all(0);
-      }
-      narrow.walk(first, last, [&](int, int g, int64_t at) L1BN_INLINED {
-        one(at, c[g], at / kLanes, top + g);
-      });
-      if constexpr (kResidual)
-        for (int g = 0; g < G; ++g) most[g] = top[g];
-    });
     const Groups columns = groups;
     const int64_t count = width;
-    for (int64_t row = first; !done && row < last; ++row) L1BN_UNROLL_SOME
-    for (int64_t g = 0; g < count; ++g)
-      one(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
-          most + g);
+    // What bends is passed through its activation while it is in the cache.
+    const int64_t step = curve ? kTileRows : last - first;
+    for (int64_t begin = first; begin < last; begin += step) {
+      const int64_t end = begin + step < last ? begin + step : last;
+      const bool done = if_narrow<T, 16>(channels, [&](auto narrow) L1BN_INLINED {
+        constexpr int G = decltype(narrow)::groups;
+        P c[G][kConstants], top[G];
+        for (int g = 0; g < G; ++g) {
+          for (int k = 0; k < kConstants; ++k) c[g][k] = of_group[kConstants * g + k];
+          top[g] = most[g];
+        }
+        narrow.walk(begin, end, [&](int, int g, int64_t at) L1BN_INLINED {
+          one(at, c[g], at / kLanes, top + g);
+        });
+        if constexpr (kResidual)
+          for (int g = 0; g < G; ++g) most[g] = top[g];
+      });
+      for (int64_t row = begin; !done && row < end; ++row) L1BN_UNROLL_SOME
+      for (int64_t g = 0; g < count; ++g)
+        one(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
+            most + g);
+      if (curve) curve.apply(to + begin * columns.channels, (end - begin) * columns.channels);
+    }
     if (kStream) stream_fence();
   }
 
@@ -225,7 +234,8 @@ struct RowsForward {
         const double gamma = read_param(args.weight, args.problem.param_dtype, start + j, 1);
         const double beta = read_param(args.bias, args.problem.param_dtype, start + j, 0);
         const bool floored = !frozen && scale[start + j] <= scale_floor<A>(args.problem.eps);
-        bad += !recoverable<T>(gamma, beta, (double)top[j], args.recoverable) || floored;
+        bad +=
+            !recoverable<T>(gamma, beta, (double)top[j], args.recoverable, args.problem) || floored;
       }
     }
     return bad;

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from l1bn.convert.example import verify
+from l1bn.convert.example import Ran, verify
 from l1bn.convert.fusion.search import fuse as fuse_blocks
 from l1bn.convert.fusion.search import unfuse
 from l1bn.convert.fusion.turned import watch
@@ -166,10 +166,15 @@ def convert_sync_(model: nn.Module, process_group: Any = None) -> ConversionRepo
     return report
 
 
-def _tell(report: ConversionReport, calls: dict[str, bool] | None) -> None:
-    """Correct what was foreseen by what ran on the example."""
-    if calls is None:
+def _tell(report: ConversionReport, ran: Ran | None) -> None:
+    """Correct what was foreseen by what ran on the example, and say what it keeps."""
+    if ran is None:
         return
+    calls = ran.together
+    kept, unfused = (f"{n / 1e6:.2f} MB" for n in (ran.kept, ran.kept_unfused))
+    report.notes.append(
+        f"a training step on the example keeps {kept} for backward, {unfused} without fusion"
+    )
     fused = [item for item in report.fused if calls.get(item.path)]
     for item in report.fused:
         if item.path not in calls:

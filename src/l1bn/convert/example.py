@@ -6,7 +6,7 @@ import contextlib
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,22 @@ def call_with(model: nn.Module, example: Any) -> Any:
     return model(example)
 
 
-def verify(model: nn.Module, example: Any) -> dict[str, bool] | None:
+class Ran(NamedTuple):
+    """What a model did on the example.
+
+    Attributes:
+        together: of every layer that ran in training, by its path, whether all its calls were one
+            with an activation.
+        kept: bytes that training then keeps for backward, parameters aside.
+        kept_unfused: the same without fusion, which is what BatchNorm keeps.
+    """
+
+    together: dict[str, bool]
+    kept: int
+    kept_unfused: int
+
+
+def verify(model: nn.Module, example: Any) -> Ran | None:
     """Compare outputs and gradients of a fused model with those of the same, unfused.
 
     Copies run, without the user's hooks; the model itself does not.
@@ -40,8 +55,7 @@ def verify(model: nn.Module, example: Any) -> dict[str, bool] | None:
         example: its input, see ``call_with``.
 
     Returns:
-        Of every layer that ran in training, by its path, whether all its calls were one with an
-        activation; ``None`` where the example cannot be trained on.
+        What the copies did; ``None`` where the example cannot be trained on.
 
     Raises:
         ValueError: the model cannot be copied, does not run on the example, or differs.
@@ -71,7 +85,26 @@ def verify(model: nn.Module, example: Any) -> dict[str, bool] | None:
         if training:
             _note_calls(fused, calls)
         _compare(wanted, _results(fused.train(training), example), training)
-    return calls
+    return Ran(calls, _kept_bytes(fused, example), _kept_bytes(plain, example))
+
+
+def _kept_bytes(model: nn.Module, example: Any) -> int:
+    """Bytes of distinct memory that a training forward keeps for backward, less parameters."""
+    known = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: list[Tensor] = []  # alive, so that no address is used twice
+
+    def pack(v: Tensor) -> Tensor:
+        at = v.untyped_storage()._cdata
+        if at not in known:
+            known.add(at)
+            kept.append(v)
+        return v
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v)
+    with rewound(), torch.enable_grad(), hooks:
+        outputs = call_with(model, example)
+    del outputs
+    return sum(v.untyped_storage().nbytes() for v in kept)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import l1bn
 from judge import assert_close, error, judge, make_case
+from l1bn.activation import keeps_output
 from l1bn.functional import l1_batch_norm
 from l1bn.ops.cpu import kernels, operators, spill
 from l1bn.ops.cpu.layout import bits_bytes, to_layout
@@ -36,16 +37,20 @@ def fresh_compiler() -> Iterator[None]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("want_bits", [True, False])
 @pytest.mark.parametrize(
-    ("activation", "residual"), [(None, False), (None, True), ("relu", True), ("relu6", False)]
-)
+    ("activation", "residual"),
+    [
+        (None, False), (None, True), ("relu", True), ("relu6", False),
+        ("silu", True), ("gelu", False), ("elu", True), ("leaky_relu", False),
+    ],
+)  # fmt: skip
 def test_opcheck(activation: str | None, residual: bool, want_bits: bool, layout: str) -> None:
-    if activation is None and residual and want_bits:
+    if want_bits and (residual if activation is None else not keeps_output(activation)):
         pytest.skip("x is kept there")
     case = make_case((3, 5, 4, 4), activation=activation, residual=residual, layout=layout)
     leaves = case.leaves()
     code = kernels.ACTIVATIONS[activation]
     given = leaves["x"], leaves["weight"], leaves["bias"], leaves.get("residual")
-    torch.library.opcheck(operators.forward, (*given, code, 1e-5, want_bits))
+    torch.library.opcheck(operators.forward, (*given, code, 0.3, 1e-5, want_bits))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_opcheck_of_shapes(shape: tuple[int, ...], layout: str) -> None:
         pytest.skip("of four dimensions")
     case = make_case(shape, activation="relu", layout=layout)
     leaves = case.leaves()
-    arguments = leaves["x"], leaves["weight"], leaves["bias"], None, 1, 1e-5, True
+    arguments = leaves["x"], leaves["weight"], leaves["bias"], None, 1, 0.0, 1e-5, True
     torch.library.opcheck(operators.forward, arguments)
 
 
@@ -70,7 +75,7 @@ def test_opcheck_of_expanded_inputs(expanded: tuple[int, ...]) -> None:
         return torch.randn(stored).expand(shape).requires_grad_()
 
     weight, bias = torch.ones(1).expand(5).requires_grad_(), torch.randn(5, requires_grad=True)
-    x, options = some(), (1, 1e-5)
+    x, options = some(), (1, 0.0, 1e-5)
     torch.library.opcheck(operators.forward, (x, weight, bias, some(), *options, True))
     with torch.no_grad():
         y, statistics, bits = operators.forward(x, weight, bias, None, *options, True)
@@ -91,7 +96,7 @@ def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(
     case.weight[2] = 0.0
     with torch.no_grad():
         given = case.x, case.weight, case.bias
-        y, statistics, bits = operators.forward(*given, None, 1, 1e-5, True)
+        y, statistics, bits = operators.forward(*given, None, 1, 0.0, 1e-5, True)
         _, place = to_layout(case.x)
         assert bits.shape == (spill.size(place),)
         assert bits.untyped_storage().nbytes() > case.x.numel() * case.x.element_size()

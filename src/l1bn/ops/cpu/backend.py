@@ -1,9 +1,10 @@
 """The ``cpu`` backend: native kernels, one bit kept per element instead of a tensor.
 
-With an activation, backward needs the output y (which the next layer keeps anyway) and one sign
-bit per element: x̂ = (y − residual − β)/γ wherever the activation passes a gradient. Where a γ is
-too small for that (``l1bn.ops.cpu.kernels.RECOVERY_LIMIT``), x is kept instead. Without an
-activation x is kept, since the output may be edited in place.
+With an activation that can be read off its output, backward needs the output y (which the next
+layer keeps anyway) and one sign bit per element: x̂ = (z − residual − β)/γ wherever the activation
+passes a gradient. Where a γ is too small for that (``l1bn.ops.cpu.kernels.RECOVERY_LIMIT``), x is
+kept instead. Without an activation x is kept, since the output may be edited in place. Under any
+other activation x alone is kept, and the residual, and z is computed from it again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation
+from l1bn.activation import Activation, keeps_output
 from l1bn.ops import formula, frozen
 from l1bn.ops.cpu import kernels, operators
 from l1bn.ops.cpu.layout import sign_bits
@@ -45,23 +46,27 @@ class _Train(torch.autograd.Function):
         options: _Options,
     ) -> Tensor | tuple[Tensor, Tensor]:
         activation, eps, running, out = options
-        code = kernels.ACTIVATIONS[activation]
+        code, parameter = kernels.coded(activation)
+        from_output = code != 0 and keeps_output(activation)
         differentiable = True in ctx.needs_input_grad
         y, statistics, bits, layout = kernels.forward(
             x,
             residual,
-            kernels.Call(weight, bias, code, eps),
-            code != 0 and differentiable,
+            kernels.Call(weight, bias, code, eps, parameter),
+            from_output and differentiable,
             running,
         )
         if out is not None:
             out.append(statistics)
         if not differentiable:
             return y
-        ctx.options = code, activation, eps, layout
-        ctx.keeps_output = code != 0
+        ctx.options = code, parameter, activation, eps, layout
+        ctx.keeps_output = from_output
         if bits is None:
-            ctx.save_for_backward(x, weight, bias, statistics, y if code else None)
+            again = residual if code > kernels.CLIPPING else None
+            ctx.save_for_backward(
+                x, weight, bias, statistics, y if from_output else None, again, None, None
+            )
             return y
         ctx.set_materialize_grads(False)
         if not ctx.needs_input_grad[0]:  # the sign of x − μ is for x's gradient
@@ -73,8 +78,8 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, bias, statistics, y, *recovery = ctx.saved_tensors
-        code, activation, eps, layout = ctx.options
+        x, weight, bias, statistics, y, residual, bits, scale = ctx.saved_tensors
+        code, parameter, activation, eps, layout = ctx.options
         grad = grads[0]
         grad_scale = grads[1] if len(grads) > 1 else None
         if grad is None and grad_scale is None:
@@ -82,21 +87,17 @@ class _Train(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
         if grad is None or grad_scale is not None or _looked_at(grad):
-            residual, sign, scale = None, None, None
-            if recovery:
-                residual, bits, scale = recovery
-                sign = None if bits is None else sign_bits(bits, layout, y.shape)
+            sign = None if bits is None else sign_bits(bits, layout, y.shape)
             found = _differentiable(
                 grad, grad_scale, x, y, residual, sign, weight, bias, statistics, scale,
                 activation, eps,
             )  # fmt: skip
         else:
-            residual, bits, _ = recovery or (None, None, None)
             # Without bits, x̂ comes from y for γ alone: to it the statistics are constants.
             constants = x is None and bits is None
             found = kernels.backward(
                 grad,
-                kernels.Call(weight, bias, code, eps),
+                kernels.Call(weight, bias, code, eps, parameter),
                 kernels.Kept(layout, statistics, x, bits, residual, y, constants),
                 kernels.Wanted(wanted[0], wanted[1] or wanted[2], wanted[3]),
             )
@@ -132,7 +133,7 @@ def _differentiable(
         )
     assert grad is not None  # there is no other output
     if x is not None:
-        return formula.closed_form_backward(grad, x, y, weight, activation, eps)
+        return formula.closed_form_backward(grad, x, y, weight, activation, eps, bias, residual)
     return frozen_backward(grad, x, y, residual, weight, bias, statistics, activation)
 
 
@@ -157,29 +158,31 @@ class _Evaluate(torch.autograd.Function):
         activation: Activation | None,
         eps: float,
     ) -> Tensor:
-        code = kernels.ACTIVATIONS[activation]
-        call = kernels.Call(weight, bias, code, eps)
+        code, parameter = kernels.coded(activation)
+        from_output = code != 0 and keeps_output(activation)
+        call = kernels.Call(weight, bias, code, eps, parameter)
         y, statistics, recoverable, layout = kernels.evaluate(
             x, running_mean, running_var, residual, call
         )
-        keep_x = not (code and recoverable)
+        keep_x = not (from_output and recoverable)
+        again = code > kernels.CLIPPING
         ctx.save_for_backward(
             x if keep_x else None,
-            y if code else None,
-            None if keep_x else residual,
+            y if from_output else None,
+            residual if again or not keep_x else None,
             weight,
             bias,
             statistics,
         )
-        ctx.options = code, activation, eps, layout
-        ctx.keeps_output = code != 0
+        ctx.options = code, parameter, activation, eps, layout
+        ctx.keeps_output = from_output
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         x, y, residual, weight, bias, statistics = ctx.saved_tensors
-        code, activation, eps, layout = ctx.options
+        code, parameter, activation, eps, layout = ctx.options
         of_x, _, _, of_weight, of_bias, of_residual, _, _ = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
         if _looked_at(grad):
@@ -187,7 +190,7 @@ class _Evaluate(torch.autograd.Function):
         else:
             found = kernels.backward(
                 grad,
-                kernels.Call(weight, bias, code, eps),
+                kernels.Call(weight, bias, code, eps, parameter),
                 kernels.Kept(layout, statistics, x, None, residual, y, frozen=True),
                 kernels.Wanted(of_x, of_weight or of_bias, of_residual),
             )
@@ -211,8 +214,9 @@ def _train_compiled(
         v is not None and v.requires_grad for v in given
     )
     # The kernels recover x̂ from y, not from y + residual without an activation.
-    want_bits = differentiable and (activation is not None or residual is None)
-    y, parts, _ = operators.forward(*given, kernels.ACTIVATIONS[activation], eps, want_bits)
+    recovers = residual is None if activation is None else keeps_output(activation)
+    code, parameter = kernels.coded(activation)
+    y, parts, _ = operators.forward(*given, code, parameter, eps, differentiable and recovers)
     return y, parts[0].detach(), parts[2].detach()
 
 
@@ -232,6 +236,7 @@ class Cpu:
     name = "cpu"
     #: ``torch.compile`` sees operators, see :class:`l1bn.ops.registry.Registry`.
     compiles = True
+    activations = frozenset(name for name in kernels.ACTIVATIONS if name is not None)
 
     def unavailable(self) -> str | None:
         """Why the library cannot be loaded, or None; said once as a warning too."""
@@ -344,7 +349,7 @@ class Cpu:
                 x, running_mean, running_var, weight, bias, residual, activation, eps
             )
         if frozen.serves(x, weight, bias, residual, activation):
-            call = kernels.Call(weight, bias, kernels.ACTIVATIONS[activation], eps)
+            call = kernels.Call(weight, bias, kernels.coded(activation)[0], eps)
             return frozen.evaluate(
                 x, running_var, weight, bias, residual, activation, eps,
                 lambda: kernels.evaluate(x, running_mean, running_var, residual, call)[0],

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation
+from l1bn.activation import Activation, split
 from l1bn.ops.cpu.layout import Layout, as_layout, as_vector, to_layout
 from l1bn.ops.cpu.memory import (
     Ordinary,
@@ -30,7 +30,23 @@ from l1bn.ops.native.library import check as _check
 NATIVE: Native | str = _native.load()
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-ACTIVATIONS: dict[Activation | None, int] = {None: 0, "relu": 1, "relu6": 2}
+ACTIVATIONS: dict[Activation | None, int] = {
+    None: 0,
+    "relu": 1,
+    "relu6": 2,
+    "leaky_relu": 3,
+    "elu": 4,
+    "silu": 5,
+    "hardswish": 6,
+    "hardsigmoid": 7,
+    "gelu": 8,
+    "gelu_tanh": 9,
+    "mish": 10,
+    "sigmoid": 11,
+    "tanh": 12,
+}
+#: Of those up to this one the gradient passes as it is, or not at all.
+CLIPPING = 2
 
 #: x̂ is recovered from y where (|β| + max|residual|) / |γ| is at most this, and σ above its floor,
 #: in every channel. y carries a rounding of u·|y|, so x̂ = (y − residual − β)/γ is off by at most
@@ -55,13 +71,25 @@ class Call(NamedTuple):
     bias: Tensor | None
     activation: int
     eps: float
+    parameter: float = 0.0
+
+
+def coded(activation: Activation | None) -> tuple[int, float]:
+    """Code of an activation, and its parameter."""
+    code = ACTIVATIONS.get(activation)
+    if code is not None and code <= CLIPPING:
+        return code, 0.0
+    assert activation is not None
+    found, parameter = split(activation)
+    return ACTIVATIONS[found.name], parameter
 
 
 class Kept(NamedTuple):
     """What a call leaves for ``backward``: ``x``, or ``bits`` and the residual in its place.
 
-    ``y`` is there with an activation, and wherever x̂ is recovered from it. ``residual`` is read
-    only where x̂ is recovered under an activation. ``frozen`` statistics are constants.
+    ``y`` is there with an activation that clips, and wherever x̂ is recovered from it. ``residual``
+    is read only under an activation, where x̂ is recovered, or where the activation bends and z is
+    computed again from x. ``frozen`` statistics are constants.
 
     Shape:
         - statistics: ``(3, C)``: the mean in two parts whose sum it is (near a large mean one
@@ -180,6 +208,7 @@ def forward(
             call.activation,
             torch.get_num_threads(),
             call.eps,
+            call.parameter,
             address(dense),
             address(added),
             address(weight),
@@ -251,6 +280,7 @@ def backward(
             call.activation,
             torch.get_num_threads(),
             call.eps,
+            call.parameter,
             address(dense),
             address(y),
             address(x),
@@ -297,6 +327,7 @@ def evaluate(
             call.activation,
             torch.get_num_threads(),
             call.eps,
+            call.parameter,
             address(dense),
             address(added),
             address(weight),

@@ -13,12 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1bn.activation import DESCRIPTIONS, Activation, clips, keeps_output, passed
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels, spill
 from l1bn.ops.cpu.layout import has_rows, layout_of, like
 from l1bn.ops.tracing import is_transformed
 
 _NAMES = {code: name for name, code in kernels.ACTIVATIONS.items()}
+
+
+def _activation(code: int, parameter: float) -> Activation | None:
+    name = _NAMES[code]
+    takes = isinstance(name, str) and DESCRIPTIONS[name].parameter is not None
+    return (str(name), parameter) if takes else name
 
 
 @torch.library.custom_op("l1bn::cpu_forward", mutates_args=(), device_types="cpu")
@@ -28,6 +35,7 @@ def forward(
     bias: Tensor | None,
     residual: Tensor | None,
     activation: int,
+    parameter: float,
     eps: float,
     want_bits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,7 +46,7 @@ def forward(
         - statistics: ``(3, C)``
         - bits: as many bytes as ``spill.size`` says, or 0
     """
-    call = kernels.Call(weight, bias, activation, eps)
+    call = kernels.Call(weight, bias, activation, eps, parameter)
     y, statistics, bits, layout = kernels.forward(x, residual, call, want_bits, None, spill.FLAG)
     if bits is not None:
         spill.clear_flag(bits, layout)
@@ -56,6 +64,7 @@ def _(
     bias: Tensor | None,  # noqa: ARG001
     residual: Tensor | None,  # noqa: ARG001
     activation: int,  # noqa: ARG001
+    parameter: float,  # noqa: ARG001
     eps: float,  # noqa: ARG001
     want_bits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,6 +85,7 @@ def backward(
     weight: Tensor | None,
     bias: Tensor | None,
     activation: int,
+    parameter: float,
     eps: float,
     rows: bool,
     of_x: bool,
@@ -91,10 +101,12 @@ def backward(
     layout = layout_of(grad.shape, rows)
     if bits is not None:
         x = spill.spilled(bits, layout, grad.shape, grad.dtype)
-        bits, residual = (bits[: -spill.FLAG], residual) if x is None else (None, None)
+        bits = bits[: -spill.FLAG] if x is None else None
+        if x is not None and activation <= kernels.CLIPPING:
+            residual = None
     found = kernels.backward(
         grad,
-        kernels.Call(weight, bias, activation, eps),
+        kernels.Call(weight, bias, activation, eps, parameter),
         kernels.Kept(layout, statistics, x, bits, residual, y),
         kernels.Wanted(of_x, of_parameters, of_residual),
     )
@@ -113,6 +125,7 @@ def _(
     weight: Tensor | None,  # noqa: ARG001
     bias: Tensor | None,  # noqa: ARG001
     activation: int,  # noqa: ARG001
+    parameter: float,  # noqa: ARG001
     eps: float,  # noqa: ARG001
     rows: bool,
     of_x: bool,
@@ -136,7 +149,8 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, bias, residual, activation, eps, want_bits = inputs
+    x, weight, bias, residual, code, parameter, eps, want_bits = inputs
+    activation = _activation(code, parameter)
     y, statistics, bits = output
     # Where nothing is compiled after all there are derivatives of any order, and a copy is one.
     # Without an activation y may be edited in place; compiled, that costs no copy.
@@ -144,39 +158,40 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     if want_bits and is_transformed(y):
         kept = None, y if activation else y.clone(), residual, bits
     else:
-        kept = x, y if activation else None, None, None
+        again = residual if code > kernels.CLIPPING else None
+        kept = x, y if keeps_output(activation) else None, again, None
     ctx.mark_non_differentiable(statistics, bits)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*kept, statistics, weight, bias)
-    ctx.options = activation, eps, has_rows(x), residual is not None
+    ctx.options = code, parameter, eps, has_rows(x), residual is not None
 
 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 7
+        return (None,) * 8
     x, y, residual, bits, statistics, weight, bias = ctx.saved_tensors
-    activation, eps, rows, with_residual = ctx.options
+    code, parameter, eps, rows, with_residual = ctx.options
+    activation = _activation(code, parameter)
     of_x, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
     found: tuple[Tensor | None, ...]
     if x is not None and torch.is_grad_enabled():
-        name = _NAMES[activation]
-        found = formula.closed_form_backward(grad, x, y, weight, name, eps)
-    elif of_x or of_weight:
-        masked = of_residual and activation != 0
+        found = formula.closed_form_backward(grad, x, y, weight, activation, eps, bias, residual)
+    elif of_x or of_weight or (activation is not None and not clips(activation)):
+        masked = of_residual and code != 0
         dx, dweight, dbias, dresidual = backward(
-            grad, x, y, residual, bits, statistics, weight, bias, activation, eps,
+            grad, x, y, residual, bits, statistics, weight, bias, code, parameter, eps,
             rows, of_x, of_weight or of_bias, masked,
         )  # fmt: skip
         # Without an activation the residual's gradient is the output's.
         found = dx, dweight, dbias, dresidual if masked else grad
     else:
         g = grad
-        if activation:
-            g = torch.where(formula.alive(y, _NAMES[activation] or ""), grad, 0.0)
+        if activation is not None:
+            g = passed(grad, y, activation)
         found = None, None, g.sum(formula.reduce_dims(g), dtype=statistics.dtype), g
     like_x = grad if y is None else y
     targets = like_x, weight, bias, like_x if with_residual else None
-    return *formula.cast(found, targets, ctx.needs_input_grad), None, None, None
+    return *formula.cast(found, targets, ctx.needs_input_grad), None, None, None, None
 
 
 forward.register_autograd(_differentiate, setup_context=_setup)

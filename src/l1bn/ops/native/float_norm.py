@@ -14,8 +14,9 @@ from pathlib import Path
 
 from l1bn.ops.native.library import PATH, Stack, float_norm
 
-# Problem: outer, channels, inner, dtype, parameter dtype, activation, threads, eps.
-_PROBLEM = "7qd"
+# Problem: outer, channels, inner, dtype, parameter dtype, activation, threads, eps, parameter of
+# the activation.
+_PROBLEM = "7q2d"
 #: x, residual, weight, bias, y, mean, scale, bits, limit of recovery, running mean, running var,
 #: their dtype, momentum.
 pack_forward = struct.Struct(_PROBLEM + "8qd3qd").pack
