@@ -44,7 +44,8 @@ TRANSFORMERS = {
 OTHERS = {
     "torchvision": [
         "resnet18", "resnet50", "resnext50_32x4d", "densenet121", "vgg16_bn", "googlenet",
-        "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "mnasnet1_0", "shufflenet_v2_x1_0",
+        "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small", "mnasnet1_0",
+        "shufflenet_v2_x1_0",
         "regnet_x_400mf", "regnet_y_400mf", "efficientnet_b0",
     ],
     "timm": [
