@@ -78,7 +78,8 @@ def _with(backend: str, activation: Activation) -> str:
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("activation", CURVES, ids=str)
 def test_curved_activations(backend: str, activation: Activation, dtype: torch.dtype) -> None:
-    for i, (shape, layout) in enumerate(CURVED):
+    # Of the formats that are computed in single precision the paths differ in loads and stores.
+    for i, (shape, layout) in enumerate(CURVED[:: 1 if dtype == torch.float32 else 3]):
         case = make_case(
             shape, dtype, activation=activation, residual=bool(i % 2), layout=layout, std=3.0
         )
@@ -99,7 +100,7 @@ def test_curved_activations_in_hard_cases(backend: str, activation: Activation) 
     assert_judged(case, backend)
 
 
-@pytest.mark.parametrize("activation", CURVES, ids=str)
+@pytest.mark.parametrize("activation", ["elu", ("elu", -1.0), ("leaky_relu", 0.3), "silu"], ids=str)
 def test_curved_gradcheck_and_double_backward(backend: str, activation: Activation) -> None:
     x, residual = torch.randn(2, 4, 3, 3, 2, dtype=torch.float64)
     weight, bias = torch.randn(2, 3, dtype=torch.float64)
