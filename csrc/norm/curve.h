@@ -338,10 +338,10 @@ class Curve {
     });
   }
 
-  // to = grad · act'(z), with z from x, the residual where there is one, and affine(i), the
-  // constants of the elements from i on.
+  // g = grad · act'(z), with z from x, the residual where there is one, and affine(i), the
+  // constants of the elements from i on. Whole packs are written, here and below.
   template <class F>
-  void bend(const T* grad, const T* x, const T* residual, T* to, int64_t n, F&& affine) const {
+  void bend(const T* grad, const T* x, const T* residual, A* g, int64_t n, F&& affine) const {
     A buffer[kBend];
     for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
       for (int64_t i = 0; i < count; i += kLanes) {
@@ -352,25 +352,23 @@ class Curve {
       }
       bend_slopes(activation_, parameter_, buffer, packs);
       for (int64_t i = 0; i < count; i += kLanes)
-        store_some(to + from + i, load_some(grad + from + i, count - i) * P::load(buffer + i),
-                   count - i);
+        (load_some(grad + from + i, count - i) * P::load(buffer + i)).store(g + from + i);
     });
   }
 
   // g = grad · act'(z) and z less the residual, from the output y; `z` may be null.
-  void unbend(const T* grad, const T* y, const T* residual, T* g, T* z, int64_t n) const {
+  void unbend(const T* grad, const T* y, const T* residual, A* g, A* z, int64_t n) const {
     A buffer[kBend], slopes[kBend];
     for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
       for (int64_t i = 0; i < count; i += kLanes)
         load_some(y + from + i, count - i).store(buffer + i);
       invert_values(activation_, parameter_, buffer, slopes, packs);
       for (int64_t i = 0; i < count; i += kLanes) {
-        const P slope = P::load(slopes + i);
-        store_some(g + from + i, load_some(grad + from + i, count - i) * slope, count - i);
+        (load_some(grad + from + i, count - i) * P::load(slopes + i)).store(g + from + i);
         if (!z) continue;
         P before = P::load(buffer + i);
         if (residual) before = before - load_some(residual + from + i, count - i);
-        store_some(z + from + i, before, count - i);
+        before.store(z + from + i);
       }
     });
   }

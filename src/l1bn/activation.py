@@ -33,11 +33,13 @@ class Output(NamedTuple):
         passed: gradient of z from that of y, from y and the parameter.
         inverse: z from y and the parameter, where a gradient passes.
         clips: the gradient passes as it is, or not at all.
+        narrow: also from a y of 16 bits, whose rounding would be in the gradient.
     """
 
     passed: Callable[[Tensor, Tensor, float], Tensor]
     inverse: Callable[[Tensor, float], Tensor]
     clips: bool = False
+    narrow: bool = True
 
 
 class Description(NamedTuple):
@@ -154,7 +156,7 @@ _ROWS = (
     ),
     Description(
         "elu", lambda z, alpha: F.elu(z, alpha), _elu_slope, (0.0,),
-        Output(_elu_passed, _elu_inverse), 1.0,
+        Output(_elu_passed, _elu_inverse, narrow=False), 1.0,
     ),
     Description("silu", lambda z, _: F.silu(z), _silu_slope),
     Description("hardswish", lambda z, _: F.hardswish(z), _hardswish_slope, (-3.0, 3.0)),
@@ -203,9 +205,10 @@ def output_of(activation: Activation) -> Output | None:
     return found.output if found.parameter is None or parameter >= _FLATTEST else None
 
 
-def keeps_output(activation: Activation | None) -> bool:
-    """Whether training keeps the output."""
-    return activation is not None and output_of(activation) is not None
+def keeps_output(activation: Activation | None, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether training keeps the output, of that dtype."""
+    output = None if activation is None else output_of(activation)
+    return output is not None and (output.narrow or dtype.itemsize > 2)
 
 
 def clips(activation: Activation) -> bool:

@@ -128,7 +128,7 @@ def test_an_activation_that_bends(backend: str, activation: Activation, training
     assert size(kept) <= 2 * FULL + bits + FACTORS
     _, want = step("eager", "x weight bias", activation, training)
     for name, value in found.items():
-        assert_close(value, want[name], "single sums")
+        assert_close(value, want[name], "cancelling")
 
 
 def test_a_second_derivative_of_a_frozen_layer(backend: str) -> None:

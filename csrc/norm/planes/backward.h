@@ -91,8 +91,8 @@ struct PlanesBackward {
 
   // A block behind an activation that bends: the gradient of z and, where x is not there, z.
   struct Bent {
-    alignas(64) T g[kLongestBlock];
-    alignas(64) T z[kLongestBlock];
+    alignas(64) A g[kLongestBlock];
+    alignas(64) A z[kLongestBlock];
   };
   __attribute__((noinline)) void bend(const Line& line, int64_t from, int64_t block, bool with_z,
                                       Bent& to) const {
@@ -104,7 +104,25 @@ struct PlanesBackward {
                [&](int64_t) L1BN_INLINED { return affine; });
   }
 
-  // kInput: x is there. kActive: there is an activation, so g is masked by y.
+  // Of such a block Σ g, Σ g·(x − µ) or Σ g·(z − β), and the elements with x >= µ.
+  template <bool kInput>
+  void sum_bent(const Bent& bent, const T* x_from, const P& centre, const P& rest, int64_t block,
+                Two<A>& g_sum, Two<A>& q_sum, int64_t& ones) const {
+    for_chunks(block, [&](auto how, int64_t pos, int64_t, auto k) L1BN_INLINED {
+      const P g = how.keep(how.get(bent.g + pos));
+      P q;
+      if constexpr (kInput) {
+        q = how.get(x_from + pos) - centre;
+        ones += __builtin_popcount(at_least_bits(q, rest) & how.mask);
+      } else {
+        q = how.get(bent.z + pos) - centre;
+      }
+      g_sum.part[k.value] += g;
+      q_sum.part[k.value] += how.keep(g * q);
+    });
+  }
+
+  // kInput: x is there. kActive: there is an activation that clips, so g is masked by y.
   template <bool kInput, bool kActive, bool kResidual>
   void accumulate(const Batch& batch) const {
     const Sums<A> grads = sums.of(batch, kGrad), products = sums.of(batch, kProduct);
@@ -130,11 +148,6 @@ struct PlanesBackward {
           const T* g_from = grad + from + start;
           const T* y_from = y && (kActive || !kInput) ? y + from + start : nullptr;
           const T* x_from = kInput ? x + from + start : nullptr;
-          if (!kActive && curve) {
-            bend(lines.get()[c], from + start, block, true, bent);
-            g_from = bent.g;
-            if constexpr (!kInput) y_from = bent.z;
-          }
           const T* r_from = kResidual ? residual + from + start : nullptr;
           if constexpr (kDots<T> && kActive && !kInput) {
             const auto found = products_of(g_from, y_from, r_from, block, top());
@@ -144,6 +157,14 @@ struct PlanesBackward {
             return;
           }
           Two<A> g_sum, q_sum;
+          if (!kActive && curve) {
+            bend(lines.get()[c], from + start, block, true, bent);
+            sum_bent<kInput>(bent, x_from, centre, rest, block, g_sum, q_sum, ones);
+            grads.recent[i] += g_sum.total();
+            products.recent[i] += q_sum.total();
+            flush_long(i);
+            return;
+          }
           for_any_order(block, [&](auto how, int64_t pos, int64_t, auto k) L1BN_INLINED {
             P g = how.get(g_from + pos), q = P::all(0);
             if constexpr (kActive) {
@@ -196,10 +217,8 @@ struct PlanesBackward {
           const T* g_from = grad + from + start;
           const T* y_from = kActive ? y + from + start : nullptr;
           const T* x_from = kInput ? x + from + start : nullptr;
-          if (!kActive && curve) {
-            bend(line, from + start, block, false, bent);
-            g_from = bent.g;
-          }
+          const bool bends = !kActive && curve;
+          if (bends) bend(line, from + start, block, false, bent);
           const uint16_t* b =
               bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes
                    : nullptr;
@@ -209,7 +228,7 @@ struct PlanesBackward {
             if (b) return Slopes<T>{line.slope, top()}.write(g_from, y_from, b, to, to_r, block);
           }
           for_chunks(block, [&](auto how, int64_t pos, int64_t chunk, auto) L1BN_INLINED {
-            const P from_memory = how.get(g_from + pos);
+            const P from_memory = bends ? how.get(bent.g + pos) : how.get(g_from + pos);
             P g = from_memory;
             if constexpr (kActive) g = between(how.get(y_from + pos), low_pack, high_pack, g);
             if (to_r) how.put(to_r + pos, g);

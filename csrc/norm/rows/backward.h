@@ -33,7 +33,7 @@ struct RowsBackward {
   Buffer<P> running;    // the same, not yet flushed
   // Only behind an activation that bends. Per sixteen channels: z = (x - centre) * factor + shift.
   Buffer<P> affine;
-  Buffer<T> bent;  // per member a tile of the gradient of z and, where x is not there, of z
+  Buffer<A> bent;  // per member a tile of the gradient of z and, where x is not there, of z
 
   RowsBackward(const l1bn_backward_args& a, const Plan& p)
       : args(a),
@@ -58,20 +58,23 @@ struct RowsBackward {
         sums((size_t)p.threads * 3 * width),
         running((size_t)p.threads * 3 * width),
         affine(curve && a.x ? 3 * width : 0),
-        bent(curve ? (size_t)p.threads * 2 * kTileRows * channels : 0) {}
+        bent(curve ? (size_t)p.threads * 2 * tile() : 0) {}
 
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, args.problem.param_dtype, c, missing);
   }
 
+  // Elements of a tile, and what the last pack may write behind them.
+  int64_t tile() const { return kTileRows * channels + kLanes; }
+
   // The tile's gradient of z, and z behind it where x is not there and `with_z` asks for it.
-  __attribute__((noinline)) const T* bend(const Team& team, int64_t row, int64_t stop,
+  __attribute__((noinline)) const A* bend(const Team& team, int64_t row, int64_t stop,
                                           bool with_z) const {
-    T* const g = bent.get() + (int64_t)team.index * 2 * kTileRows * channels;
+    A* const g = bent.get() + (int64_t)team.index * 2 * tile();
     const int64_t from = row * channels, count = (stop - row) * channels;
     const T* const r_from = residual ? residual + from : nullptr;
     if (!x) {
-      T* const z = with_z ? g + kTileRows * channels : nullptr;
+      A* const z = with_z ? g + tile() : nullptr;
       curve.unbend(grad + from, y + from, r_from, g, z, count);
       return g;
     }
@@ -93,8 +96,9 @@ struct RowsBackward {
     gradient_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
     const P one = P::all(1), zero = P::all(0);
-    const T* g_from = grad;
-    const T* y_from = y;
+    const A* bent_g = nullptr;
+    const T* const g_from = grad;
+    const T* const y_from = y;
     const T* const x_from = x;
     const T* const r_from = residual;
     const uint16_t* const units_from = bits;
@@ -102,14 +106,17 @@ struct RowsBackward {
     const Groups columns = groups;
     const int64_t count = width;
     auto add = [&](int64_t at, const P* c, int64_t unit, P* sum) L1BN_INLINED {
-      P g = load(g_from + at), q = zero;
+      P g = !kActive && curve ? P::load(bent_g + at) : load(g_from + at), q = zero;
       if constexpr (kActive) {
         const P out_value = load(y_from + at);
         g = between(out_value, low, high, g);
         if constexpr (!kInput) q = out_value - c[0];
         if constexpr (kResidual) q = q - load(r_from + at);
       } else if constexpr (!kInput) {
-        if (y_from) q = load(y_from + at) - c[0];
+        if (curve)
+          q = P::load(bent_g + tile() + at) - c[0];
+        else if (y_from)
+          q = load(y_from + at) - c[0];
       }
       unsigned bit = units_from ? units_from[unit] : 0;
       if constexpr (kInput) {
@@ -139,10 +146,7 @@ struct RowsBackward {
     P* const sum = running.get() + (int64_t)team.index * 3 * width;
     for (int64_t i = 0; i < 3 * count; ++i) sum[i] = zero;
     for_tiles(first, last, false, [&](int64_t row, int64_t stop) L1BN_INLINED {
-      if (!kActive && curve) {
-        g_from = bend(team, row, stop, true) - row * columns.channels;
-        if (!kInput) y_from = g_from + kTileRows * columns.channels;
-      }
+      if (!kActive && curve) bent_g = bend(team, row, stop, true) - row * columns.channels;
       for (; row < stop; ++row)
         for (int64_t g = 0; g < count; ++g)
           add(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
@@ -160,7 +164,8 @@ struct RowsBackward {
     A low_value, high_value;
     gradient_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
-    const T* g_from = grad;
+    const A* bent_g = nullptr;
+    const T* const g_from = grad;
     const T* const y_from = y;
     const T* const x_from = x;
     T* const to = dx;
@@ -174,7 +179,7 @@ struct RowsBackward {
     const bool repeats = whole < count && dx == grad && !curve;
     const unsigned last_fresh = 0xffffu << groups.fresh(count - 1);
     auto one = [&](int64_t at, const P* c, int64_t unit, auto tail) L1BN_INLINED {
-      const P from_memory = load(g_from + at);
+      const P from_memory = !kActive && curve ? P::load(bent_g + at) : load(g_from + at);
       P g = from_memory;
       if constexpr (kActive) g = between(load(y_from + at), low, high, g);
       if (to_r) put<kStream>(to_r + at, g);
@@ -198,7 +203,7 @@ struct RowsBackward {
         });
         if (done) return;
       }
-      if (!kActive && curve) g_from = bend(team, row, stop, false) - row * columns.channels;
+      if (!kActive && curve) bent_g = bend(team, row, stop, false) - row * columns.channels;
       for (; row < stop; ++row) {
         const int64_t at = row * columns.channels, unit = row * count;
         L1BN_UNROLL_SOME

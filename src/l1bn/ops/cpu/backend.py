@@ -47,7 +47,7 @@ class _Train(torch.autograd.Function):
     ) -> Tensor | tuple[Tensor, Tensor]:
         activation, eps, running, out = options
         code, parameter = kernels.coded(activation)
-        from_output = code != 0 and keeps_output(activation)
+        from_output = code != 0 and keeps_output(activation, x.dtype)
         differentiable = True in ctx.needs_input_grad
         y, statistics, bits, layout = kernels.forward(
             x,
@@ -159,7 +159,7 @@ class _Evaluate(torch.autograd.Function):
         eps: float,
     ) -> Tensor:
         code, parameter = kernels.coded(activation)
-        from_output = code != 0 and keeps_output(activation)
+        from_output = code != 0 and keeps_output(activation, x.dtype)
         call = kernels.Call(weight, bias, code, eps, parameter)
         y, statistics, recoverable, layout = kernels.evaluate(
             x, running_mean, running_var, residual, call
@@ -214,7 +214,7 @@ def _train_compiled(
         v is not None and v.requires_grad for v in given
     )
     # The kernels recover x̂ from y, not from y + residual without an activation.
-    recovers = residual is None if activation is None else keeps_output(activation)
+    recovers = residual is None if activation is None else keeps_output(activation, x.dtype)
     code, parameter = kernels.coded(activation)
     y, parts, _ = operators.forward(*given, code, parameter, eps, differentiable and recovers)
     return y, parts[0].detach(), parts[2].detach()
