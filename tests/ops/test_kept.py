@@ -30,7 +30,11 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def step(
-    backend: str, wanted: str, activation: Activation | None, training: bool, layout: str = "contiguous"
+    backend: str,
+    wanted: str,
+    activation: Activation | None,
+    training: bool,
+    layout: str = "contiguous",
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """What a call keeps, parameters aside, and its gradients."""
     torch.manual_seed(1)

@@ -173,7 +173,7 @@ def _tell(report: ConversionReport, ran: Ran | None) -> None:
     calls = ran.together
     kept, unfused = (f"{n / 1e6:.2f} MB" for n in (ran.kept, ran.kept_unfused))
     report.notes.append(
-        f"a training step on the example keeps {kept} for backward, {unfused} without fusion"
+        f"a step on the example keeps {kept} for backward, {unfused} without fusion"
     )
     fused = [item for item in report.fused if calls.get(item.path)]
     for item in report.fused:
