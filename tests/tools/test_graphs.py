@@ -97,6 +97,8 @@ def test_scripted_layer_with_an_activation() -> None:
 def test_onnx_equals_in_onnxruntime(batch: Any, kind: str, dynamo: bool) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    if dynamo and torch.__version__.startswith("2.6."):
+        pytest.skip("this exporter of torch 2.6 fails for nn.BatchNorm2d too")
     net = l1bn.L1BatchNormAct2d(3, track_running_stats=kind != "untracked")
     net(batch())
     net.train(kind == "training")
