@@ -1,11 +1,11 @@
 """Training steps of compiled and eager networks on the CPU, BatchNorm against L1BN, and bytes kept.
 
     python benchmarks/compiled.py
-    python benchmarks/compiled.py --network resnet20 --threads 1   # one piece, written nowhere
+    python benchmarks/compiled.py --network resnet20 --threads 1   # a part, written over its rows
 
-Writes ``results/compiled.csv`` and its environment. A step is forward, loss, backward and SGD with
-momentum on 64 images of 32 x 32 pixels. ``ratio`` is the median over rounds of compiled BatchNorm's
-step over this row's. The first run compiles, which takes minutes; the compiler keeps a cache.
+Writes ``results/compiled.csv`` and its environment, piece by piece. A step is forward, loss,
+backward and SGD with momentum on 64 images of 32 x 32 pixels. ``ratio`` is the median over rounds of
+compiled BatchNorm's step over this row's. The first run compiles, which takes minutes; the compiler keeps a cache.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from cpu_networks import kept_bytes, stepper
-from harness import clock_for, interleave, quartiles, refuse_on_red, write
+from conversion import saved_bytes
+from cpu_networks import stepper
+from harness import clock_for, interleave, quartiles, refuse_on_red, replace_rows
 from l1bn.recipes.models import ModelSpec, build_model
 
 NETWORKS = ["resnet20", "mobilenet"]
@@ -66,7 +67,7 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
                 "step_q1": round(low * 1e3, 2),
                 "step_q3": round(high * 1e3, 2),
                 "ratio": round(statistics.median(ratios), 3),
-                "kept_bytes": kept_bytes(models[norm, how], x),
+                "kept_bytes": saved_bytes(models[norm, how], x),
             }
         )
     return rows
@@ -78,21 +79,21 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, nargs="*", default=NETWORKS)
     parser.add_argument("--layout", choices=LAYOUTS, nargs="*", default=list(LAYOUTS))
     parser.add_argument("--threads", type=int, nargs="*", default=THREADS)
+    parser.add_argument("--tested", action="store_true", help="the tests have just passed")
+    parser.add_argument("--warm", action="store_true", help="fill the compiler's cache, write none")
     options = parser.parse_args()
-    refuse_on_red("tests/ops/cpu/test_operators.py")
-    pieces = list(product(options.network, options.layout, options.threads))
-    rows = []
-    for piece in pieces:
+    if not options.tested:
+        refuse_on_red("tests/ops/cpu/test_operators.py")
+    for piece in product(options.network, options.layout, options.threads):
         new = measure(*piece, options.rounds)
-        rows += new
         base = next(r for r in new if (r["norm"], r["how"]) == BASELINE)
         for row in new:
             mebibytes, part = row["kept_bytes"] / 2**20, row["kept_bytes"] / base["kept_bytes"]
             speed = f"{row['step_ms']} ms, {row['ratio']:.2f}x"
             kept = f"{mebibytes:.1f} MiB kept, {part:.2f}"
             print(*piece, row["norm"], row["how"], speed, kept, flush=True)
-    if set(pieces) >= set(product(NETWORKS, LAYOUTS, THREADS)):
-        print(write("compiled", rows))
+        if not options.warm:
+            print(replace_rows("compiled", new, ("network", "layout", "threads")), flush=True)
 
 
 if __name__ == "__main__":

@@ -69,20 +69,6 @@ def stepper(model: nn.Module, x: Tensor, clock: Clock) -> Callable[[], tuple[flo
     return lambda: (seconds(step, clock),)
 
 
-def kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes of distinct storage kept for backward, less parameters."""
-
-    class WithLogits(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, x: Tensor) -> Any:
-            return type("Output", (), {"logits": self.model(x)})
-
-    return saved_bytes(WithLogits(), x)
-
-
 def measure(name: str, threads: int, rounds: int, busy: bool) -> list[dict[str, Any]]:
     torch.set_num_threads(threads)
     batch, pixels = NETWORKS[name]
@@ -104,7 +90,7 @@ def measure(name: str, threads: int, rounds: int, busy: bool) -> list[dict[str, 
                 "step_ms": round(middle * 1e3, 3),
                 "step_q1": round(low * 1e3, 3),
                 "step_q3": round(high * 1e3, 3),
-                "kept_bytes": kept_bytes(models[norm], x),
+                "kept_bytes": saved_bytes(models[norm], x),
             }
         )
     return rows

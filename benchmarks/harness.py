@@ -79,3 +79,18 @@ def write(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     environment = json.dumps(describe_environment(), indent=2, default=str)
     path.with_suffix(".json").write_text(environment + "\n")
     return path
+
+
+def replace_rows(name: str, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Path:
+    """Write rows over those of the same keys in a CSV, so that a long table is made in parts."""
+    path = RESULTS / f"{name}.csv"
+    old: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            old = list(csv.DictReader(file))
+
+    def key(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[k]) for k in keys)
+
+    new = {key(row) for row in rows}
+    return write(name, [row for row in old if key(row) not in new] + list(rows))

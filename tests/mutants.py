@@ -191,9 +191,9 @@ MUTANTS = [
     ),
     Mutant(
         "eager: sign bit of the mean itself negative",
-        "ops/eager.py",
-        "torch.where(centred >= 0, 1.0, -1.0)",
-        "torch.where(centred > 0, 1.0, -1.0)",
+        "ops/passes.py",
+        "torch.ge(wide, centre, out=at_least)",
+        "torch.gt(wide, centre, out=at_least)",
     ),
     Mutant(
         "eager: no floor in the gradient",

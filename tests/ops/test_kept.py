@@ -113,8 +113,7 @@ def test_training_without_the_gradient_of_x(
 
 def test_training(backend: str) -> None:
     assert size(step(backend, "x weight bias", None, True)[0]) <= FULL + FACTORS
-    if backend != "eager":
-        assert size(step(backend, "x weight bias", "relu", True)[0]) <= FULL + BITS + FACTORS
+    assert size(step(backend, "x weight bias", "relu", True)[0]) <= FULL + BITS + FACTORS
 
 
 @pytest.mark.parametrize("training", [True, False])

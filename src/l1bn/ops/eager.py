@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l1bn.activation import DESCRIPTIONS, Activation, clips
-from l1bn.ops import formula, frozen
+from l1bn.ops import eager_node, formula, frozen
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
@@ -98,6 +98,8 @@ class Eager:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
+        if activation in eager_node.ACTIVATIONS:
+            return eager_node.train(x, weight, bias, residual, activation, eps)
         return _Train.apply(x, weight, bias, residual, activation, eps)
 
     def evaluate(

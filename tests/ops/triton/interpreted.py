@@ -13,9 +13,9 @@ from triton.runtime import interpreter
 
 from judge import Case, assert_close, assert_judged, error, judge, make_case, run
 from l1bn.functional import l1_batch_norm
+from l1bn.ops.recovery import LIMIT, Recovery
 from l1bn.ops.registry import registry
 from l1bn.ops.triton import launch, plan
-from l1bn.ops.triton.recovery import LIMIT, Recovery
 from not_finite import (
     assert_a_bad_channel_is_nan_throughout,
     assert_an_infinite_output_passes_its_gradient_and_nan_none,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from l1bn.ops import formula
+from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.triton import launch
 from l1bn.ops.triton.plan import format_of, in_order
-from l1bn.ops.triton.recovery import LIMIT, recovery
 
 
 class Options(NamedTuple):

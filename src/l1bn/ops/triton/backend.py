@@ -1,7 +1,7 @@
 """The ``triton`` backend: GPU kernels that keep y and one bit per element, as ``cpu`` does.
 
 With an activation, backward needs the output y (which the next layer keeps anyway) and one sign
-bit per element; where x̂ cannot be recovered from y (``l1bn.ops.triton.recovery``), and without an
+bit per element; where x̂ cannot be recovered from y (``l1bn.ops.recovery``), and without an
 activation, x is kept. Compilers, transforms and second derivatives take the eager formula.
 """
 

@@ -1,0 +1,140 @@
+"""The eager backend's node for ReLU, ReLU6 and no activation: y and one bit per element kept.
+
+x is kept where x̂ cannot be recovered from y, and without an activation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1bn.activation import Activation
+from l1bn.ops import formula, passes
+from l1bn.ops.recovery import LIMIT, recovery
+from l1bn.ops.second_derivative import double_backward
+from l1bn.ops.tracing import is_transformed
+
+
+class _Train(torch.autograd.Function):
+    """Returns y, with the statistics left in ``out``; where x is not kept, also σ.
+
+    A second derivative then reaches x through y and σ, both outputs of this node.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        activation: Activation | None,
+        eps: float,
+        out: list[Tensor],
+    ) -> Any:
+        call = passes.Call(weight, bias, activation, eps)
+        of_x = ctx.needs_input_grad[0]
+        want_bits = of_x and activation is not None and _may_recover(x, weight)
+        y, statistics, bits = passes.forward(x, residual, call, of_x, want_bits)
+        mean, scale, share = statistics
+        out += mean, scale
+        if True not in ctx.needs_input_grad:
+            return y
+        ctx.set_materialize_grads(False)
+        ctx.options, ctx.keeps_output = (activation, eps), activation is not None
+        vectors = mean, scale, share, weight, bias
+        if activation is not None and _recoverable(x, residual, call, scale) and bits is not None:
+            ctx.blocks = bits.blocks, bits.places
+            ctx.save_for_backward(None, y, residual, bits.packed, *vectors)
+            return y, scale
+        ctx.save_for_backward(x, y if activation else None, None, None, *vectors)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad, grad_scale = (*grads, None)[:2]
+        if grad is None and grad_scale is None:
+            return (None,) * 7
+        x, y, residual, packed, mean, scale, share, weight, bias = ctx.saved_tensors
+        call = passes.Call(weight, bias, *ctx.options)
+        bits = None if packed is None else passes.Bits(packed, *ctx.blocks)
+        kept = passes.Kept(passes.Statistics(mean, scale, share), x, y, residual, bits)
+        wanted = ctx.needs_input_grad
+        found: tuple[Tensor | None, ...]
+        if grad is None or grad_scale is not None or _looked_at(grad):
+            found = _differentiable(grad, grad_scale, call, kept)
+        else:
+            found = passes.backward(grad, call, kept, wanted[0], wanted[3])
+        of_x = y if x is None else x
+        return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None, None, None
+
+
+def _may_recover(x: Tensor, weight: Tensor | None) -> bool:
+    """Whether x̂ may be recovered from the output, as far as is known before forward."""
+    if x.is_cuda:
+        return weight is not None and recovery.may_keep_output(weight, x.dtype)
+    return x.is_cpu  # where looking afterwards is no wait for a device
+
+
+def _recoverable(x: Tensor, residual: Tensor | None, call: passes.Call, scale: Tensor) -> bool:
+    """Look at what was computed where there is nothing to wait for, see ``l1bn.ops.recovery``."""
+    weight, bias = call.weight, call.bias
+    if not (x.is_cpu or (x.is_cuda and weight is not None)):
+        return False
+    worst = torch.zeros_like(scale) if bias is None else bias.to(scale.dtype).abs()
+    if residual is not None:
+        worst += passes.largest(residual)
+    if weight is not None:
+        worst /= weight.to(scale.dtype).abs()
+    lost = (scale <= math.sqrt(call.eps)) | worst.isnan()  # 0/0: γ is 0
+    # Of a channel that is not finite nothing is to be recovered.
+    ratio = torch.where(scale.isnan(), 0.0, torch.where(lost, math.inf, worst)).amax()
+    if x.is_cpu:
+        return bool(ratio <= LIMIT[x.dtype])
+    assert weight is not None
+    recovery.note(weight, ratio.float().view(1).view(torch.int32))
+    return True
+
+
+def _looked_at(grad: Tensor) -> bool:
+    """Whether backward has to be made of operations that are seen or differentiated."""
+    return torch.is_grad_enabled() or is_transformed(grad)
+
+
+def _differentiable(
+    grad: Tensor | None, grad_scale: Tensor | None, call: passes.Call, kept: passes.Kept
+) -> tuple[Tensor | None, ...]:
+    """Gradients as operations that autograd differentiates."""
+    weight, bias, activation, eps = call
+    if kept.x is not None:
+        assert grad is not None  # there is no other output
+        return formula.closed_form_backward(grad, kept.x, kept.y, weight, activation, eps)
+    assert kept.y is not None  # all three are kept together
+    assert kept.bits is not None
+    positive = kept.bits.whole(kept.y)
+    return double_backward(
+        grad, grad_scale, kept.y, kept.residual, positive, weight, bias,
+        kept.statistics.scale, activation, eps,
+    )  # fmt: skip
+
+
+#: What the node takes.
+ACTIVATIONS = frozenset({None, "relu", "relu6"})
+
+
+def train(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    activation: Activation | None,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
+    out: list[Tensor] = []
+    y = _Train.apply(x, weight, bias, residual, activation, eps, out)
+    mean, scale = (v.detach() for v in out)
+    return y if isinstance(y, Tensor) else y[0], mean, scale
