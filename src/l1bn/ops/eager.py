@@ -98,7 +98,7 @@ class Eager:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
-        if activation in eager_node.ACTIVATIONS:
+        if not isinstance(activation, tuple) and activation in eager_node.ACTIVATIONS:
             return eager_node.train(x, weight, bias, residual, activation, eps)
         return _Train.apply(x, weight, bias, residual, activation, eps)
 

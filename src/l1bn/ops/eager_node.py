@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation
 from l1bn.ops import formula, passes
 from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward
@@ -31,7 +30,7 @@ class _Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: Activation | None,
+        activation: str | None,
         eps: float,
         out: list[Tensor],
     ) -> Any:
@@ -130,7 +129,7 @@ def train(
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: Activation | None,
+    activation: str | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""

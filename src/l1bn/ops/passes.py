@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation
 from l1bn.ops import mask
 from l1bn.ops.formula import (
     K,
@@ -38,7 +37,7 @@ class Call(NamedTuple):
 
     weight: Tensor | None
     bias: Tensor | None
-    activation: Activation | None
+    activation: str | None
     eps: float
 
 
