@@ -4,8 +4,9 @@
     python benchmarks/compiled.py --network resnet20 --threads 1   # a part, written over its rows
 
 Writes ``results/compiled.csv`` and its environment, piece by piece. A step is forward, loss,
-backward and SGD with momentum on 64 images of 32 x 32 pixels. ``ratio`` is the median over rounds of
-compiled BatchNorm's step over this row's. The first run compiles, which takes minutes; the compiler keeps a cache.
+backward and SGD with momentum on 64 images of 32 x 32 pixels. ``ratio`` is the median over rounds
+of compiled BatchNorm's step over this row's. The first run compiles, which takes minutes; the
+compiler keeps a cache.
 """
 
 from __future__ import annotations
