@@ -12,7 +12,7 @@ help:  ## list the targets
 env: $(VENV)/.dev  ## create .venv with the library and everything its tests need
 
 # Editable: a change of Python code needs no new installation, a change of csrc/ does.
-KERNELS := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*/*.h)
+KERNELS := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.c csrc/*/*/*.h csrc/*/*/*.c)
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(KERNELS)
 INSTALL = $(BIN)/python -m pip install -q -c constraints.txt
 

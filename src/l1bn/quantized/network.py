@@ -52,14 +52,14 @@ class IntegerNetwork(nn.Module):
         self.clock = clock
         self._checked: tuple[torch.Size, bool] | None = None
         self._trained: list[bool] | None = None
-        self._mark_needed_gradients()
+        self.mark_needed_gradients()
 
     @property
     def config(self) -> Config:
         """The configuration it was prepared with."""
         return self.clock.config
 
-    def _mark_needed_gradients(self) -> None:
+    def mark_needed_gradients(self) -> None:
         """Errors flow back only to layers that have, or follow, something that trains."""
         trained = [p.trains for p in self.integer_parameters()]
         if trained == self._trained:
@@ -91,7 +91,7 @@ class IntegerNetwork(nn.Module):
                 f"expected a QTensor of int8 images, got {_describe(images)}; quantize them first, "
                 "for example with l1bn.quantized.quantize"
             )
-        self._mark_needed_gradients()
+        self.mark_needed_gradients()
         if self._checked != (images.shape, self.training):
             self.check(images.shape)
         outputs: list[QTensor] = []
@@ -194,7 +194,7 @@ class IntegerNetwork(nn.Module):
         head = {id(p) for p in _parameters(weighted[-1])} if weighted else set()
         for parameter in self.integer_parameters():
             parameter.rate = last if id(parameter) in head else backbone
-        self._mark_needed_gradients()
+        self.mark_needed_gradients()
 
     def requires_grad_(self, requires_grad: bool = True) -> IntegerNetwork:
         """Freeze all weights, or let them train; ``IntegerParameter.frozen`` does for one."""

@@ -1,0 +1,161 @@
+#include "bytes.h"
+#include "run.h"
+
+#define INVERSE_BITS 22
+#define ERROR 2 /* stream of random bits */
+
+/* 1/pixels of a window, with INVERSE_BITS fraction bits. */
+static int32_t inverse_of(const l1bn_window* w) {
+  const uint32_t pixels = (uint32_t)w->kernel_height * w->kernel_width;
+  return (int32_t)((((uint32_t)2 << INVERSE_BITS) + pixels) / (2u * pixels));
+}
+
+static int32_t window_sum(const l1bn_window* w, const int8_t* a, uint32_t pixel, uint32_t channel) {
+  const uint32_t image = pixel / l1bn_out_pixels(w), place = pixel % l1bn_out_pixels(w);
+  const uint32_t top = place / w->out_width * w->stride, left = place % w->out_width * w->stride;
+  const int8_t* from = a + image * l1bn_in_size(w) + channel;
+  /* windows that do not overlap: the stride is the window's side, or there is one window only */
+  int32_t total = 0;
+  for (uint32_t i = 0; i < w->kernel_height; ++i)
+    for (uint32_t j = 0; j < w->kernel_width; ++j)
+      total += from[((top + i) * w->width + left + j) * w->channels];
+  return total;
+}
+
+void l1bn_average(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_window* w = &run->network->windows[op->window];
+  const l1bn_noise nearest = {0, 0};
+  const uint32_t pixels = run->count * l1bn_out_pixels(w);
+  const int32_t inverse = inverse_of(w), exponent = run->exponents[op->a] - INVERSE_BITS;
+  const int8_t* a = l1bn_at(run, op->a);
+  int8_t* out = l1bn_at(run, op->out);
+  uint32_t peak = 0;
+  if (l1bn_needs_peak(run, op)) {
+    for (uint32_t p = 0; p < pixels; ++p) {
+      for (uint32_t c = 0; c < w->channels; ++c) {
+        const uint32_t size = l1bn_magnitude(window_sum(w, a, p, c) * inverse);
+        if (size > peak) peak = size;
+      }
+    }
+  }
+  const int32_t shift = l1bn_output_shift(run, op, peak, exponent);
+  for (uint32_t p = 0; p < pixels; ++p) {
+    for (uint32_t c = 0; c < w->channels; ++c) {
+      const int32_t wide = window_sum(w, a, p, c) * inverse;
+      out[p * w->channels + c] = (int8_t)l1bn_rescale(wide, shift, 8, nearest, 0);
+    }
+  }
+  run->exponents[op->out] = (int16_t)(exponent + shift);
+}
+
+static void spread(const l1bn_window* w, int8_t* out, uint32_t pixel, uint32_t channel,
+                   int8_t value) {
+  const uint32_t image = pixel / l1bn_out_pixels(w), place = pixel % l1bn_out_pixels(w);
+  const uint32_t top = place / w->out_width * w->stride, left = place % w->out_width * w->stride;
+  int8_t* to = out + image * l1bn_in_size(w) + channel;
+  for (uint32_t i = 0; i < w->kernel_height; ++i)
+    for (uint32_t j = 0; j < w->kernel_width; ++j)
+      to[((top + i) * w->width + left + j) * w->channels] = value;
+}
+
+void l1bn_average_error(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_window* w = &run->network->windows[op->window];
+  const l1bn_noise noise = l1bn_noise_of(run, op->site, ERROR);
+  const int32_t bits = run->network->error_bits, inverse = inverse_of(w);
+  const uint32_t pixels = run->count * l1bn_out_pixels(w);
+  const int8_t* error = l1bn_at(run, op->a);
+  int8_t* out = l1bn_at(run, op->out);
+  uint32_t peak = 0;
+  for (uint32_t i = 0; i < pixels * w->channels; ++i)
+    if (l1bn_magnitude(error[i] * inverse) > peak) peak = l1bn_magnitude(error[i] * inverse);
+  const int32_t shift = l1bn_peak_shift(peak, bits);
+  memset(out, 0, run->count * l1bn_in_size(w));
+  for (uint32_t p = 0; p < pixels; ++p) {
+    for (uint32_t c = 0; c < w->channels; ++c) {
+      const uint32_t at = p * w->channels + c;
+      spread(w, out, p, c, (int8_t)l1bn_rescale(error[at] * inverse, shift, bits, noise, at));
+    }
+  }
+  run->exponents[op->out] = (int16_t)(run->exponents[op->a] - INVERSE_BITS + shift);
+}
+
+/* The largest value of a window and its place; ties go to the first, in the order of rows. */
+static int32_t largest(const l1bn_window* w, const int8_t* a, uint32_t pixel, uint32_t channel,
+                       int8_t* place) {
+  const uint32_t image = pixel / l1bn_out_pixels(w), at = pixel % l1bn_out_pixels(w);
+  const int32_t top = (int32_t)(at / w->out_width) * w->stride - w->padding;
+  const int32_t left = (int32_t)(at % w->out_width) * w->stride - w->padding;
+  const int8_t* from = a + image * l1bn_in_size(w) + channel;
+  int32_t best = -129;
+  for (int32_t i = 0; i < w->kernel_height; ++i) {
+    for (int32_t j = 0; j < w->kernel_width; ++j) {
+      const int32_t y = top + i, x = left + j;
+      const int inside = y >= 0 && y < w->height && x >= 0 && x < w->width;
+      const int32_t value =
+          inside ? from[((uint32_t)y * w->width + (uint32_t)x) * w->channels] : -128;
+      if (value <= best) continue;
+      best = value;
+      *place = (int8_t)(i * w->kernel_width + j);
+    }
+  }
+  return best;
+}
+
+void l1bn_maximum(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_window* w = &run->network->windows[op->window];
+  const uint32_t pixels = run->count * l1bn_out_pixels(w);
+  const int8_t* a = l1bn_at(run, op->a);
+  int8_t *out = l1bn_at(run, op->out), *places = op->x == L1BN_NONE ? 0 : l1bn_at(run, op->x);
+  for (uint32_t p = 0; p < pixels; ++p) {
+    for (uint32_t c = 0; c < w->channels; ++c) {
+      int8_t place = 0;
+      out[p * w->channels + c] = (int8_t)largest(w, a, p, c, &place);
+      if (places != 0) places[p * w->channels + c] = place;
+    }
+  }
+  run->exponents[op->out] = run->exponents[op->a];
+}
+
+/* Errors of all windows whose largest value is this one. */
+static int32_t gathered(const l1bn_window* w, const int8_t* error, const int8_t* places,
+                        uint32_t pixel, uint32_t channel) {
+  const uint32_t image = pixel / l1bn_in_pixels(w), at = pixel % l1bn_in_pixels(w);
+  const int32_t y = (int32_t)(at / w->width) + w->padding;
+  const int32_t x = (int32_t)(at % w->width) + w->padding;
+  int32_t total = 0;
+  for (int32_t i = 0; i < w->kernel_height; ++i) {
+    if (y < i || (y - i) % w->stride != 0 || (y - i) / w->stride >= w->out_height) continue;
+    for (int32_t j = 0; j < w->kernel_width; ++j) {
+      if (x < j || (x - j) % w->stride != 0 || (x - j) / w->stride >= w->out_width) continue;
+      const uint32_t window =
+          (uint32_t)((y - i) / w->stride) * w->out_width + (uint32_t)((x - j) / w->stride);
+      const uint32_t from = (image * l1bn_out_pixels(w) + window) * w->channels + channel;
+      if (places[from] == i * w->kernel_width + j) total += error[from];
+    }
+  }
+  return total;
+}
+
+void l1bn_maximum_error(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_window* w = &run->network->windows[op->window];
+  const l1bn_noise noise = l1bn_noise_of(run, op->site, ERROR);
+  const uint32_t pixels = run->count * l1bn_in_pixels(w);
+  const int8_t *error = l1bn_at(run, op->a), *places = l1bn_at(run, op->x);
+  const int disjoint = (op->flags & L1BN_DISJOINT) != 0;
+  const int32_t bits = disjoint ? 8 : run->network->error_bits;
+  int8_t* out = l1bn_at(run, op->out);
+  int32_t shift = 0;
+  for (int pass = disjoint ? 1 : 0; pass < 2; ++pass) {
+    uint32_t peak = 0;
+    for (uint32_t p = 0; p < pixels; ++p) {
+      for (uint32_t c = 0; c < w->channels; ++c) {
+        const int32_t sum = gathered(w, error, places, p, c);
+        const uint32_t at = p * w->channels + c;
+        if (l1bn_magnitude(sum) > peak) peak = l1bn_magnitude(sum);
+        if (pass == 1) out[at] = (int8_t)l1bn_rescale(sum, shift, bits, noise, at);
+      }
+    }
+    if (pass == 0) shift = l1bn_peak_shift(peak, bits);
+  }
+  run->exponents[op->out] = (int16_t)(run->exponents[op->a] + shift);
+}

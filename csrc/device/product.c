@@ -1,0 +1,205 @@
+#include "bytes.h"
+#include "dot.h"
+#include "parameter.h"
+#include "sums.h"
+
+#define GRADIENT 0 /* streams of random bits */
+#define ERROR 1
+
+int l1bn_needs_peak(const l1bn_run* run, const l1bn_op* op) {
+  return (op->flags & L1BN_TRAINS) != 0 || l1bn_numbers(run)[op->scale + 1] == 0;
+}
+
+int32_t l1bn_output_shift(const l1bn_run* run, const l1bn_op* op, uint32_t peak, int32_t exponent) {
+  l1bn_i32* scale = l1bn_numbers(run) + op->scale;
+  if (!l1bn_needs_peak(run, op)) return l1bn_max(0, l1bn_min(scale[0] - exponent, L1BN_MAX_SHIFT));
+  const int32_t shift = l1bn_peak_shift(peak, 8), now = exponent + shift;
+  if ((op->flags & L1BN_TRAINS) == 0) return shift;
+  if (scale[1] != 0) {
+    /* up at once, down by one when a batch stays two below */
+    const int32_t lowered = now <= scale[0] - 2 ? scale[0] - 1 : scale[0];
+    scale[0] = l1bn_max(now, lowered);
+  } else {
+    scale[0] = now;
+    scale[1] = 1;
+  }
+  return shift;
+}
+
+static void wide_product(const l1bn_run* run, const l1bn_op* op, l1bn_sums* sums) {
+  const l1bn_window* w = sums->window;
+  const uint32_t pixels = run->count * l1bn_out_pixels(w);
+  l1bn_i32* out = l1bn_at32(run, op->out);
+  for (uint32_t k = 0; k < w->out_channels; ++k) {
+    l1bn_sums_channel(run, op, k, sums);
+    for (uint32_t p = 0; p < pixels; ++p) out[p * w->out_channels + k] = l1bn_sum(sums, p, k);
+  }
+  run->exponents[op->out] = (int16_t)sums->exponent;
+}
+
+static uint32_t product_peak(const l1bn_run* run, const l1bn_op* op, l1bn_sums* sums) {
+  const l1bn_window* w = sums->window;
+  const uint32_t pixels = run->count * l1bn_out_pixels(w);
+  uint32_t peak = 0;
+  for (uint32_t k = 0; k < w->out_channels; ++k) {
+    l1bn_sums_channel(run, op, k, sums);
+    for (uint32_t p = 0; p < pixels; ++p) {
+      const uint32_t magnitude = l1bn_magnitude(l1bn_sum(sums, p, k));
+      if (magnitude > peak) peak = magnitude;
+    }
+  }
+  return peak;
+}
+
+void l1bn_product(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_noise nearest = {0, 0};
+  l1bn_sums sums = l1bn_sums_of(run, op);
+  const l1bn_window* w = sums.window;
+  const uint32_t pixels = run->count * l1bn_out_pixels(w);
+  if ((op->flags & L1BN_WIDE) != 0) {
+    wide_product(run, op, &sums);
+    return;
+  }
+  const uint32_t peak = l1bn_needs_peak(run, op) ? product_peak(run, op, &sums) : 0u;
+  const int32_t shift = l1bn_output_shift(run, op, peak, sums.exponent);
+  int8_t* out = l1bn_at(run, op->out);
+  for (uint32_t k = 0; k < w->out_channels; ++k) {
+    l1bn_sums_channel(run, op, k, &sums);
+    for (uint32_t p = 0; p < pixels; ++p) {
+      const int32_t sum = l1bn_sum(&sums, p, k);
+      out[p * w->out_channels + k] = (int8_t)l1bn_rescale(sum, shift, 8, nearest, 0);
+    }
+  }
+  run->exponents[op->out] = (int16_t)(sums.exponent + shift);
+}
+
+/* Sums of all products that reach one input pixel, a number per channel. */
+static void input_sums(const l1bn_window* w, const int8_t* error, const int8_t* weight, uint32_t y,
+                       uint32_t x, l1bn_i32* sums) {
+  const uint32_t taps = (uint32_t)w->kernel_height * w->kernel_width;
+  memset(sums, 0, w->channels * sizeof(int32_t));
+  for (uint32_t i = 0; i < w->kernel_height; ++i) {
+    const int32_t row = (int32_t)(y + w->padding) - (int32_t)i;
+    if (row < 0 || row % w->stride != 0 || row / w->stride >= w->out_height) continue;
+    for (uint32_t j = 0; j < w->kernel_width; ++j) {
+      const int32_t column = (int32_t)(x + w->padding) - (int32_t)j;
+      if (column < 0 || column % w->stride != 0 || column / w->stride >= w->out_width) continue;
+      const uint32_t place =
+          (uint32_t)(row / w->stride) * w->out_width + (uint32_t)(column / w->stride);
+      const int8_t* e = error + place * w->out_channels;
+      const int8_t* tap = weight + (i * w->kernel_width + j) * w->channels;
+      for (uint32_t k = 0; k < w->out_channels; ++k)
+        if (e[k] != 0) l1bn_axpy(sums, tap + k * taps * w->channels, e[k], w->channels);
+    }
+  }
+}
+
+static uint32_t peak_of(const l1bn_i32* sums, uint32_t count, uint32_t peak) {
+  for (uint32_t i = 0; i < count; ++i)
+    if (l1bn_magnitude(sums[i]) > peak) peak = l1bn_magnitude(sums[i]);
+  return peak;
+}
+
+void l1bn_product_error(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_window* w = &run->network->windows[op->window];
+  const int32_t bits = run->network->error_bits;
+  const l1bn_noise noise = l1bn_noise_of(run, op->site, ERROR);
+  const int twice = (op->flags & L1BN_TWICE) != 0;
+  const uint32_t size = l1bn_out_size(w), pixels = run->count * l1bn_in_pixels(w);
+  int32_t exponent, shift = 0;
+  int8_t* scratch = op->scratch == L1BN_NONE ? 0 : l1bn_at(run, op->scratch);
+  const int8_t* weight = l1bn_narrow(run, op, scratch, &exponent);
+  const int8_t* error = l1bn_at(run, op->a);
+  int8_t* out = l1bn_at(run, op->out);
+  l1bn_i32* sums = l1bn_at32(run, op->sums);
+  uint32_t peak = 0;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (uint32_t p = 0; p < pixels; ++p) {
+      const uint32_t image = p / l1bn_in_pixels(w), place = p % l1bn_in_pixels(w);
+      const uint32_t at = p * w->channels;
+      l1bn_i32* here = twice ? sums : sums + at;
+      if (pass == 0 || twice)
+        input_sums(w, error + image * size, weight, place / w->width, place % w->width, here);
+      if (pass == 0) {
+        peak = peak_of(here, w->channels, peak);
+        continue;
+      }
+      for (uint32_t c = 0; c < w->channels; ++c)
+        out[at + c] = (int8_t)l1bn_rescale(here[c], shift, bits, noise, at + c);
+    }
+    shift = l1bn_peak_shift(peak, bits);
+  }
+  run->exponents[op->out] = (int16_t)(run->exponents[op->a] + exponent + shift);
+}
+
+/* Products of one output channel's errors with what each of its weights saw. */
+static void weight_sums(const l1bn_window* w, const int8_t* x, const int8_t* error, uint32_t images,
+                        uint32_t channel, l1bn_i32* sums) {
+  const uint32_t row = (uint32_t)w->kernel_width * w->channels;
+  memset(sums, 0, w->kernel_height * row * sizeof(int32_t));
+  for (uint32_t p = 0; p < images * l1bn_out_pixels(w); ++p) {
+    const int32_t e = error[p * w->out_channels + channel];
+    if (e == 0) continue;
+    const uint32_t image = p / l1bn_out_pixels(w), place = p % l1bn_out_pixels(w);
+    const int8_t* from = x + image * l1bn_in_size(w);
+    const int32_t top = (int32_t)(place / w->out_width) * w->stride - w->padding;
+    const int32_t left = (int32_t)(place % w->out_width) * w->stride - w->padding;
+    const int32_t first = l1bn_max(0, -left), last = l1bn_min(w->kernel_width, w->width - left);
+    if (last <= first) continue;
+    for (int32_t i = 0; i < w->kernel_height; ++i) {
+      if (top + i < 0 || top + i >= w->height) continue;
+      const uint32_t at = (uint32_t)(top + i) * w->width + (uint32_t)(left + first);
+      l1bn_axpy(sums + (uint32_t)i * row + (uint32_t)first * w->channels, from + at * w->channels,
+                e, (uint32_t)(last - first) * w->channels);
+    }
+  }
+}
+
+static void update_weight(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_window* w = &run->network->windows[op->window];
+  const l1bn_parameter* p = &run->network->parameters[op->weight];
+  const int32_t bits = run->network->error_bits;
+  const l1bn_noise noise = l1bn_noise_of(run, op->site, GRADIENT);
+  const int twice = (op->flags & L1BN_TWICE) != 0;
+  const uint32_t row = p->count / w->out_channels;
+  const int8_t *x = l1bn_at(run, op->x), *error = l1bn_at(run, op->a);
+  l1bn_i32* sums = l1bn_at32(run, op->sums);
+  int8_t* narrow = twice ? l1bn_at(run, op->scratch) : l1bn_at(run, op->sums);
+  uint32_t peak = 0;
+  int32_t shift = 0;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (uint32_t k = 0; k < w->out_channels; ++k) {
+      l1bn_i32* here = twice ? sums : sums + k * row;
+      if (pass == 0 || twice) weight_sums(w, x, error, run->count, k, here);
+      if (pass == 0) {
+        peak = peak_of(here, row, peak);
+        continue;
+      }
+      /* without `twice`, 8 bits take the place of 32 that were read before */
+      for (uint32_t i = 0; i < row; ++i)
+        narrow[k * row + i] = (int8_t)l1bn_rescale(here[i], shift, bits, noise, k * row + i);
+    }
+    shift = l1bn_peak_shift(peak, bits);
+  }
+  const l1bn_gradient gradient = {narrow, 0, run->exponents[op->x] + run->exponents[op->a] + shift};
+  l1bn_sgd_step(run, p, &gradient);
+}
+
+static void update_bias(const l1bn_run* run, const l1bn_op* op) {
+  const l1bn_window* w = &run->network->windows[op->window];
+  const int8_t* error = l1bn_at(run, op->a);
+  l1bn_i64* sums = (l1bn_i64*)(void*)l1bn_at(run, op->channels);
+  for (uint32_t k = 0; k < w->out_channels; ++k) {
+    int32_t total = 0;
+    for (uint32_t p = 0; p < run->count * l1bn_out_pixels(w); ++p)
+      total += error[p * w->out_channels + k];
+    sums[k] = total;
+  }
+  const l1bn_gradient gradient = {0, sums, run->exponents[op->a]};
+  l1bn_sgd_step(run, &run->network->parameters[op->bias], &gradient);
+}
+
+void l1bn_product_update(const l1bn_run* run, const l1bn_op* op) {
+  if (op->weight != L1BN_NONE) update_weight(run, op);
+  if (op->bias != L1BN_NONE) update_bias(run, op);
+}

@@ -1,0 +1,66 @@
+#include "sums.h"
+
+#include "dot.h"
+#include "parameter.h"
+
+const int8_t* l1bn_narrow(const l1bn_run* run, const l1bn_op* op, int8_t* scratch,
+                          int32_t* exponent) {
+  const l1bn_parameter* p = &run->network->parameters[op->weight];
+  if (!p->learns) {
+    *exponent = p->exponent;
+    return (const int8_t*)p->fixed;
+  }
+  const l1bn_i16* master = l1bn_master(run, p);
+  const int32_t shift = l1bn_peak_shift(l1bn_master_peak(run, p), 8);
+  for (uint32_t i = 0; i < p->count; ++i) scratch[i] = (int8_t)l1bn_rounded(master[i], shift);
+  *exponent = l1bn_numbers(run)[p->slot] + shift;
+  return scratch;
+}
+
+l1bn_sums l1bn_sums_of(const l1bn_run* run, const l1bn_op* op) {
+  l1bn_sums sums = {&run->network->windows[op->window], l1bn_at(run, op->a), 0, 0,
+                    run->exponents[op->a]};
+  if (op->weight != L1BN_NONE) {
+    int8_t* scratch = op->scratch == L1BN_NONE ? 0 : l1bn_at(run, op->scratch);
+    int32_t exponent;
+    sums.weight = l1bn_narrow(run, op, scratch, &exponent);
+    sums.exponent += exponent;
+  }
+  return sums;
+}
+
+void l1bn_sums_channel(const l1bn_run* run, const l1bn_op* op, uint32_t channel, l1bn_sums* sums) {
+  if (op->bias == L1BN_NONE) return;
+  const l1bn_parameter* p = &run->network->parameters[op->bias];
+  const int32_t shift = l1bn_parameter_exponent(run, p) - sums->exponent;
+  int64_t value = l1bn_master(run, p)[channel];
+  if (shift >= 0) {
+    value = l1bn_scaled(value, l1bn_min(shift, 40));
+  } else {
+    const int32_t down = l1bn_min(-shift, 62);
+    value = (value + ((int64_t)1 << (down - 1))) >> down;
+  }
+  sums->bias = (int32_t)l1bn_clip(value, -((int64_t)1 << 30), (int64_t)1 << 30);
+}
+
+int32_t l1bn_sum(const l1bn_sums* sums, uint32_t pixel, uint32_t channel) {
+  const l1bn_window* w = sums->window;
+  if (sums->weight == 0) return sums->x[pixel * w->channels + channel];
+  const uint32_t pixels = l1bn_out_pixels(w), image = pixel / pixels, place = pixel % pixels;
+  const int32_t top = (int32_t)(place / w->out_width) * w->stride - w->padding;
+  const int32_t left = (int32_t)(place % w->out_width) * w->stride - w->padding;
+  const int8_t* x = sums->x + image * l1bn_in_size(w);
+  const uint32_t row = (uint32_t)w->kernel_width * w->channels;
+  const int8_t* weight = sums->weight + channel * w->kernel_height * row;
+  const int32_t first = l1bn_max(0, -left), last = l1bn_min(w->kernel_width, w->width - left);
+  int32_t total = sums->bias;
+  if (last <= first) return total;
+  for (int32_t i = 0; i < w->kernel_height; ++i) {
+    const int32_t y = top + i;
+    if (y < 0 || y >= w->height) continue;
+    total += l1bn_dot(x + ((uint32_t)y * w->width + (uint32_t)(left + first)) * w->channels,
+                      weight + (uint32_t)i * row + (uint32_t)first * w->channels,
+                      (uint32_t)(last - first) * w->channels);
+  }
+  return total;
+}

@@ -1,0 +1,182 @@
+"""Builds a network and images for a processor, runs them there and reads what came of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from l1bn.device.build import Build
+from l1bn.device.emit import array
+from l1bn.device.folder import write
+from l1bn.device.runtime import sources
+from l1bn.device.targets import Target
+from l1bn.errors import UserError
+from l1bn.fixed_point.update import RATE_BITS
+from l1bn.quantized import QTensor
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a device is to do.
+
+    Attributes:
+        images: int8 images of all steps, one batch after the other.
+        labels: Class of each.
+        rates: Learning rate of each step.
+        inferences: How many of the images to classify afterwards.
+    """
+
+    images: QTensor
+    labels: Tensor
+    rates: Sequence[float]
+    inferences: int = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a device did.
+
+    Attributes:
+        logits: Logits of each step's batch, then of each inference.
+        state: Its state after the last step.
+        instructions: Of each layer: forward and backward of one training step, forward of one
+            inference; empty where the machine counts none.
+        stack: Bytes of stack in use at most; 0 where unknown.
+    """
+
+    logits: list[npt.NDArray[np.int32]]
+    state: bytes
+    instructions: dict[str, tuple[int, int, int]]
+    stack: int
+
+
+def layers(build: Build) -> list[str]:
+    """Return the names of the layers that a device tells apart."""
+    return list(dict.fromkeys(op.layer for op in (*build.frozen, *build.infer, *build.train)))
+
+
+def compile_trial(
+    build: Build, work: Work, target: Target, folder: Path, flags: Sequence[str] = ()
+) -> Path:
+    """Write and compile a program that does the work.
+
+    Raises:
+        UserError: If a tool is missing.
+        RuntimeError: If the compiler refuses.
+    """
+    missing = target.missing(run=False)
+    if missing:
+        raise UserError(missing)
+    write(build, folder, "network")
+    (folder / "trial.h").write_text(_trial(build, work))
+    ports = sources() / "ports"
+    files = [*sorted(folder.glob("*.c")), *(ports / p for p in target.ports)]
+    program = folder / "trial.elf"
+    profile = ["-DL1BN_PROFILE"] if target.counts else []
+    include = [f"-I{folder}", f"-I{ports}", *profile, *flags]
+    command = target.command(files, program)
+    _run([*command[:1], *include, *command[1:]])
+    return program
+
+
+def run_trial(build: Build, program: Path, target: Target, timeout: float = 600) -> Outcome:
+    """Run a program and read what it writes.
+
+    Raises:
+        UserError: If a tool is missing.
+        RuntimeError: If it does not end well.
+    """
+    missing = target.missing()
+    if missing:
+        raise UserError(missing)
+    runner = list(target.runner)
+    if runner[:1] == ["node"]:
+        runner.append(str(sources() / "ports" / "wasm.mjs"))
+    text = _run([*runner, str(program)], timeout)
+    return _read(build, text)
+
+
+def _run(command: Sequence[str], timeout: float = 600) -> str:
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {tail}")
+    return done.stdout
+
+
+def _trial(build: Build, work: Work) -> str:
+    images = work.images.values.permute(0, 2, 3, 1).reshape(-1).cpu().numpy()
+    steps, batch = len(work.rates), build.options.batch
+    if len(work.labels) < steps * batch:
+        raise ValueError(
+            f"expected {steps * batch} images for {steps} steps of {batch}, got {len(work.labels)}"
+        )
+    rates = [round(rate * (1 << RATE_BITS)) for rate in work.rates]
+    size = images.size // len(work.labels)
+    figures = {
+        "STEPS": f"{steps}u",
+        "IMAGE": f"{size}u",
+        "INFERENCES": f"{work.inferences}u",
+        "LAYERS": f"{len(layers(build))}u",
+    }
+    lines = "".join(f"#define TRIAL_{k} {v}\n" for k, v in figures.items())
+    guard = "#ifndef TRIAL_H\n#define TRIAL_H\n#include <stdint.h>\n"
+    return (
+        guard
+        + lines
+        + "\n".join(
+            [
+                array("int8_t", "trial_images", images),
+                array("uint16_t", "trial_labels", work.labels.tolist()),
+                array("uint32_t", "trial_rates", rates),
+                "#endif\n",
+            ]
+        )
+    )
+
+
+def _read(build: Build, text: str) -> Outcome:
+    logits: list[npt.NDArray[np.int32]] = []
+    counts: dict[str, list[int]] = {}
+    state, stack, part = b"", 0, ""
+    for title, lines in _sections(text.splitlines()):
+        data = bytes.fromhex("".join(lines))
+        if title == "logits":
+            logits.append(np.frombuffer(data, "<i4"))
+        elif title == "state":
+            state = data
+        elif title in ("train", "infer"):
+            part = title
+        elif title.startswith(("forward ", "backward ")):
+            direction, number = title.split()
+            counts.setdefault(f"{part} {direction}", []).append(int(number))
+        elif title.startswith("stack "):
+            stack = int(title.split()[1])
+    columns = ("train forward", "train backward", "infer forward")
+    names = layers(build)
+    rows = zip(*(counts.get(c, [0] * len(names)) for c in columns), strict=True)
+    found = dict(zip(names, rows, strict=True)) if counts else {}
+    return Outcome(logits, state, found, stack)
+
+
+def _sections(lines: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Split the lines into titles and the hexadecimal lines that follow each."""
+    found: list[tuple[str, list[str]]] = []
+    for line in lines:
+        if found and _is_data(found[-1][0], line):
+            found[-1][1].append(line)
+        else:
+            found.append((line, []))
+    return found
+
+
+def _is_data(title: str, line: str) -> bool:
+    return title in ("logits", "state") and all(c in "0123456789abcdef" for c in line)

@@ -1,0 +1,93 @@
+"""Builds the runtime for this machine once, and networks against it."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from l1bn import device, quantized
+from l1bn.device import runtime, targets
+
+FLAGS = ["-O1", "-g", "-fPIC", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
+
+
+class _Device(ctypes.Structure):
+    _fields_ = (
+        ("network", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+        ("arena", ctypes.c_void_p),
+        ("exponents", ctypes.c_void_p),
+    )
+
+
+class Host:
+    """A network's C code in this process."""
+
+    def __init__(self, build: device.Build, library: Path) -> None:
+        self.build = build
+        self.library = ctypes.CDLL(str(library))
+        self.device = _Device.in_dll(self.library, "network")
+        self.library.network_init()
+
+    @property
+    def state(self) -> bytes:
+        return ctypes.string_at(self.device.state, self.build.layout.size)
+
+    def train(
+        self, images: quantized.QTensor, labels: np.ndarray, rate: float
+    ) -> tuple[int, np.ndarray]:
+        """One step; its status and the logits."""
+        classes = np.zeros((self.build.options.batch, 10), np.int32)
+        status = self.library.l1bn_train_step(
+            ctypes.byref(self.device),
+            _pointer(_pixels(images)),
+            _pointer(np.asarray(labels).astype(np.uint16)),
+            ctypes.c_uint32(round(rate * 65536)),
+            _pointer(classes),
+        )
+        return status, classes
+
+    def infer(self, image: quantized.QTensor) -> np.ndarray:
+        logits = np.zeros(10, np.int32)
+        self.library.network_infer(_pointer(_pixels(image)), _pointer(logits))
+        return logits
+
+
+def _pixels(images: quantized.QTensor) -> np.ndarray:
+    return np.ascontiguousarray(images.values.permute(0, 2, 3, 1).numpy())
+
+
+def _pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+@pytest.fixture(scope="session")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The runtime, compiled with every warning and the sanitizer of undefined behaviour."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc: not found; apt install gcc")
+    folder = tmp_path_factory.mktemp("runtime")
+    files = sorted(runtime.sources().glob("*.c"))
+    command = ["gcc", *targets.STRICT, *FLAGS, "-c", *map(str, files)]
+    subprocess.run(command, cwd=folder, check=True)
+    return sorted(folder.glob("*.o"))
+
+
+@pytest.fixture
+def on_host(objects: list[Path], tmp_path: Path) -> Callable[[device.Build], Host]:
+    """A function that compiles a network and starts it."""
+
+    def start(build: device.Build) -> Host:
+        folder = device.write(build, tmp_path / str(len(list(tmp_path.iterdir()))))
+        library = folder / "network.so"
+        command = ["gcc", *targets.STRICT, *FLAGS, "-shared", str(folder / "network.c")]
+        subprocess.run([*command, *map(str, objects), "-o", str(library)], check=True)
+        return Host(build, library)
+
+    return start

@@ -1,0 +1,114 @@
+"""Emulated processors learn the same integers, and no image computes in floating point."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from l1bn import device, quantized
+from l1bn.device import targets, trial
+from small_networks import digits, lenet, resnet8, take_step, trained
+
+STEPS, BATCH, RATE, INFERENCES = 20, 4, 0.05, 2
+_SOFT_FLOAT = re.compile(
+    r"__(?:aeabi_[fd]|(?:add|sub|mul|div|neg|eq|ne|lt|gt|le|ge)[sd]f|float|fix)"
+)
+_FLOAT_INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\s+[0-9a-f ]+\s(v\w+\.f(?:16|32|64)|f[a-z]+\.[sd])")
+
+
+@cache
+def planned(name: str) -> tuple[device.Build, trial.Work, list[np.ndarray], bytes]:
+    """A network, its work, and what Python makes of it: logits and the last state."""
+    torch.manual_seed(0)
+    network = trained({"resnet8": lambda: resnet8(4), "lenet": lenet}[name]())
+    device.choose(network, "all")
+    build = device.build(network, (1, 8, 8), device.Options(batch=BATCH))
+    images, labels = digits(0, STEPS * BATCH)
+    work = trial.Work(images, labels, [RATE] * STEPS, INFERENCES)
+    optimizer = quantized.SGD(network, RATE)
+    before = build.layout.pack()
+    logits = []
+    for step in range(STEPS):
+        batch, classes = digits(step * BATCH, BATCH)
+        logits.append(take_step(network, optimizer, batch, classes).numpy().reshape(-1))
+    state = build.layout.pack()
+    network.eval()
+    images_alone = (digits(index, 1)[0] for index in range(INFERENCES))
+    logits += [network(image).values.numpy().reshape(-1) for image in images_alone]
+    device.choose(network, "all")
+    build.layout.unpack(before)
+    return build, work, logits, state
+
+
+def compiled(
+    name: str, network: str, folder: Path, flags: list[str]
+) -> tuple[targets.Target, Path]:
+    target = targets.TARGETS[name]
+    if reason := target.missing():
+        pytest.skip(reason)
+    build, work, _, _ = planned(network)
+    return target, trial.compile_trial(build, work, target, folder, flags)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "flags"),
+    [
+        ("host", "resnet8", ["-O1", "-fsanitize=address"]),
+        ("cortex-m3", "resnet8", []),
+        ("cortex-m4", "lenet", []),
+        ("cortex-m7", "resnet8", []),
+        ("riscv32", "resnet8", []),
+        ("wasm", "resnet8", []),
+    ],
+)
+def test_a_processor_learns_what_python_learns(
+    name: str, network: str, flags: list[str], tmp_path: Path
+) -> None:
+    target, program = compiled(name, network, tmp_path, flags)
+    build, _, logits, state = planned(network)
+    outcome = trial.run_trial(build, program, target)
+    assert len(outcome.logits) == len(logits) == STEPS + INFERENCES
+    for step, (got, wanted) in enumerate(zip(outcome.logits, logits, strict=True)):
+        np.testing.assert_array_equal(got, wanted, f"logits of step {step}")
+    assert outcome.state == state
+    if target.binutils:
+        _holds_no_floating_point(target.binutils, program)
+        assert 0 < outcome.stack < 4096
+        assert all(forward > 0 for forward, _, _ in list(outcome.instructions.values())[:-1])
+
+
+def _holds_no_floating_point(prefix: str, program: Path) -> None:
+    symbols = subprocess.run([f"{prefix}nm", program], capture_output=True, text=True, check=True)
+    assert "l1bn_sgd_step" in symbols.stdout
+    assert [line for line in symbols.stdout.splitlines() if _SOFT_FLOAT.search(line)] == []
+    code = subprocess.run(
+        [f"{prefix}objdump", "-d", program], capture_output=True, text=True, check=True
+    )
+    assert len(code.stdout) > 10_000
+    assert [line for line in code.stdout.splitlines() if _FLOAT_INSTRUCTION.match(line)] == []
+
+
+@pytest.mark.parametrize(
+    "line", ["   1a:\tee30 0a20 \tvadd.f32\ts0, s0, s1", " 80: 00b50553  fadd.s a0"]
+)
+def test_the_search_finds_floating_point(line: str) -> None:
+    assert _FLOAT_INSTRUCTION.match(line)
+    assert _SOFT_FLOAT.search("00000000 T __aeabi_fadd")
+    assert _SOFT_FLOAT.search("00000000 T __divdf3")
+    assert not _SOFT_FLOAT.search("00000000 T __aeabi_uldivmod")
+
+
+def test_clang_compiles_the_runtime(tmp_path: Path) -> None:
+    if shutil.which("clang") is None:
+        pytest.skip("clang: not found; apt install clang")
+    build, _, _, _ = planned("resnet8")
+    folder = device.write(build, tmp_path)
+    files = sorted(map(str, folder.glob("*.c")))
+    subprocess.run(["clang", *targets.STRICT, "-fsyntax-only", *files], check=True)

@@ -1,0 +1,112 @@
+"""Small networks and real images on which devices are held to Python."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+import l1bn
+from l1bn import quantized
+
+CLASSES = 10
+EXPONENT = -5
+
+
+class Block(nn.Module):
+    """A basic block of ResNet-8: two convolutions, a shortcut with its own where sizes change."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.norm1 = l1bn.L1BatchNormAct2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.norm2 = l1bn.L1BatchNorm2d(after)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1:
+            conv = nn.Conv2d(before, after, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(conv, l1bn.L1BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x))))
+        return torch.relu(y + self.shortcut(x))
+
+
+def resnet8(width: int = 6, channels: int = 1, classes: int = CLASSES) -> nn.Module:
+    """ResNet-8 of MLPerf Tiny, with L1BN; its width there is 16."""
+    w = width
+    return nn.Sequential(
+        nn.Conv2d(channels, w, 3, 1, 1, bias=False),
+        l1bn.L1BatchNormAct2d(w),
+        Block(w, w, 1),
+        Block(w, 2 * w, 2),
+        Block(2 * w, 4 * w, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * w, classes),
+    )
+
+
+def lenet() -> nn.Module:
+    """Convolutions with a bias, overlapping and touching maxima, three linear layers, no norm."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 10, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 1, 1),
+        nn.Flatten(),
+        nn.Linear(160, 24),
+        nn.ReLU(),
+        nn.Linear(24, CLASSES),
+    )
+
+
+def odd() -> nn.Module:
+    """What the other two leave out: a norm of its own, of features, an average of windows."""
+    return nn.Sequential(
+        nn.Conv2d(1, 5, 3, 2, 2),
+        l1bn.L1BatchNorm2d(5),
+        nn.ReLU(),
+        nn.AvgPool2d(2),
+        l1bn.L1BatchNormAct2d(5),
+        nn.Flatten(),
+        nn.Identity(),
+        nn.Linear(20, 12),
+        l1bn.L1BatchNorm1d(12),
+        nn.ReLU(),
+        nn.Linear(12, CLASSES),
+    )
+
+
+def digits(first: int, count: int) -> tuple[quantized.QTensor, Tensor]:
+    """Real digits of 8x8 pixels, as images of −1 to 1, and their classes."""
+    data = load_digits()
+    images = torch.tensor(data.images[first : first + count], dtype=torch.float32)[:, None]
+    labels = torch.tensor(data.target[first : first + count])
+    return quantized.quantize(images / 8 - 1, EXPONENT), labels
+
+
+def trained(model: nn.Module, config: quantized.Config | None = None) -> quantized.IntegerNetwork:
+    """The integer form of a network, after a few steps."""
+    network = quantized.prepare(model, config)
+    optimizer = quantized.SGD(network, lr=0.05)
+    for step in range(3):
+        images, labels = digits(1000 + 32 * step, 32)
+        take_step(network, optimizer, images, labels)
+    return network
+
+
+def take_step(
+    network: quantized.IntegerNetwork,
+    optimizer: quantized.SGD,
+    images: quantized.QTensor,
+    labels: Tensor,
+    smoothing: float = 0.0,
+) -> Tensor:
+    """One step of training; the logits before it."""
+    logits = network(images)
+    network.backward(quantized.cross_entropy(network, logits, labels, smoothing).error)
+    optimizer.step()
+    return logits.values
