@@ -49,6 +49,11 @@ COMMANDS = {
         "a GAN with L1BN against one with BatchNorm, with a report",
         "recipes",
     ),
+    "device": Command(
+        "l1bn.recipes.board:device_command",
+        "an integer network as C that learns on a microcontroller",
+        "recipes",
+    ),
     "rtl": Command(
         "l1bn.rtl.cli:rtl_command", "generate, verify and measure an L1BN training unit", "rtl"
     ),

@@ -33,4 +33,73 @@ def write(build: Build, folder: str | Path, name: str = "network") -> Path:
         shutil.copyfile(path, target / path.name)
     (target / f"{name}.h").write_text(emit.header(build, name))
     (target / f"{name}.c").write_text(emit.source(build, name))
+    (target / "Makefile").write_text(_MAKEFILE.format(name=name))
+    (target / "README.md").write_text(_readme(build, name))
     return target
+
+
+def _readme(build: Build, name: str) -> str:
+    """Return what whoever opens the folder needs to know."""
+    channels, height, width = build.shape
+    classes = build.network.layers[-1].weight.weight.shape[0]  # type: ignore[union-attr, index]
+    learned = sum(p.weight.numel() for p in build.layout.learned)
+    return _README.format(
+        name=name,
+        shape=f"{height} x {width} pixels of {channels} numbers",
+        exponent=build.options.exponent,
+        classes=classes,
+        batch=build.options.batch,
+        learned=f"{learned:,}",
+        ram=f"{build.ram:,}",
+        arena=f"{build.arena:,}",
+        state=f"{build.layout.size:,}",
+        infer=f"{build.infer_memory.size:,}",
+    )
+
+
+_MAKEFILE = """\
+# make CC=arm-none-eabi-gcc CFLAGS="-O2 -mcpu=cortex-m4 -mthumb"
+CFLAGS ?= -O2
+OBJECTS := $(patsubst %.c,%.o,$(wildcard *.c))
+
+lib{name}.a: $(OBJECTS)
+\t$(AR) rcs $@ $^
+
+%.o: %.c $(wildcard *.h)
+\t$(CC) -std=c99 -Wall -Wextra $(CFLAGS) -c $< -o $@
+
+clean:
+\trm -f $(OBJECTS) lib{name}.a
+.PHONY: clean
+"""
+
+_README = """\
+# {name}
+
+A network that infers and learns in integers, made by l1bn.device. C99; it calls no function but
+memcpy and memset, allocates nothing and never recurses.
+
+| | |
+|---|---|
+| image | {shape}, 8 bits in steps of 2**{exponent} |
+| classes | {classes} |
+| images of a training step | {batch} |
+| numbers that learn | {learned} |
+| RAM | {ram} bytes: {arena} for activations and errors, {state} for what learns |
+| of these for inference | {infer} bytes of activations |
+
+The stack comes on top, less than 2 KiB.
+
+```c
+#include "{name}.h"
+
+{name}_init();                                   /* weights from flash */
+{name}_infer(image, logits);                     /* one image */
+{name}_train_step(images, labels, rate);         /* a batch; rate: learning rate times 65536 */
+{name}_state_save(&storage);                     /* to flash: two slots, the older survives */
+{name}_state_load(&storage);                     /* the newest intact one */
+```
+
+`l1bn_device.h` documents every function and status, and the storage functions to provide.
+`make` builds a library with the compiler in `CC`. One call at a time: they share one memory.
+"""

@@ -28,6 +28,8 @@ from l1bn.quantized.parameter import IntegerParameter
 
 CHANNEL_BYTES = 40
 """Size of ``l1bn_channel`` in csrc/device/channel.h [bytes]."""
+FOLDED_BYTES = 8
+"""Size of ``l1bn_folded`` in csrc/device/l1bn_device.h [bytes]."""
 _LARGEST_COUNT = 1 << 17
 """Values of a channel whose sums of 8-bit products fit 32 bits."""
 _INPUT = -1

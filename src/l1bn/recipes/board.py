@@ -1,0 +1,238 @@
+"""``l1bn device build``, ``run`` and ``report``: a trained integer network on a processor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from l1bn.errors import UserError
+
+if TYPE_CHECKING:
+    from l1bn.device import Build
+    from l1bn.device.report import Row
+    from l1bn.device.trial import Outcome, Work
+
+_USAGE = """\
+usage: l1bn device {build,run,report} --network CHECKPOINT [OPTIONS]
+
+  build   write a folder of C files: the network, and the runtime that lets it learn
+  run     build, compile and run it on an emulated processor, and hold it to Python
+  report  flash, RAM, products and instructions of every layer
+
+l1bn device COMMAND --help lists the options of a command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardConfig:
+    """A network trained with --precision int8, on a processor without floating point.
+
+    Attributes:
+        network: Checkpoint, or the folder of its run.
+        out: Folder to write to.
+        target: The processor.
+        learn: all, classifier, affine (γ, β and biases), none, or the last so many layers.
+        batch: Images of a training step, 1 to 32.
+        momentum: Momentum; 0 saves two bytes of RAM a weight.
+        weight_decay: Weight decay.
+        lr: Learning rate of run and report.
+        steps: Training steps of run and report.
+        ram: KiB that arena and state may take; sums are computed twice where that helps.
+        clock: Clock for which report estimates times, one instruction a cycle [MHz].
+    """
+
+    network: Path
+    out: Path = Path("device")
+    target: Literal["host", "cortex-m3", "cortex-m4", "cortex-m7", "riscv32", "wasm"] = "host"
+    learn: str = "classifier"
+    batch: int = 8
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    lr: float = 0.01
+    steps: int = 5
+    ram: int | None = None
+    clock: float = 100.0
+
+
+def device_command(arguments: list[str]) -> int:
+    """Run ``l1bn device``; return the exit code."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0
+    name, *rest = arguments
+    if name not in ("build", "run", "report"):
+        raise UserError(f'no command "device {name}"; commands: build, run, report')
+    config = tyro.cli(BoardConfig, prog=f"l1bn device {name}", args=rest)
+    if config.steps < 1:
+        raise UserError(f"--steps: expected at least 1, got {config.steps}")
+    build, work = _planned(config)
+    if name == "build":
+        return _build(config, build)
+    outcome = _run(config, build, work)
+    return _say(config, build, outcome) if name == "run" else _report(config, build, work, outcome)
+
+
+def _planned(config: BoardConfig) -> tuple[Build, Work]:
+    """Read the checkpoint and plan its network; take images of its data for a trial."""
+    import torch
+
+    from l1bn import device, quantized
+    from l1bn.device.trial import Work
+    from l1bn.recipes.classification.integer import IntegerPreprocess, integer_config
+    from l1bn.recipes.config import TrainConfig
+    from l1bn.recipes.data import load_data
+    from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint, load_weights
+    from l1bn.recipes.files.saved import fields_of
+    from l1bn.recipes.models import build_model
+
+    path = config.network / CHECKPOINT if config.network.is_dir() else config.network
+    run = fields_of(path, "config", load_checkpoint(path)["config"], TrainConfig)
+    if run.precision != "int8":
+        raise UserError(
+            f"--network {path}: expected a network of --precision int8, got {run.precision}; train "
+            f"with l1bn train --precision int8 --weights {path}"
+        )
+    data = load_data(
+        run.data,
+        image_column=run.image_column,
+        label_column=run.label_column,
+        image_size=run.image_size,
+    )
+    model = build_model(run.model, run.norm, data.spec(run.width))
+    network = quantized.prepare(model, integer_config(run))
+    load_weights(path, network)
+    network.start_anew()
+    prepare = IntegerPreprocess(data, torch.device("cpu"))
+    count = config.batch * config.steps
+    if count > len(data.train):
+        raise UserError(f"--steps: expected at most {len(data.train)} images in all, got {count}")
+    channels, height, width = data.train.images.shape[1:]
+    try:
+        device.choose(network, int(config.learn) if config.learn.isdigit() else config.learn)  # type: ignore[arg-type]
+        options = device.Options(
+            batch=config.batch,
+            exponent=prepare.exponent,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            ram=None if config.ram is None else config.ram * 1024,
+        )
+        build = device.build(network, (channels, height, width), options)
+    except ValueError as error:
+        raise UserError(f"l1bn device: {error}") from error
+    images = prepare(data.train.images[:count])
+    steps = config.steps if config.learn != "none" else 0
+    return build, Work(images, data.train.labels[:count], [config.lr] * steps, 1)
+
+
+def _build(config: BoardConfig, build: Build) -> int:
+    from l1bn import device
+
+    folder = device.write(build, config.out)
+    print(f"{_memory(build)}; C files in {folder}")
+    return 0
+
+
+def _memory(build: Build) -> str:
+    return (
+        f"RAM {build.ram:,} bytes: {build.arena:,} arena, {build.layout.size:,} state; "
+        f"inference alone {build.infer_memory.size:,}"
+    )
+
+
+def _run(config: BoardConfig, build: Build, work: Work) -> Outcome:
+    from l1bn.device.targets import target_of
+    from l1bn.device.trial import compile_trial, run_trial
+
+    target = target_of(config.target)
+    if missing := target.missing():
+        raise UserError(missing)
+    config.out.mkdir(parents=True, exist_ok=True)
+    program = compile_trial(build, work, target, config.out)
+    outcome = run_trial(build, program, target)
+    wanted = _in_python(config, build, work)
+    if outcome.state != wanted:
+        raise RuntimeError(f"{config.target} and Python disagree; please report this network")
+    return outcome
+
+
+def _in_python(config: BoardConfig, build: Build, work: Work) -> bytes:
+    """Take the same steps in Python and return the state they lead to."""
+    from l1bn import quantized
+
+    network, batch = build.network, build.options.batch
+    options = (config.lr, config.momentum, config.weight_decay)
+    if not work.rates:
+        return build.layout.pack()
+    optimizer = quantized.SGD(network, *options)
+    for step in range(len(work.rates)):
+        part = slice(step * batch, (step + 1) * batch)
+        images = quantized.QTensor(work.images.values[part], work.images.exponent)
+        loss = quantized.cross_entropy(network, network(images), work.labels[part])
+        network.backward(loss.error)
+        optimizer.step()
+    return build.layout.pack()
+
+
+def _say(config: BoardConfig, build: Build, outcome: Outcome) -> int:
+    stack = f", stack {outcome.stack:,}" if outcome.stack else ""
+    print(f"{_memory(build)}{stack}")
+    print(f"{config.target}: {config.steps} steps, every integer equal to Python's")
+    return 0
+
+
+def _report(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> int:
+    from rich.console import Console
+
+    from l1bn.device.report import flash_bytes, rows
+    from l1bn.device.targets import target_of
+
+    table = rows(build, outcome.instructions)
+    flash = flash_bytes(target_of(config.target), config.out / "trial.elf", work)
+    figures = {
+        "target": config.target,
+        "learn": config.learn,
+        "batch": config.batch,
+        "momentum": config.momentum,
+        "arena_bytes": build.arena,
+        "state_bytes": build.layout.size,
+        "ram_bytes": build.ram,
+        "inference_arena_bytes": build.infer_memory.size,
+        "stack_bytes": outcome.stack,
+        "flash_bytes": flash,
+        "layers": [dataclasses.asdict(row) for row in table],
+    }
+    (config.out / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
+    console = Console(width=120, soft_wrap=True)
+    console.print(_table(table))
+    console.print(_memory(build) + (f"; stack {outcome.stack:,}" if outcome.stack else ""))
+    if flash is not None:
+        console.print(f"flash {flash:,} bytes, the trial's driver included, its images not")
+    for title, count in (
+        ("inference", sum(r.infer_instructions for r in table)),
+        (f"training step of {config.batch}", sum(r.train_instructions for r in table)),
+    ):
+        if count:
+            time = count / config.clock / 1000
+            console.print(
+                f"{title}: {count:,} instructions, {time:,.1f} ms at {config.clock:g} MHz and one "
+                "instruction a cycle"
+            )
+    return 0
+
+
+def _table(rows: list[Row]) -> object:
+    from rich.table import Table
+
+    names = ("layer", "flash", "state", "kept", "MACs", "MACs, step", "instr.", "instr., step")
+    table = Table(title="bytes, products and instructions of each layer")
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    numbers = [dataclasses.astuple(row) for row in rows]
+    totals = ("all", *(sum(column) for column in list(zip(*numbers, strict=True))[1:]))
+    for row in (*numbers, totals):
+        table.add_row(str(row[0]), *(f"{n:,}" if n else "" for n in row[1:]))
+    return table
