@@ -19,7 +19,8 @@ def test_it_calls_only_itself_and_two_functions_of_libc(objects: list[Path]) -> 
     defined = {name for kind, name in symbols if kind in "TtRrDdBb"}
     called = {name for kind, name in symbols if kind == "U"}
     assert called - defined - {"_GLOBAL_OFFSET_TABLE_"} == {"memcpy", "memset"}
-    assert [n for k, n in symbols if k in "DdBbC"] == []  # all memory is the caller's
+    # no memory of its own: only the table of steps, which position independence moves to data
+    assert {n for k, n in symbols if k in "DdBbC"} <= {"kSteps"}
 
 
 @pytest.mark.parametrize("enum", [program.Kind, program.Mode, program.Flag])
