@@ -31,7 +31,7 @@ def test_help_names_every_command_and_is_quick(capsys: pytest.CaptureFixture[str
     assert run.stdout.endswith("False\n")
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS, "rtl generate", "rtl report"])
+@pytest.mark.parametrize("name", ["", *COMMANDS, "rtl generate", "rtl report", "device run"])
 def test_every_listed_command_has_help_of_eighty_columns(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _USAGE = """\
 usage: l1bn device {build,run,report} --network CHECKPOINT [OPTIONS]
 
-  build   write a folder of C files: the network, and the runtime that lets it learn
-  run     build, compile and run it on an emulated processor, and hold it to Python
+  build   write C files: the network, and the runtime that lets it learn
+  run     compile it, run it on an emulated processor, compare it with Python
   report  flash, RAM, products and instructions of every layer
 
 l1bn device COMMAND --help lists the options of a command."""
