@@ -18,6 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from judge import assert_close
 from l1bn import L1BatchNorm2d, L1SyncBatchNorm, convert_, revert_
+from l1bn.convert import example as checking
+from l1bn.convert.fusion import decide
 from zoo import Block, SmallResNet, assert_same, warm
 
 Calls = list[tuple[Any, bool]]
@@ -506,6 +508,16 @@ class Clock(Block):
         return self.act(self.bn(x)) * Clock.times
 
 
+DEPTH = 60
+
+
+def deep_and_narrow() -> nn.Module:
+    """Two images of four pixels: a rounding grows a thousandfold on its way."""
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.GELU()) for _ in range(DEPTH)]
+    return nn.Sequential(*layers)
+
+
 class TestExample:
     def test_the_model_does_not_run(self) -> None:
         model, seen = nn.Sequential(SmallResNet()), []
@@ -521,6 +533,26 @@ class TestExample:
             convert_(model, example=X)
         assert type(model) is Clock
         assert type(model.bn) is nn.BatchNorm2d
+
+    def test_a_network_that_amplifies_roundings_is_converted(self) -> None:
+        report = convert_(deep_and_narrow(), example=torch.randn(2, 4, 2, 2))
+        assert len(report.fused) == DEPTH
+
+    @pytest.mark.parametrize("deep", [False, True])
+    def test_a_wrong_fusion_is_found(self, deep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = deep_and_narrow() if deep else SmallResNet()
+        right = decide.activation_of
+        monkeypatch.setattr(
+            decide, "activation_of", lambda *args: right(*args) and ("leaky_relu", 0.3)
+        )
+        with pytest.raises(ValueError, match="got a difference"):
+            convert_(model, example=torch.randn(2, 4 if deep else 3, 8, 8))
+
+    def test_a_result_that_became_nan_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        results = iter([[torch.ones(3)], [torch.tensor([1.0, float("nan"), 1.0])]] * 4)
+        monkeypatch.setattr(checking, "_results", lambda *_: next(results))
+        with pytest.raises(ValueError, match="got a difference of nan"):
+            convert_(Block(), example=X)
 
     def test_one_value_per_channel_can_be_checked_in_evaluation_only(self) -> None:
         model = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())

@@ -223,6 +223,23 @@ class Setattr(B):
         return self.act(self.y)
 
 
+class Overwritten(B):
+    def forward(self, x):
+        y = self.b2(x)
+        y = x
+        return self.act(self.bn(y))
+
+
+class OverwrittenLater(B):
+    def forward(self, x):
+        y = z = 0
+        y = self.b2(x)
+        z = y
+        z = x
+        y = self.bn(z)
+        return self.act(y)
+
+
 class NonT(B):
     def forward(self, x):
         n = len(x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,9 @@ from l1bn.nn.batchnorm import _L1BatchNorm
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
+
+#: A fused model may differ by as many times what one rounding of each parameter moves it.
+_ROUNDINGS = 64
 
 
 def call_with(model: nn.Module, example: Any) -> Any:
@@ -61,15 +64,14 @@ def verify(model: nn.Module, example: Any) -> Ran | None:
         ValueError: the model cannot be copied, does not run on the example, or differs.
     """
     try:
-        fused = copy.deepcopy(model)
+        fused = _copied(model)
     except Exception as error:
         raise ValueError(
             "convert_: expected a model that can be copied, to check the fusion by the example, "
             f"got one whose copy raised {type(error).__name__}: {error}; convert it without "
             "example, or with fuse=False"
         ) from error
-    _remove_hooks(fused)
-    plain = copy.deepcopy(fused)
+    plain = _copied(fused)
     unfuse(plain)
     calls: dict[str, bool] = {}
     for training in (False, True):
@@ -84,7 +86,14 @@ def verify(model: nn.Module, example: Any) -> Ran | None:
             ) from error
         if training:
             _note_calls(fused, calls)
-        _compare(wanted, _results(fused.train(training), example), training)
+        got = _results(fused.train(training), example)
+        what = _difference(wanted, got) and _beyond_rounding(model, example, training, wanted, got)
+        if what:
+            raise ValueError(
+                f"convert_: expected the fused model to compute the same in "
+                f"{'training' if training else 'evaluation'}, got {what}: does it depend on the "
+                "clock or on other state? Convert it with fuse=False; the model is unchanged"
+            )
     return Ran(calls, _kept_bytes(fused, example), _kept_bytes(plain, example))
 
 
@@ -147,10 +156,13 @@ def _note(
     layer.__dict__.update(_normalize=noted, _count=counted)
 
 
-def _remove_hooks(model: nn.Module) -> None:
-    for module in model.modules():
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy without the user's hooks."""
+    made = copy.deepcopy(model)
+    for module in made.modules():
         for name in _HOOKS:
             module.__dict__[name] = OrderedDict()
+    return made
 
 
 def _results(model: nn.Module, example: Any) -> list[Tensor]:
@@ -173,26 +185,56 @@ def _tensors(outputs: Any) -> list[Tensor]:
     return [y for y in pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
 
 
-def _compare(wanted: list[Tensor], got: list[Tensor], training: bool) -> None:
-    mode = "training" if training else "evaluation"
+def _beyond_rounding(
+    model: nn.Module, example: Any, training: bool, wanted: list[Tensor], got: list[Tensor]
+) -> str | None:
+    """What differs by more than rounding moves the unfused model itself.
+
+    Some networks amplify a rounding a thousandfold: a deep one on two small images, in training. So
+    the parameters are moved by a rounding each, and what that does to every result is allowed for.
+    """
+    again, moved = _copied(model), _copied(model)
+    for made in (again, moved):
+        unfuse(made)
+        made.train(training)
+    what = _difference(wanted, _results(again, example))
+    if what:  # it does not even repeat itself
+        return what
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            if parameter.is_floating_point():
+                step = torch.linspace(-1, 1, parameter.numel(), device=parameter.device).sign()
+                eps = torch.finfo(parameter.dtype).eps
+                parameter.mul_(1 + eps * step.to(parameter.dtype).view_as(parameter))
+    others = _results(moved, example)
+    room = [_ROUNDINGS * _error(a, b) for a, b in zip(wanted, others, strict=True)]
+    return _difference(wanted, got, room)
+
+
+def _difference(
+    wanted: list[Tensor], got: list[Tensor], room: Sequence[float] | None = None
+) -> str | None:
+    """What differs, or None. ``room`` is allowed for each result beside its own roundings."""
     if len(wanted) != len(got):
-        raise ValueError(_different(mode, "other results"))
-    for left, right in zip(wanted, got, strict=True):
+        return "other results"
+    for left, right, more in zip(wanted, got, room or [0.0] * len(got), strict=True):
         if left.shape != right.shape or left.dtype != right.dtype:
-            raise ValueError(_different(mode, "another shape or dtype"))
+            return "another shape or dtype"
         if left.is_meta or not left.is_floating_point():
             continue
-        error = (left - right).abs().max().item() if left.numel() else 0.0
-        scale = max(left.abs().max().item(), 1.0) if left.numel() else 1.0
-        if error > torch.finfo(left.dtype).eps ** 0.5 * scale:
-            raise ValueError(_different(mode, f"a difference of {error:.1e}"))
+        error = _error(left, right)
+        finite = left[left.isfinite()]
+        scale = max(finite.abs().max().item(), 1.0) if finite.numel() else 1.0
+        if not error <= max(torch.finfo(left.dtype).eps ** 0.5 * scale, more):  # NaN too
+            return f"a difference of {error:.1e}"
+    return None
 
 
-def _different(mode: str, what: str) -> str:
-    return (
-        f"convert_: expected the fused model to compute the same in {mode}, got {what}: does it "
-        "depend on the clock or on other state? Convert it with fuse=False; the model is unchanged"
-    )
+def _error(left: Tensor, right: Tensor) -> float:
+    if not left.numel() or left.is_meta or not left.is_floating_point():
+        return 0.0
+    same = (left == right) | (left.isnan() & right.isnan())
+    return (left - right).abs().masked_fill(same, 0.0).max().item()
 
 
 def _text(example: Any) -> str:

@@ -140,7 +140,9 @@ class Rewriter:
             and self._quiet(value)
             and not mentioned(node) & state.holds
         )
-        if not harmless:
+        if harmless:  # what it overwrites was promised all the same
+            self._settle(state, state.open & _stored(node), node, out)
+        else:
             lead = set() if value is None else self._lead(value, node, state)
             self._settle(state, state.open - lead, node, out)
         if isinstance(node, ast.AugAssign) and target in state.holds:

@@ -134,14 +134,22 @@ class _Fuser:
                     self._take(block, f, before)
         return self._pass(block, self._origins(block, plan.forward, plan.ends))
 
-    def _origins(self, block: nn.Module, method: Method, origins: Origins) -> Ends:
+    def _origins(
+        self,
+        block: nn.Module,
+        method: Method,
+        origins: Origins,
+        through: frozenset[str] = frozenset(),
+    ) -> Ends:
         found: Ends = {}
         for text, added in origins:
+            if text in through:  # identities that hand on to each other in a loop
+                continue
             module = _resolve(block, method, text)
             if is_identity(module):
                 for site, inner in method.sites:
                     if site == text:
-                        found.update(self._origins(block, method, inner - {(text, added)}))
+                        found.update(self._origins(block, method, inner, through | {text}))
             elif isinstance(module, nn.Module):
                 found.update({norm: added or more for norm, more in self.ends(module).items()})
         return found
