@@ -126,12 +126,19 @@ class Modules(Way):
         super().__init__()
         acts = (
             nn.SiLU(True), nn.Hardswish(), nn.GELU(), nn.GELU("tanh"), nn.Mish(), nn.LeakyReLU(0.3),
-            nn.ELU(0.7), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(),
+            nn.ELU(0.7), nn.Sigmoid(), nn.Tanh(),
         )  # fmt: skip
         self.body = nn.Sequential(*(m for act in acts for m in (nn.BatchNorm2d(4), act)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.body(x))
+
+
+class ExactHardsigmoid(nn.Module):
+    """PyTorch's has its slope, 1/6, in single precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(x + 3) / 6
 
 
 class Residual(Way):
@@ -211,7 +218,6 @@ WAYS: dict[str, tuple[Any, list[tuple[Any, bool]]]] = {
                     "mish",
                     ("leaky_relu", 0.3),
                     ("elu", 0.7),
-                    "hardsigmoid",
                     "sigmoid",
                     "tanh",
                 )
@@ -229,6 +235,13 @@ WAYS: dict[str, tuple[Any, list[tuple[Any, bool]]]] = {
 
 
 class TestFused:
+    def test_hardsigmoid(self) -> None:
+        fused = warm(nn.Sequential(nn.BatchNorm2d(4), nn.Hardsigmoid()), 4, 4, 6, 6)
+        exact = nn.Sequential(copy.deepcopy(fused[0]), ExactHardsigmoid())
+        assert convert_(fused).fused[0].text == "L1BatchNorm2d → Hardsigmoid"
+        convert_(exact, fuse=False)
+        assert_same(exact, fused, X)
+
     @pytest.mark.parametrize("name", WAYS)
     def test_ways_to_write_it(self, name: str, calls: Calls) -> None:
         make, expected = WAYS[name]
