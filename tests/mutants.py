@@ -380,6 +380,13 @@ MUTANTS = [
         GENERATED,
     ),
     Mutant(
+        "fusion: what is overwritten is forgotten",
+        "convert/fusion/rewrite.py",
+        "self._settle(state, state.open & _stored(node), node, out)",
+        "pass",
+        ("tests/convert/test_written.py",),
+    ),
+    Mutant(
         "fusion: gradients are not asked for",
         "convert/fusion/decide.py",
         "torch.is_grad_enabled()\n        and not torch.compiler",
