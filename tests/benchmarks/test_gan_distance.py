@@ -49,7 +49,8 @@ def test_a_comparison_is_measured_again_and_drawn(tmp_path, monkeypatch):
 
     results = tmp_path / "results"
     results.mkdir()
-    shutil.copy(runs / "curves.csv", results)
+    for name in ("curves.csv", "results.json"):
+        shutil.copy(runs / name, results)
     monkeypatch.setattr(sys, "argv", ["gan_figures.py", str(results), str(runs)])
     gan_figures.main()
     assert "<svg" in (results / "distances.svg").read_text()

@@ -101,7 +101,7 @@ def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(
         assert bits.shape == (spill.size(place),)
         assert bits.untyped_storage().nbytes() > case.x.numel() * case.x.element_size()
         rows = layout == "channels_last"
-        options = 1, 1e-5, rows, True, True, True
+        options = 1, 0.0, 1e-5, rows, True, True, True
         rest = statistics, *given[1:], *options
         found = operators.backward(case.grad, None, y, None, bits, *rest)
         direct = operators.backward(case.grad, case.x, y, None, None, *rest)

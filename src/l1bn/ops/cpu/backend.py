@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation, keeps_output
+from l1bn.activation import Activation, clips, keeps_output
 from l1bn.ops import formula, frozen
 from l1bn.ops.cpu import kernels, operators
 from l1bn.ops.cpu.layout import sign_bits
@@ -344,6 +344,9 @@ class Cpu:
                 x, running_mean, running_var, weight, bias, residual, activation, eps
             )
         plain = (activation is None and residual is None) or x.numel() == 0
+        # Without gradients the last bit is BatchNorm's; the kernels bend with exponentials of their
+        # own.
+        plain |= not (activation is None or clips(activation) or torch.is_grad_enabled())
         if plain or running_mean.dtype is not running_var.dtype:
             return frozen.composed(
                 x, running_mean, running_var, weight, bias, residual, activation, eps
