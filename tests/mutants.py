@@ -83,14 +83,14 @@ MUTANTS = [
     ),
     Mutant(
         "native: few channels: lanes past the end of memory are summed",
-        "csrc/norm/narrow/vector.h",
+        "csrc/norm/part.h",
         "return choose((1u << count) - 1, a, Pack<A>::all(0));",
         "return a;",
         NATIVE,
     ),
     Mutant(
         "native: few channels: a step ends before its channels repeat",
-        "csrc/norm/narrow/vector.h",
+        "csrc/norm/narrow/walk.h",
         "i < 4 && period % 2 == 0",
         "i < 5 && period % 2 == 0",
         NATIVE,
@@ -104,7 +104,7 @@ MUTANTS = [
     ),
     Mutant(
         "native: few channels: what is left after the last whole pack is left out",
-        "csrc/norm/narrow/vector.h",
+        "csrc/norm/narrow/walk.h",
         "if (at < elements_) f(Part{",
         "if (at + kLanes < elements_) f(Part{",
         NATIVE,

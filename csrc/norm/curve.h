@@ -7,6 +7,7 @@
 #pragma once
 #include "norm/channel.h"
 #include "norm/interface.h"
+#include "norm/part.h"
 #include "norm/vector_math.h"
 
 namespace l1bn {
@@ -272,22 +273,6 @@ __attribute__((noinline)) void invert_values(int64_t activation, A parameter, A*
     with(LeakyRelu{});
 }
 
-// Up to sixteen elements; the lanes behind them are 0, and not written.
-template <class T>
-L1BN_INLINE Pack<Acc<T>> load_some(const T* p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  T padded[kLanes] = {};
-  memcpy(padded, p, count * sizeof(T));
-  return load(padded);
-}
-template <class T>
-L1BN_INLINE void store_some(T* p, const Pack<Acc<T>>& a, int64_t count) {
-  if (count >= kLanes) return store(p, a);
-  T padded[kLanes];
-  store(padded, a);
-  memcpy(p, padded, count * sizeof(T));
-}
-
 // The constants of sixteen elements: z = (x - centre) · factor + shift.
 template <class A>
 struct Affine {
@@ -330,11 +315,11 @@ class Curve {
   void apply(T* y, int64_t n) const {
     A buffer[kBend];
     for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
-      for (int64_t i = 0; i < count; i += kLanes)
-        load_some(y + from + i, count - i).store(buffer + i);
+      for_packs(count,
+                [&](auto how, int64_t i) L1BN_INLINED { how.get(y + from + i).store(buffer + i); });
       bend_values(activation_, parameter_, buffer, packs);
-      for (int64_t i = 0; i < count; i += kLanes)
-        store_some(y + from + i, P::load(buffer + i), count - i);
+      for_packs(count, [&](auto how, int64_t i)
+                           L1BN_INLINED { how.put(y + from + i, P::load(buffer + i)); });
     });
   }
 
@@ -344,15 +329,16 @@ class Curve {
   void bend(const T* grad, const T* x, const T* residual, A* g, int64_t n, F&& affine) const {
     A buffer[kBend];
     for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
-      for (int64_t i = 0; i < count; i += kLanes) {
+      for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
         const Affine<A> line = affine(from + i);
-        P z = (load_some(x + from + i, count - i) - line.centre) * line.factor + line.shift;
-        if (residual) z += load_some(residual + from + i, count - i);
+        P z = (how.get(x + from + i) - line.centre) * line.factor + line.shift;
+        if (residual) z += how.get(residual + from + i);
         z.store(buffer + i);
-      }
+      });
       bend_slopes(activation_, parameter_, buffer, packs);
-      for (int64_t i = 0; i < count; i += kLanes)
-        (load_some(grad + from + i, count - i) * P::load(buffer + i)).store(g + from + i);
+      for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
+        (how.get(grad + from + i) * P::load(buffer + i)).store(g + from + i);
+      });
     });
   }
 
@@ -360,16 +346,16 @@ class Curve {
   void unbend(const T* grad, const T* y, const T* residual, A* g, A* z, int64_t n) const {
     A buffer[kBend], slopes[kBend];
     for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
-      for (int64_t i = 0; i < count; i += kLanes)
-        load_some(y + from + i, count - i).store(buffer + i);
+      for_packs(count,
+                [&](auto how, int64_t i) L1BN_INLINED { how.get(y + from + i).store(buffer + i); });
       invert_values(activation_, parameter_, buffer, slopes, packs);
-      for (int64_t i = 0; i < count; i += kLanes) {
-        (load_some(grad + from + i, count - i) * P::load(slopes + i)).store(g + from + i);
-        if (!z) continue;
+      for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
+        (how.get(grad + from + i) * P::load(slopes + i)).store(g + from + i);
+        if (!z) return;
         P before = P::load(buffer + i);
-        if (residual) before = before - load_some(residual + from + i, count - i);
+        if (residual) before = before - how.get(residual + from + i);
         before.store(z + from + i);
-      }
+      });
     });
   }
 

@@ -3,8 +3,9 @@
 #include "norm/kernels.h"
 
 #include "norm/compact.h"
+#include "norm/narrow/backward.h"
+#include "norm/narrow/forward.h"
 #include "norm/narrow/scalar.h"
-#include "norm/narrow/vector.h"
 #include "norm/planes/backward.h"
 #include "norm/planes/forward.h"
 #include "norm/rows/backward.h"

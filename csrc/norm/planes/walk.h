@@ -1,6 +1,6 @@
 // Walking the planes of a channel: blocks of a plane, chunks of sixteen elements, tails.
 #pragma once
-#include "norm/element.h"
+#include "norm/part.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -14,26 +14,6 @@ constexpr int64_t kLongestBlock = kBlock + kLanes;
 template <int I>
 struct Index {
   static constexpr int value = I;
-};
-
-struct Full {
-  static constexpr unsigned mask = 0xffffu;
-  template <class T>
-  L1BN_INLINE Pack<Acc<T>> get(const T* p) const {
-    return load(p);
-  }
-  template <class T>
-  L1BN_INLINE void put(T* p, const Pack<Acc<T>>& a) const {
-    store(p, a);
-  }
-  template <class A>
-  L1BN_INLINE Pack<A> keep(const Pack<A>& a) const {
-    return a;
-  }
-  template <class A>
-  L1BN_INLINE Pack<A> fresh(const Pack<A>& a, const Pack<A>&) const {
-    return a;
-  }
 };
 
 // The last sixteen elements of a span; the lanes that an earlier chunk had do not count again.
