@@ -154,7 +154,9 @@ typedef struct {
 } l1bn_device;
 
 /* Two slots of flash, each of l1bn_state_size() bytes. Every function returns 0 on success. A write
- * never begins before its slot was erased; it may be interrupted at any byte. */
+ * never begins before its slot was erased; it may be interrupted at any byte. A read fails only
+ * where a later one may succeed: of bytes that the flash itself knows to be damaged it returns any,
+ * which the checksum refuses. */
 typedef struct {
   void* context;
   int (*erase)(void* context, uint32_t slot);
@@ -176,10 +178,13 @@ enum l1bn_status l1bn_train_step(const l1bn_device* device, const int8_t* images
 /* Bytes of a slot. */
 uint32_t l1bn_state_size(const l1bn_device* device);
 
-/* Write what was learned into the slot that does not hold the newest intact state. */
+/* Write what was learned into the slot that does not hold the newest intact state. Both slots are
+ * read first; if that fails, nothing is erased. */
 enum l1bn_status l1bn_state_save(const l1bn_device* device, const l1bn_storage* storage);
 
-/* Read the newest intact state. */
+/* Read the newest intact state. Where a slot cannot be read, it may be the newest: L1BN_STORAGE,
+ * and nothing has changed. If a read fails later, while the state is taken over, the network is
+ * back at the weights in flash, as after l1bn_init. */
 enum l1bn_status l1bn_state_load(const l1bn_device* device, const l1bn_storage* storage);
 
 #ifdef L1BN_PROFILE

@@ -46,42 +46,50 @@ uint32_t l1bn_state_size(const l1bn_device* device) {
   return 4u * HEADER_WORDS + device->network->state_bytes;
 }
 
-/* Whether a slot holds an intact state of this network, and its number. */
-static int intact(const l1bn_device* device, const l1bn_storage* storage, uint32_t slot,
-                  uint32_t* sequence) {
+enum slot_content { SLOT_OTHER, SLOT_INTACT, SLOT_UNREAD };
+
+/* Whether a slot holds an intact state of this network, and its number. A slot that could not be
+ * read may hold one. */
+static enum slot_content look(const l1bn_device* device, const l1bn_storage* storage, uint32_t slot,
+                              uint32_t* sequence) {
   uint8_t bytes[CHUNK];
   const uint32_t size = device->network->state_bytes;
-  if (storage->read(storage->context, slot, 0, bytes, 4u * HEADER_WORDS) != 0) return 0;
+  if (storage->read(storage->context, slot, 0, bytes, 4u * HEADER_WORDS) != 0) return SLOT_UNREAD;
   const header h = get_words(bytes);
-  if (h.magic != MAGIC || h.version != VERSION) return 0;
-  if (h.identity != device->network->identity || h.size != size) return 0;
+  if (h.magic != MAGIC || h.version != VERSION) return SLOT_OTHER;
+  if (h.identity != device->network->identity || h.size != size) return SLOT_OTHER;
   uint32_t crc = header_checksum(&h);
   for (uint32_t at = 0; at < size; at += CHUNK) {
     const uint32_t count = size - at < CHUNK ? size - at : CHUNK;
-    if (storage->read(storage->context, slot, 4u * HEADER_WORDS + at, bytes, count) != 0) return 0;
+    if (storage->read(storage->context, slot, 4u * HEADER_WORDS + at, bytes, count) != 0)
+      return SLOT_UNREAD;
     crc = checksum(crc, bytes, count);
   }
   *sequence = h.sequence;
-  return h.checksum == crc;
+  return h.checksum == crc ? SLOT_INTACT : SLOT_OTHER;
 }
 
-/* The slot with the newest intact state, or SLOTS. */
-static uint32_t newest(const l1bn_device* device, const l1bn_storage* storage, uint32_t* sequence) {
-  uint32_t found = SLOTS;
+/* The slot with the newest intact state, or SLOTS. L1BN_STORAGE where a slot could not be read:
+ * that one may be the newest. */
+static enum l1bn_status newest(const l1bn_device* device, const l1bn_storage* storage,
+                               uint32_t* found, uint32_t* sequence) {
+  *found = SLOTS;
   for (uint32_t slot = 0; slot < SLOTS; ++slot) {
-    uint32_t number;
-    if (!intact(device, storage, slot, &number)) continue;
-    if (found != SLOTS && (int32_t)(number - *sequence) <= 0) continue;
-    found = slot;
+    uint32_t number = 0;
+    const enum slot_content content = look(device, storage, slot, &number);
+    if (content == SLOT_UNREAD) return L1BN_STORAGE;
+    if (content == SLOT_OTHER) continue;
+    if (*found != SLOTS && (int32_t)(number - *sequence) <= 0) continue;
+    *found = slot;
     *sequence = number;
   }
-  return found;
+  return L1BN_OK;
 }
 
 enum l1bn_status l1bn_state_save(const l1bn_device* device, const l1bn_storage* storage) {
   const l1bn_network* net = device->network;
-  uint32_t sequence = 0;
-  const uint32_t have = newest(device, storage, &sequence);
+  uint32_t have, sequence = 0;
+  if (newest(device, storage, &have, &sequence) != L1BN_OK) return L1BN_STORAGE;
   const uint32_t slot = have == 0u ? 1u : 0u;
   header h = {MAGIC, VERSION, net->identity, net->state_bytes, sequence + 1u, 0};
   uint8_t bytes[4 * HEADER_WORDS];
@@ -96,8 +104,8 @@ enum l1bn_status l1bn_state_save(const l1bn_device* device, const l1bn_storage* 
 }
 
 enum l1bn_status l1bn_state_load(const l1bn_device* device, const l1bn_storage* storage) {
-  uint32_t sequence;
-  const uint32_t slot = newest(device, storage, &sequence);
+  uint32_t slot, sequence = 0;
+  if (newest(device, storage, &slot, &sequence) != L1BN_OK) return L1BN_STORAGE;
   if (slot == SLOTS) return L1BN_NO_STATE;
   if (storage->read(storage->context, slot, 4u * HEADER_WORDS, device->state,
                     device->network->state_bytes) != 0) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,21 @@ _MOVE = ctypes.CFUNCTYPE(
 
 
 class Flash(ctypes.Structure):
-    """Two slots whose power can fail at any byte: what was not reached keeps what it held."""
+    """Two slots whose power can fail at any byte: what was not reached keeps what it held.
+
+    Attributes:
+        left: Bytes until the power fails; None, never.
+        unread: Numbers of the reads that fail, from 0 on.
+        reads: How many there were.
+    """
 
     _fields_ = (("context", ctypes.c_void_p), ("erase", _ERASE), ("write", _MOVE), ("read", _MOVE))
 
     def __init__(self, size: int) -> None:
         self.slots = [bytearray(b"\xff" * size) for _ in range(2)]
         self.left: int | None = None
+        self.unread: Collection[int] = ()
+        self.reads = 0
         super().__init__(None, _ERASE(self._erase), _MOVE(self._write), _MOVE(self._read))
 
     def _spend(self, size: int) -> int:
@@ -56,8 +65,24 @@ class Flash(ctypes.Structure):
         return int(done < size)
 
     def _read(self, context: int, slot: int, offset: int, data: Any, size: int) -> int:
+        number, self.reads = self.reads, self.reads + 1
+        if number in self.unread:
+            return 1
         ctypes.memmove(data, bytes(self.slots[slot][offset : offset + size]), size)
         return 0
+
+    def count(self, call: Callable[[], int]) -> int:
+        """Reads that a call makes, which must succeed."""
+        self.reads = 0
+        assert call() == OK
+        return self.reads
+
+    def fail(self, call: Callable[[], int], unread: Collection[int]) -> int:
+        """What a call returns while some of its reads fail."""
+        self.reads, self.unread = 0, unread
+        status = call()
+        self.unread = ()
+        return status
 
 
 def small(learn: device.Learn = "classifier", **options: Any) -> device.Build:
@@ -115,6 +140,48 @@ def test_the_newest_state_is_read_and_the_oldest_overwritten(on_host: Any) -> No
     flash.slots[newest][100] ^= 1
     assert load(host, flash) == OK
     assert host.state == states[-2]
+
+
+def saved_twice(host: Any) -> tuple[Flash, bytes]:
+    """Flash with a state in either slot, and the newer of them."""
+    flash = Flash(host.library.network_state_size())
+    states = []
+    for step in range(2):
+        states.append(learn_once(host, BATCH * step))
+        assert save(host, flash) == OK
+    return flash, states[-1]
+
+
+def test_a_save_that_cannot_read_the_slots_erases_none(on_host: Any) -> None:
+    host = on_host(small(momentum=0.0))
+    flash, newest = saved_twice(host)
+    kept = [bytes(s) for s in flash.slots]
+    reads = flash.count(lambda: save(host, flash))
+    assert reads > 4
+    flash.slots = [bytearray(s) for s in kept]
+    learn_once(host, 2 * BATCH)
+    for unread in (*([n] for n in range(reads)), range(reads)):
+        assert flash.fail(lambda: save(host, flash), unread) == STORAGE
+        assert [bytes(s) for s in flash.slots] == kept, f"reads {unread} failed"
+    assert load(host, flash) == OK
+    assert host.state == newest
+
+
+def test_a_load_that_cannot_read_takes_no_older_state(on_host: Any) -> None:
+    host = on_host(small(momentum=0.0))
+    initial = host.state
+    flash, newest = saved_twice(host)
+    reads = flash.count(lambda: load(host, flash))
+    before = learn_once(host, 2 * BATCH)
+    for number in range(reads - 1):
+        assert flash.fail(lambda: load(host, flash), [number]) == STORAGE, f"read {number} failed"
+        assert host.state == before
+    assert flash.fail(lambda: load(host, flash), range(reads)) == STORAGE
+    assert host.state == before
+    assert flash.fail(lambda: load(host, flash), [reads - 1]) == STORAGE
+    assert host.state == initial  # half a state is none: the weights in flash
+    assert load(host, flash) == OK
+    assert host.state == newest
 
 
 def test_every_damaged_byte_is_noticed(on_host: Any) -> None:
