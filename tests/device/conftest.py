@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l1bn import device, quantized
+from l1bn import device, quantized, tools
 from l1bn.device import runtime, targets
 
 FLAGS = ["-O1", "-g", "-fPIC", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
@@ -70,8 +69,8 @@ def _pointer(array: np.ndarray) -> ctypes.c_void_p:
 @pytest.fixture(scope="session")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The runtime, compiled with every warning and the sanitizer of undefined behaviour."""
-    if shutil.which("gcc") is None:
-        pytest.skip("gcc: not found; apt install gcc")
+    if reason := tools.missing("gcc"):
+        pytest.skip(reason)
     folder = tmp_path_factory.mktemp("runtime")
     files = sorted(runtime.sources().glob("*.c"))
     command = ["gcc", *targets.STRICT, *FLAGS, "-c", *map(str, files)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
+import typing
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from l1bn import device, quantized
+from l1bn import device, quantized, tools
 from l1bn.device import targets, trial
+from l1bn.recipes.board import BoardConfig
 from small_networks import digits, lenet, resnet8, take_step, trained
 
 STEPS, BATCH, RATE, INFERENCES = 20, 4, 0.05, 2
@@ -78,7 +79,7 @@ def test_a_processor_learns_what_python_learns(
     for step, (got, wanted) in enumerate(zip(outcome.logits, logits, strict=True)):
         np.testing.assert_array_equal(got, wanted, f"logits of step {step}")
     assert outcome.state == state
-    if target.binutils:
+    if target.binutils is not None:
         _holds_no_floating_point(target.binutils, program)
         assert 0 < outcome.stack < 4096
         assert all(forward > 0 for forward, _, _ in list(outcome.instructions.values())[:-1])
@@ -106,9 +107,14 @@ def test_the_search_finds_floating_point(line: str) -> None:
 
 
 def test_clang_compiles_the_runtime(tmp_path: Path) -> None:
-    if shutil.which("clang") is None:
-        pytest.skip("clang: not found; apt install clang")
+    if reason := tools.missing("clang"):
+        pytest.skip(reason)
     build, _, _, _ = planned("resnet8")
     folder = device.write(build, tmp_path)
     files = sorted(map(str, folder.glob("*.c")))
     subprocess.run(["clang", *targets.STRICT, "-fsyntax-only", *files], check=True)
+
+
+def test_the_command_offers_every_processor() -> None:
+    offered = typing.get_args(typing.get_type_hints(BoardConfig)["target"])
+    assert offered == tuple(targets.TARGETS)

@@ -81,7 +81,7 @@ def test_mistakes_get_one_line(run: Path, tmp_path: Path, capsys, monkeypatch) -
         assert error.count("\n") == 1
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["device", "run", *here[2:], "--target", "riscv32"]) == 2
-    assert "apt install gcc-riscv64-unknown-elf qemu-system-misc" in capsys.readouterr().err
+    assert "apt-get install gcc-riscv64-unknown-elf qemu-system-misc" in capsys.readouterr().err
 
 
 def test_a_float_network_is_sent_to_integer_training(tmp_path: Path, capsys) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from l1bn import tools
 from l1bn.device.build import Build
 from l1bn.device.lowering import FOLDED_BYTES
 from l1bn.device.program import Kind, Mode, Op
@@ -124,13 +124,14 @@ def flash_bytes(target: Target, program: Path, work: Work) -> int | None:
     """Return code and constants of a linked program, less the trial's images.
 
     Returns:
-        Bytes, or None where the target's tools do not say.
+        Bytes, or None where the target is no device.
+
+    Raises:
+        ToolError: If the target's tools are missing or fail.
     """
-    if not target.binutils:
+    if target.binutils is None:
         return None
-    done = subprocess.run(
-        [f"{target.binutils}size", str(program)], capture_output=True, text=True, check=True
-    )
-    text, data = (int(n) for n in done.stdout.splitlines()[1].split()[:2])
+    output = tools.run([f"{target.binutils}size", str(program)]).output
+    text, data = (int(n) for n in output.splitlines()[1].split()[:2])
     images = work.images.values.numel() + 2 * len(work.labels) + 4 * len(work.rates)
     return text + data - images

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from l1bn import tools
 from l1bn.device.runtime import sources
-from l1bn.errors import UserError
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 """Language and warnings of every compiler."""
@@ -34,20 +33,19 @@ class Target:
         compiler: Command of the compiler.
         flags: Its flags.
         ports: Files of csrc/device/ports that start a trial there.
-        linker: Linker script, or None.
+        linker: Program that the compiler calls to link, if it comes apart from it.
+        script: Linker script, or None.
         libraries: Libraries that come last.
         runner: Command that runs a program; the program's path follows.
-        emulator: The first word of the runner, if it is to be installed.
-        packages: Debian packages that hold compiler and emulator.
-        binutils: Prefix of objdump and size, or None.
+        binutils: Prefix of objdump and size; None where what they say is no device's.
         counts: Whether the emulator counts instructions.
     """
 
     compiler: str
     flags: tuple[str, ...]
     ports: tuple[str, ...]
-    packages: tuple[str, ...]
     linker: str | None = None
+    script: str | None = None
     libraries: tuple[str, ...] = ()
     runner: tuple[str, ...] = ()
     binutils: str | None = None
@@ -59,11 +57,8 @@ class Target:
         Args:
             run: Whether the program is to be run, too.
         """
-        tools = [self.compiler, *(self.runner[:1] if run else ())]
-        absent = [tool for tool in tools if shutil.which(tool) is None]
-        if not absent:
-            return None
-        return f"{' and '.join(absent)}: not found; apt install {' '.join(self.packages)}"
+        linker = () if self.linker is None else (self.linker,)
+        return tools.missing(self.compiler, *linker, *(self.runner[:1] if run else ()))
 
     def command(self, files: list[Path], output: Path) -> list[str]:
         """Return the command that compiles a program.
@@ -72,7 +67,7 @@ class Target:
             files: Its C files.
             output: The program.
         """
-        script = [] if self.linker is None else ["-T", str(sources() / "ports" / self.linker)]
+        script = [] if self.script is None else ["-T", str(sources() / "ports" / self.script)]
         names = [str(f) for f in files]
         return [
             self.compiler,
@@ -92,17 +87,16 @@ def _cortex_m(cpu: str, board: str) -> Target:
         "arm-none-eabi-gcc",
         (f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=soft", *_BARE),
         ("trial.c", "bare.c", "libc.c", "cortex_m.c"),
-        ("gcc-arm-none-eabi", "qemu-system-arm"),
-        "cortex_m.ld",
-        ("-lgcc",),
-        ("qemu-system-arm", "-M", board, *_QEMU),
-        "arm-none-eabi-",
+        script="cortex_m.ld",
+        libraries=("-lgcc",),
+        runner=("qemu-system-arm", "-M", board, *_QEMU),
+        binutils="arm-none-eabi-",
         counts=True,
     )
 
 
 TARGETS = {
-    "host": Target("gcc", (), ("trial.c", "host.c"), ("gcc",), binutils=""),
+    "host": Target("gcc", (), ("trial.c", "host.c")),
     "cortex-m3": _cortex_m("cortex-m3", "mps2-an385"),
     "cortex-m4": _cortex_m("cortex-m4", "mps2-an386"),
     "cortex-m7": _cortex_m("cortex-m7", "mps2-an500"),
@@ -110,14 +104,13 @@ TARGETS = {
         "riscv64-unknown-elf-gcc",
         ("-march=rv32imac", "-mabi=ilp32", "-mcmodel=medany", *_BARE),
         ("trial.c", "bare.c", "libc.c", "riscv32.c"),
-        ("gcc-riscv64-unknown-elf", "qemu-system-misc"),
-        "riscv32.ld",
-        ("-lgcc",),
-        (
+        script="riscv32.ld",
+        libraries=("-lgcc",),
+        runner=(
             *("qemu-system-riscv32", "-M", "virt", "-cpu", "rv32,f=false,d=false"),
             *("-bios", "none", *_QEMU),
         ),
-        "riscv64-unknown-elf-",
+        binutils="riscv64-unknown-elf-",
         counts=True,
     ),
     "wasm": Target(
@@ -127,19 +120,8 @@ TARGETS = {
             *("-Wl,--no-entry", "-Wl,--export=trial"),
         ),
         ("trial.c", "libc.c", "wasm.c"),
-        ("clang", "lld", "nodejs"),
+        linker="wasm-ld",
         runner=("node",),
     ),
 }
-"""The processors by name."""
-
-
-def target_of(name: str) -> Target:
-    """Return a processor by name.
-
-    Raises:
-        UserError: If there is none of this name.
-    """
-    if name not in TARGETS:
-        raise UserError(f'no target "{name}"; targets: {", ".join(TARGETS)}')
-    return TARGETS[name]
+"""The processors by name; ``l1bn device --target`` offers the same."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from l1bn import tools
 from l1bn.device.build import Build
 from l1bn.device.emit import array
 from l1bn.device.folder import write
 from l1bn.device.runtime import sources
 from l1bn.device.targets import Target
-from l1bn.errors import UserError
 from l1bn.fixed_point.update import RATE_BITS
 from l1bn.quantized import QTensor
 
@@ -67,12 +66,10 @@ def compile_trial(
     """Write and compile a program that does the work.
 
     Raises:
-        UserError: If a tool is missing.
-        RuntimeError: If the compiler refuses.
+        ToolError: If a tool is missing, or the compiler refuses.
     """
-    missing = target.missing(run=False)
-    if missing:
-        raise UserError(missing)
+    if reason := target.missing(run=False):
+        raise tools.ToolError(reason)
     write(build, folder, "network")
     (folder / "trial.h").write_text(_trial(build, work))
     ports = sources() / "ports"
@@ -81,7 +78,7 @@ def compile_trial(
     profile = ["-DL1BN_PROFILE"] if target.counts else []
     include = [f"-I{folder}", f"-I{ports}", *profile, *flags]
     command = target.command(files, program)
-    _run([*command[:1], *include, *command[1:]])
+    tools.run([*command[:1], *include, *command[1:]])
     return program
 
 
@@ -89,27 +86,15 @@ def run_trial(build: Build, program: Path, target: Target, timeout: float = 600)
     """Run a program and read what it writes.
 
     Raises:
-        UserError: If a tool is missing.
-        RuntimeError: If it does not end well.
+        ToolError: If a tool is missing, or the program does not end well or in time.
     """
-    missing = target.missing()
-    if missing:
-        raise UserError(missing)
+    if reason := target.missing():
+        raise tools.ToolError(reason)
     runner = list(target.runner)
     if runner[:1] == ["node"]:
         runner.append(str(sources() / "ports" / "wasm.mjs"))
-    text = _run([*runner, str(program)], timeout)
-    return _read(build, text)
-
-
-def _run(command: Sequence[str], timeout: float = 600) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
-    )
-    if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {tail}")
-    return done.stdout
+    command = [*runner, str(program.resolve())]
+    return _read(build, tools.run(command, timeout=timeout).output)
 
 
 def _trial(build: Build, work: Work) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from l1bn.errors import UserError
+from l1bn.tools import ToolError
 
 if TYPE_CHECKING:
     from l1bn.device import Build
@@ -144,12 +145,12 @@ def _memory(build: Build) -> str:
 
 
 def _run(config: BoardConfig, build: Build, work: Work) -> Outcome:
-    from l1bn.device.targets import target_of
+    from l1bn.device.targets import TARGETS
     from l1bn.device.trial import compile_trial, run_trial
 
-    target = target_of(config.target)
-    if missing := target.missing():
-        raise UserError(missing)
+    target = TARGETS[config.target]
+    if reason := target.missing():
+        raise ToolError(reason)
     config.out.mkdir(parents=True, exist_ok=True)
     program = compile_trial(build, work, target, config.out)
     outcome = run_trial(build, program, target)
@@ -188,10 +189,10 @@ def _report(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> 
     from rich.console import Console
 
     from l1bn.device.report import flash_bytes, rows
-    from l1bn.device.targets import target_of
+    from l1bn.device.targets import TARGETS
 
     table = rows(build, outcome.instructions)
-    flash = flash_bytes(target_of(config.target), config.out / "trial.elf", work)
+    flash = flash_bytes(TARGETS[config.target], config.out / "trial.elf", work)
     figures = {
         "target": config.target,
         "learn": config.learn,

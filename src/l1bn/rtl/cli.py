@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from l1bn import tools
 from l1bn.errors import UserError
-from l1bn.rtl import tools
+from l1bn.rtl.silicon.liberty import DEFAULT_LIBERTY
 
 if TYPE_CHECKING:
     from l1bn.rtl.config import UnitConfig
@@ -81,7 +82,7 @@ class ReportConfig:
     """
 
     out: Path = Path("rtl-report")
-    liberty: tuple[Path, ...] = (tools.DEFAULT_LIBERTY,)
+    liberty: tuple[Path, ...] = (DEFAULT_LIBERTY,)
     width: tuple[int, ...] = (8,)
     variants: tuple[str, ...] = ("main",)
     elements: int = 256
@@ -154,7 +155,7 @@ def report(config: ReportConfig) -> int:
     """Measure the units and write the report."""
     absent = tools.missing("yosys", "iverilog", "vvp")
     if absent:
-        raise UserError(f"the report needs programs that are missing: {absent}")
+        raise tools.ToolError(absent)
     from l1bn.rtl.cache import Cache, default_folder
     from l1bn.rtl.config import UnitConfig
     from l1bn.rtl.report import comparison, flow, part_flow

@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,11 +15,11 @@ pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
 from l1bn.cli import main
 from l1bn.errors import UserError
-from l1bn.rtl import tools
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.report import flow
 from l1bn.rtl.silicon import cells, synthesis, timing
+from l1bn.rtl.silicon.liberty import DEFAULT_LIBERTY
 from l1bn.rtl.silicon.netlist import from_yosys
 from l1bn.rtl.unit import emit
 from l1bn.rtl.variants import VARIANTS, select
@@ -30,8 +29,7 @@ needs_iverilog = pytest.mark.skipif(
     shutil.which("iverilog") is None, reason="needs apt-get install iverilog"
 )
 needs_flow = pytest.mark.skipif(
-    any(shutil.which(p) is None for p in ("iverilog", "yosys"))
-    or not tools.DEFAULT_LIBERTY.exists(),
+    any(shutil.which(p) is None for p in ("iverilog", "yosys")) or not DEFAULT_LIBERTY.exists(),
     reason="needs apt-get install yosys iverilog qflow-tech-osu018",
 )
 
@@ -68,7 +66,7 @@ def test_manifest_says_which_verilog_it_describes(tmp_path):
 
 @pytest.fixture(scope="module")
 def technology():
-    return synthesis.prepare(tools.DEFAULT_LIBERTY)
+    return synthesis.prepare(DEFAULT_LIBERTY)
 
 
 def measure(config, technology, folder, lines, **effort):
@@ -238,13 +236,6 @@ def test_missing_programs_are_named(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["rtl", "report"]) == 2
     assert "apt-get install iverilog yosys" in capsys.readouterr().err
-    with pytest.raises(UserError, match="sta: not found; install it with: apt-get install opensta"):
-        tools.find("sta")
-
-
-def test_failing_program_shows_its_last_words(tmp_path):
-    with pytest.raises(tools.ToolError, match="failed with status 3:\nlast words"):
-        tools.run([sys.executable, "-c", "print('last words'); raise SystemExit(3)"], tmp_path)
 
 
 def test_unknown_variant():

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
-from l1bn.rtl import tools
+from l1bn import tools
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.report import flow

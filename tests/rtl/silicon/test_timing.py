@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
-from l1bn.rtl import tools
+from l1bn import tools
 from l1bn.rtl.silicon import cells, liberty, timing
 from l1bn.rtl.silicon.netlist import Instance, Netlist, NetlistError, from_yosys
 from tiny_cells import RING
@@ -73,12 +73,12 @@ exit
 
 
 @pytest.mark.skipif(
-    shutil.which("sta") is None or not tools.DEFAULT_LIBERTY.exists(),
+    shutil.which("sta") is None or not liberty.DEFAULT_LIBERTY.exists(),
     reason="needs apt-get install opensta qflow-tech-osu018",
 )
 def test_timing_agrees_with_opensta(tmp_path):
     """A chain of every two-input gate between registers."""
-    library = liberty.load(liberty.read_text(tools.DEFAULT_LIBERTY))
+    library = liberty.load(liberty.read_text(liberty.DEFAULT_LIBERTY))
     kinds = ["NAND2X1", "NOR2X1", "XOR2X1", "AND2X2", "OR2X1", "XNOR2X1", "NAND2X1"]
     instances = [
         Instance("c1", "DFFPOSX1", {"CLK": "n1", "D": "n2", "Q": "n3"}, ""),
@@ -93,5 +93,5 @@ def test_timing_agrees_with_opensta(tmp_path):
     netlist = Netlist("chain", {"clk": ["n1"], "d": ["n2"]}, {"q": ["n99"]}, instances)
     ours = timing.analyse(netlist, library).period
     assert ours == pytest.approx(
-        report_of_opensta(tmp_path, netlist, tools.DEFAULT_LIBERTY), rel=3e-3
+        report_of_opensta(tmp_path, netlist, liberty.DEFAULT_LIBERTY), rel=3e-3
     )

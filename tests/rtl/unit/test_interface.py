@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
-from l1bn.rtl import tools
+from l1bn import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit import emit
 from l1bn.rtl.unit.emit.interface import Interface

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 
-from l1bn.rtl import tools
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.report import flow, part_flow
 from l1bn.rtl.silicon import synthesis
+from l1bn.rtl.silicon.liberty import DEFAULT_LIBERTY
 from l1bn.rtl.unit.parts import PARTS
 from l1bn.rtl.verify import part_bench, part_vectors, stimulus
 from l1bn.rtl.verify.testbench import SimulationError
@@ -53,13 +53,13 @@ def test_a_fault_in_a_part_is_caught(part, right, wrong):
 
 
 @pytest.mark.skipif(
-    shutil.which("yosys") is None or not tools.DEFAULT_LIBERTY.exists(),
+    shutil.which("yosys") is None or not DEFAULT_LIBERTY.exists(),
     reason="needs apt-get install yosys qflow-tech-osu018",
 )
 @pytest.mark.timeout(600)
 def test_parts_in_silicon(tmp_path):
     """What the claim rests on: the statistic and the gradient of L1 are the smaller ones."""
-    technology = synthesis.prepare(tools.DEFAULT_LIBERTY)
+    technology = synthesis.prepare(DEFAULT_LIBERTY)
     measured = {}
     for norm in ("l1", "l2"):
         config = UnitConfig(norm=norm, width=6, elements=32)

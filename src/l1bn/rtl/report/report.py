@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jinja2
 
-from l1bn.rtl import tools
+from l1bn import tools
 from l1bn.rtl.report import plots
 from l1bn.rtl.report.comparison import Comparison, PartRatio, by_stimulus, compare_parts
 from l1bn.rtl.report.records import PartRecord, UnitCost, UnitRecord

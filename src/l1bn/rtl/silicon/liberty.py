@@ -18,6 +18,8 @@ from l1bn.rtl.silicon.library import (
     with_conditions,
 )
 
+DEFAULT_LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
+"""The default library, from the package qflow-tech-osu018."""
 _ROLES = ("clock", "enable", "test", "out")
 
 

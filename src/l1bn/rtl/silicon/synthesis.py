@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l1bn.rtl import tools
+from l1bn import tools
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.silicon import liberty
 from l1bn.rtl.silicon.liberty_syntax import LibertyError

@@ -12,7 +12,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Shape
 from amaranth.lib import wiring
 
-from l1bn.rtl import tools
+from l1bn import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit.parts import PartName, build, ports
 from l1bn.rtl.verify.part_vectors import Clock

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from l1bn import tools
 from l1bn.errors import UserError
 from l1bn.fixed_point.formats import IntArray
-from l1bn.rtl import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit import emit
 from l1bn.rtl.unit.emit.interface import Interface, Stream

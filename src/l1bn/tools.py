@@ -1,0 +1,111 @@
+"""External programs: where they are, and what to install where they are not."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from l1bn.errors import UserError
+
+PACKAGES = {
+    "yosys": "yosys",
+    "iverilog": "iverilog",
+    "vvp": "iverilog",
+    "sta": "opensta",
+    "dot": "graphviz",
+    "gcc": "gcc",
+    "clang": "clang",
+    "wasm-ld": "lld",
+    "node": "nodejs",
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi",
+    "qemu-system-arm": "qemu-system-arm",
+    "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
+    "qemu-system-riscv32": "qemu-system-misc",
+    "arm-none-eabi-size": "binutils-arm-none-eabi",
+    "riscv64-unknown-elf-size": "binutils-riscv64-unknown-elf",
+}
+"""Debian package of each program."""
+_LAST_LINES = 20
+
+
+class ToolError(UserError):
+    """A program is missing or failed."""
+
+
+class Ended(NamedTuple):
+    """What a program left that ended well.
+
+    Attributes:
+        output: Its standard output.
+        seconds: How long it ran.
+    """
+
+    output: str
+    seconds: float
+
+
+def find(program: str) -> str:
+    """Return the path of a program.
+
+    Raises:
+        ToolError: If it is missing, with the command that installs it.
+    """
+    if reason := missing(program):
+        raise ToolError(reason)
+    return str(shutil.which(program))
+
+
+def missing(*programs: str) -> str | None:
+    """Say in one line which programs are missing and what installs them; None if all are there."""
+    absent = sorted({p for p in programs if shutil.which(p) is None})
+    if not absent:
+        return None
+    packages = sorted({PACKAGES.get(p, p) for p in absent})
+    return f"{' and '.join(absent)}: not found; install with: apt-get install {' '.join(packages)}"
+
+
+def run(command: Sequence[str], folder: Path | None = None, timeout: float = 1800) -> Ended:
+    """Run a program to its end.
+
+    Args:
+        command: Its name and arguments.
+        folder: Where to run it; None, here.
+        timeout: Longest time it may take [s].
+
+    Raises:
+        ToolError: If it is missing, takes longer or fails, with the end of what it wrote.
+    """
+    path = find(command[0])
+    start = time.monotonic()
+    try:
+        done = subprocess.run(
+            [path, *command[1:]],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(
+            f"{command[0]}: expected to end within {timeout:g} s, it did not"
+        ) from error
+    if done.returncode != 0:
+        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_LAST_LINES:])
+        raise ToolError(f"{command[0]} failed with status {done.returncode}:\n{last}")
+    return Ended(done.stdout, time.monotonic() - start)
+
+
+def version(program: str) -> str:
+    """Return the first line that a program says about its version, or "missing"."""
+    if shutil.which(program) is None:
+        return "missing"
+    flag = {"yosys": "-V", "iverilog": "-V", "sta": "-version"}.get(program, "--version")
+    done = subprocess.run([program, flag], capture_output=True, text=True, check=False)
+    lines = (done.stdout or done.stderr).strip().splitlines()
+    return lines[0] if lines else "unknown"
