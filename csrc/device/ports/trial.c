@@ -73,7 +73,7 @@ static int32_t logits[NETWORK_BATCH * NETWORK_CLASSES];
 
 int trial(void) {
   network_init();
-  for (uint32_t step = 0; step < TRIAL_STEPS; ++step) {
+  for (uint32_t step = 0; step != TRIAL_STEPS; ++step) { /* there may be none */
     const int8_t* images = trial_images + step * NETWORK_BATCH * TRIAL_IMAGE;
     start_profile();
     const enum l1bn_status status = l1bn_train_step(
