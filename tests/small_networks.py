@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -80,11 +82,15 @@ def odd() -> nn.Module:
     )
 
 
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    data = load_digits()
+    return torch.tensor(data.images, dtype=torch.float32)[:, None], torch.tensor(data.target)
+
+
 def digits(first: int, count: int) -> tuple[quantized.QTensor, Tensor]:
     """Real digits of 8x8 pixels, as images of −1 to 1, and their classes."""
-    data = load_digits()
-    images = torch.tensor(data.images[first : first + count], dtype=torch.float32)[:, None]
-    labels = torch.tensor(data.target[first : first + count])
+    images, labels = (part[first : first + count] for part in _digits())
     return quantized.quantize(images / 8 - 1, EXPONENT), labels
 
 
