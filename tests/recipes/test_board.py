@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from l1bn.cli import main
-from l1bn.device import targets
+from l1bn.device import targets, trial
+from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 
 TRAIN = ["--epochs", "1", "--images", "64", "--batch-size", "32", "--width", "0.25"]
 QUIET = ["--no-progress", "--no-tensorboard"]
@@ -58,11 +62,92 @@ def test_a_report_counts_bytes_and_instructions(run: Path, tmp_path: Path, capsy
     assert figures["ram_bytes"] >= figures["arena_bytes"] + figures["state_bytes"]
 
 
-def test_a_run_says_that_the_integers_are_equal(run: Path, tmp_path: Path, capsys) -> None:
+@pytest.fixture(scope="module")
+def ran(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], trial.Outcome]:
+    """The arguments of a run of two steps, and what the device did."""
     _needs("host")
-    options = ["--out", str(tmp_path / "run"), "--steps", "2", "--batch", "4", "--learn", "all"]
+    folder = str(tmp_path_factory.mktemp("ran"))
+    options = ["--out", folder, "--steps", "2", "--batch", "4", "--learn", "all"]
+    outcomes = []
+
+    def keep(*arguments: Any) -> trial.Outcome:
+        outcomes.append(run_trial(*arguments))
+        return outcomes[-1]
+
+    run_trial = trial.run_trial
+    command = ["device", "run", "--network", str(run), *options]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "run_trial", keep)
+        assert main(command) == 0
+    return command, outcomes[0]
+
+
+def _claims(outcome: trial.Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a device that is not compiled again do this."""
+    monkeypatch.setattr(trial, "compile_trial", lambda *_: None)
+    monkeypatch.setattr(trial, "run_trial", lambda *_: outcome)
+
+
+def test_a_run_says_that_the_integers_are_equal(ran, monkeypatch, capsys) -> None:
+    command, outcome = ran
+    assert len(outcome.logits) == 3
+    _claims(outcome, monkeypatch)
+    assert main(command) == 0
+    assert "2 steps and 1 inference, every integer equal to Python's" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "what", ["logits of step 0", "logits of step 1", "logits of inference 0", "state"]
+)
+def test_one_changed_byte_is_noticed(what: str, ran, monkeypatch, capsys) -> None:
+    command, outcome = ran
+    logits, state = [x.copy() for x in outcome.logits], bytearray(outcome.state)
+    if what == "state":
+        state[len(state) // 2] ^= 1
+    else:
+        logits[{"step 0": 0, "step 1": 1, "inference 0": 2}[what[len("logits of ") :]]][-1] ^= 1
+    _claims(dataclasses.replace(outcome, logits=logits, state=bytes(state)), monkeypatch)
+    with pytest.raises(RuntimeError, match=f"host and Python disagree about {what}; please report"):
+        main(command)
+    assert "equal" not in capsys.readouterr().out
+
+
+def test_missing_logits_are_noticed(ran, monkeypatch) -> None:
+    command, outcome = ran
+    _claims(dataclasses.replace(outcome, logits=outcome.logits[:-1]), monkeypatch)
+    with pytest.raises(RuntimeError, match="host and Python disagree about the number of logits"):
+        main(command)
+
+
+def test_a_network_that_only_infers_is_compared_by_its_inference(run, tmp_path, capsys) -> None:
+    _needs("host")
+    options = ["--out", str(tmp_path), "--learn", "none"]
     assert main(["device", "run", "--network", str(run), *options]) == 0
-    assert "2 steps, every integer equal to Python's" in capsys.readouterr().out
+    assert "0 steps and 1 inference, every integer equal to" in capsys.readouterr().out
+
+
+def _edited(run: Path, folder: Path, edit: Callable[[dict[str, Any]], None]) -> list[str]:
+    """Write another checkpoint, and return the arguments that build it."""
+    content = load_checkpoint(run / CHECKPOINT)
+    edit(content)
+    save_checkpoint(folder / CHECKPOINT, {k: v for k, v in content.items() if k != "format"})
+    return ["device", "build", "--network", str(folder), "--out", str(folder / "out")]
+
+
+def test_an_older_checkpoint_keeps_what_it_was_trained_with(run: Path, tmp_path: Path) -> None:
+    def before_the_option(content: dict[str, Any]) -> None:
+        del content["config"]["int8_residual_fraction"]
+        content["model"]["_extra_state"]["config"]["residual_fraction"] = 4
+
+    assert main(_edited(run, tmp_path, before_the_option)) == 0
+
+
+def test_a_checkpoint_of_another_network_gets_one_line(run, tmp_path, capsys) -> None:
+    arguments = _edited(run, tmp_path, lambda c: c["config"].update(int8_sigma="pow2"))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"l1bn: --network {tmp_path / CHECKPOINT}: expected a state of sigma")
+    assert error.count("\n") == 1
 
 
 def test_mistakes_get_one_line(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:

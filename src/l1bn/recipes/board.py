@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from l1bn.device import Build
     from l1bn.device.report import Row
     from l1bn.device.trial import Outcome, Work
+    from l1bn.quantized import IntegerNetwork
+    from l1bn.recipes.data import ImageSet
 
 _USAGE = """\
 usage: l1bn device {build,run,report} --network CHECKPOINT [OPTIONS]
@@ -74,39 +76,19 @@ def device_command(arguments: list[str]) -> int:
     if name == "build":
         return _build(config, build)
     outcome = _run(config, build, work)
-    return _say(config, build, outcome) if name == "run" else _report(config, build, work, outcome)
+    show = _say if name == "run" else _report
+    return show(config, build, work, outcome)
 
 
 def _planned(config: BoardConfig) -> tuple[Build, Work]:
     """Read the checkpoint and plan its network; take images of its data for a trial."""
     import torch
 
-    from l1bn import device, quantized
+    from l1bn import device
     from l1bn.device.trial import Work
-    from l1bn.recipes.classification.integer import IntegerPreprocess, integer_config
-    from l1bn.recipes.config import TrainConfig
-    from l1bn.recipes.data import load_data
-    from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint, load_weights
-    from l1bn.recipes.files.saved import fields_of
-    from l1bn.recipes.models import build_model
+    from l1bn.recipes.classification.integer import IntegerPreprocess
 
-    path = config.network / CHECKPOINT if config.network.is_dir() else config.network
-    run = fields_of(path, "config", load_checkpoint(path)["config"], TrainConfig)
-    if run.precision != "int8":
-        raise UserError(
-            f"--network {path}: expected a network of --precision int8, got {run.precision}; train "
-            f"with l1bn train --precision int8 --weights {path}"
-        )
-    data = load_data(
-        run.data,
-        image_column=run.image_column,
-        label_column=run.label_column,
-        image_size=run.image_size,
-    )
-    model = build_model(run.model, run.norm, data.spec(run.width))
-    network = quantized.prepare(model, integer_config(run))
-    load_weights(path, network)
-    network.start_anew()
+    network, data = _trained(config.network)
     prepare = IntegerPreprocess(data, torch.device("cpu"))
     count = config.batch * config.steps
     if count > len(data.train):
@@ -129,6 +111,38 @@ def _planned(config: BoardConfig) -> tuple[Build, Work]:
     return build, Work(images, data.train.labels[:count], [config.lr] * steps, 1)
 
 
+def _trained(place: Path) -> tuple[IntegerNetwork, ImageSet]:
+    """Return the network of a checkpoint and the images that it was trained on."""
+    from l1bn import quantized
+    from l1bn.recipes.classification.integer import integer_config
+    from l1bn.recipes.classification.run import load_recipe_data
+    from l1bn.recipes.config import TrainConfig
+    from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint, load_weights
+    from l1bn.recipes.files.saved import check_fields
+    from l1bn.recipes.models import build_model
+
+    path = place / CHECKPOINT if place.is_dir() else place
+    saved = load_checkpoint(path)["config"]
+    check_fields(path, "config", saved, TrainConfig)
+    run = TrainConfig.from_saved(saved)
+    if run.precision != "int8":
+        raise UserError(
+            f"--network {path}: expected a network of --precision int8, got {run.precision}; train "
+            f"with l1bn train --precision int8 --weights {path}"
+        )
+    data = load_recipe_data(run)
+    model = build_model(run.model, run.norm, data.spec(run.width))
+    try:
+        network = quantized.prepare(model, integer_config(run))
+        load_weights(path, network)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--network {path}: {error}") from error
+    network.start_anew()
+    return network, data
+
+
 def _build(config: BoardConfig, build: Build) -> int:
     from l1bn import device
 
@@ -145,6 +159,7 @@ def _memory(build: Build) -> str:
 
 
 def _run(config: BoardConfig, build: Build, work: Work) -> Outcome:
+    from l1bn.device.comparison import difference
     from l1bn.device.targets import TARGETS
     from l1bn.device.trial import compile_trial, run_trial
 
@@ -154,34 +169,18 @@ def _run(config: BoardConfig, build: Build, work: Work) -> Outcome:
     config.out.mkdir(parents=True, exist_ok=True)
     program = compile_trial(build, work, target, config.out)
     outcome = run_trial(build, program, target)
-    wanted = _in_python(config, build, work)
-    if outcome.state != wanted:
-        raise RuntimeError(f"{config.target} and Python disagree; please report this network")
+    if found := difference(build, work, outcome):
+        raise RuntimeError(
+            f"{config.target} and Python disagree about {found}; please report this network"
+        )
     return outcome
 
 
-def _in_python(config: BoardConfig, build: Build, work: Work) -> bytes:
-    """Take the same steps in Python and return the state they lead to."""
-    from l1bn import quantized
-
-    network, batch = build.network, build.options.batch
-    options = (config.lr, config.momentum, config.weight_decay)
-    if not work.rates:
-        return build.layout.pack()
-    optimizer = quantized.SGD(network, *options)
-    for step in range(len(work.rates)):
-        part = slice(step * batch, (step + 1) * batch)
-        images = quantized.QTensor(work.images.values[part], work.images.exponent)
-        loss = quantized.cross_entropy(network, network(images), work.labels[part])
-        network.backward(loss.error)
-        optimizer.step()
-    return build.layout.pack()
-
-
-def _say(config: BoardConfig, build: Build, outcome: Outcome) -> int:
+def _say(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> int:
     stack = f", stack {outcome.stack:,}" if outcome.stack else ""
     print(f"{_memory(build)}{stack}")
-    print(f"{config.target}: {config.steps} steps, every integer equal to Python's")
+    done = f"{len(work.rates)} steps and {work.inferences} inference"
+    print(f"{config.target}: {done}, every integer equal to Python's")
     return 0
 
 
