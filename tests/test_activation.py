@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -58,3 +60,11 @@ def test_what_an_output_tells() -> None:
 def test_what_is_no_activation(name: Activation) -> None:
     with pytest.raises(ValueError, match="expected activation"):
         act.split(name)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["cos", ("relu", None), ("leaky_relu", "0.2"), ("leaky_relu",), ("silu", 1.0), 3]
+)
+def test_what_is_no_activation_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="expected activation"):
+        act.split(wrong)

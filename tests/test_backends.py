@@ -100,6 +100,26 @@ def test_curved_activations_in_hard_cases(backend: str, activation: Activation) 
     assert_judged(case, backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(4, 20, 9, 7), (40, 3, 2, 2), (300, 24), (3, 5)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_bent_output_is_rounded_once(
+    backend: str, layout: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    case = make_case(shape, dtype, activation="silu", layout=layout, std=3.0)
+    _with(backend, "silu")
+    assert case.weight is not None
+    case.weight[0] = 3e4  # z leaves float16 on either side
+    got, want = run(case, backend)["y"].double(), judge(case)["y"]
+    assert not got[:, 0].isnan().any()
+    got, want = got[:, 1:], want[:, 1:]
+    unit = torch.finfo(dtype).eps / 2
+    # And where z is near 0 what single precision leaves of its terms.
+    single = 32 * torch.finfo(torch.float32).eps
+    room = 1.05 * unit * want.abs() + unit * torch.finfo(dtype).smallest_normal + single
+    assert bool(((got - want).abs() <= room).all())
+
+
 @pytest.mark.parametrize("activation", ["elu", ("elu", -1.0), ("leaky_relu", 0.3), "silu"], ids=str)
 def test_curved_gradcheck_and_double_backward(backend: str, activation: Activation) -> None:
     x, residual = torch.randn(2, 4, 3, 3, 2, dtype=torch.float64)
@@ -180,6 +200,25 @@ def test_small_gamma_gives_no_wrong_gradient(
     assert_judged(case, backend)
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize(
+    ("dtype", "gamma"),
+    [(torch.float16, 1e-6), (torch.float16, 1e-7), (torch.bfloat16, 1e-39)],
+    ids=str,
+)
+def test_gamma_gets_its_gradient_where_the_output_is_below_the_normal_numbers(
+    backend: str, dtype: torch.dtype, gamma: float, activation: str
+) -> None:
+    """Such an output has few digits, and x̂ must not be read off it."""
+    case = make_case((6, 5, 8, 8), dtype, activation=activation)
+    case.weight, case.bias = torch.full((5,), gamma), torch.zeros(5)
+    got = run(case, backend)
+    one = torch.ones(5, dtype=torch.float64)
+    hat = judge(Case(case.x, case.grad, one, eps=case.eps))["y"]
+    g = torch.where(got["y"] > 0, case.grad.double(), 0.0)
+    assert_close(got["dweight"].double(), (g * hat).sum((0, 2, 3)), "half")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_channels_below_the_floor(backend: str, activation: str | None, dtype: torch.dtype) -> None:
@@ -209,6 +248,21 @@ def test_gradcheck_and_double_backward(backend: str, activation: str | None) -> 
 
     assert gradcheck(call, leaves)
     assert gradgradcheck(call, leaves)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, ("leaky_relu", 0.3)], ids=str)
+def test_a_first_derivative_of_which_there_may_be_a_second_is_the_same(
+    backend: str, activation: Activation | None, layout: str
+) -> None:
+    if activation is not None:
+        _with(backend, activation)
+    case = make_case((3, 4, 5, 6), torch.float64, activation=activation, layout=layout)
+    leaves = list(case.leaves().values())
+    y = registry.get(backend).train(*leaves, None, activation, case.eps)[0]
+    plain = torch.autograd.grad(y, leaves, case.grad, retain_graph=True)
+    again = torch.autograd.grad(y, leaves, case.grad, create_graph=True)
+    assert_close([v.detach() for v in again], list(plain), "double")
 
 
 @pytest.mark.parametrize("wanted", [{"x"}, {"weight"}, {"bias"}, {"residual"}, {"x", "bias"}])

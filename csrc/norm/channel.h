@@ -49,6 +49,14 @@ inline bool clips(int64_t activation) {
   return activation == L1BN_RELU || activation == L1BN_RELU6;
 }
 
+inline bool bends(int64_t activation) { return activation > L1BN_RELU6; }
+
+// The residual, where backward reads it: under an activation, to recover x from y, or z from x.
+inline const void* backward_residual(const l1bn_backward_args& a) {
+  const int64_t activation = a.problem.activation;
+  return activation == L1BN_NONE || (a.x && clips(activation)) ? nullptr : a.residual;
+}
+
 template <class A>
 void activation_range(int64_t activation, A* low, A* high) {
   const A inf = (A)__builtin_inf();
@@ -101,7 +109,7 @@ template <class T>
 bool recoverable(double weight, double bias, double residual_max, double limit,
                  const l1bn_problem& p) {
   // A flat activation makes y smaller than z.
-  const bool flat = p.activation > L1BN_RELU6 && p.parameter < 1;
+  const bool flat = bends(p.activation) && p.parameter < 1;
   const double tiny = flat ? kTiny<T> / p.parameter : kTiny<T>;
   return fabs(bias) + residual_max + tiny <= limit * fabs(weight);
 }

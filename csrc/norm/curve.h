@@ -1,6 +1,7 @@
 // Activations that bend: everything but ReLU and ReLU6, which only clip.
 //
-// The kernels know of them two things. Forward passes a block of z through `apply`. Backward hands
+// The kernels know of them two things. Forward passes a block of z through `apply`, before it is
+// rounded to a narrower type. Backward hands
 // each block of the gradient to `bend` or, where z is read off the output, to `unbend`, and goes on
 // with what comes back as if there were no activation. To add one: a struct with `value` and
 // `slope` below, a line in `with_curve`, and its code in interface.h.
@@ -186,8 +187,6 @@ struct Tanh {
   }
 };
 
-inline bool bends(int64_t activation) { return activation > L1BN_RELU6; }
-
 template <class F>
 void with_curve(int64_t activation, F&& f) {
   switch (activation) {
@@ -219,12 +218,12 @@ void with_curve(int64_t activation, F&& f) {
 // Elements that are passed through an activation between two looks at which one it is.
 constexpr int64_t kBend = 256;
 
-// f(vector) over `packs` packs in place.
+// f(vector) over n elements in place, and whatever the last vector holds behind them.
 template <class A, class F>
-L1BN_INLINE void each_vector(A* v, int64_t packs, F&& f) {
+L1BN_INLINE void each_vector(A* v, int64_t n, F&& f) {
   using V = typename Pack<A>::V;
   constexpr int wide = Pack<A>::kWide;
-  for (int64_t i = 0; i < packs * kLanes; i += wide) {
+  for (int64_t i = 0; i < n; i += wide) {
     V value;
     memcpy(&value, v + i, sizeof value);
     value = f(value);
@@ -234,32 +233,32 @@ L1BN_INLINE void each_vector(A* v, int64_t packs, F&& f) {
 
 // z to act(z).
 template <class A>
-__attribute__((noinline)) void bend_values(int64_t activation, A parameter, A* v, int64_t packs) {
+__attribute__((noinline)) void bend_values(int64_t activation, A parameter, A* v, int64_t n) {
   using V = typename Pack<A>::V;
   const V p = parameter - V{};
   with_curve(activation, [&](auto curve) {
-    each_vector(v, packs, [&](V z) L1BN_INLINED { return decltype(curve)::value(z, p); });
+    each_vector(v, n, [&](V z) L1BN_INLINED { return decltype(curve)::value(z, p); });
   });
 }
 
 // z to act'(z).
 template <class A>
-__attribute__((noinline)) void bend_slopes(int64_t activation, A parameter, A* v, int64_t packs) {
+__attribute__((noinline)) void bend_slopes(int64_t activation, A parameter, A* v, int64_t n) {
   using V = typename Pack<A>::V;
   const V p = parameter - V{};
   with_curve(activation, [&](auto curve) {
-    each_vector(v, packs, [&](V z) L1BN_INLINED { return decltype(curve)::slope(z, p); });
+    each_vector(v, n, [&](V z) L1BN_INLINED { return decltype(curve)::slope(z, p); });
   });
 }
 
 // y to z, and act'(z) beside it, for the two that can be inverted.
 template <class A>
 __attribute__((noinline)) void invert_values(int64_t activation, A parameter, A* v, A* slopes,
-                                             int64_t packs) {
+                                             int64_t n) {
   using V = typename Pack<A>::V;
   const V p = parameter - V{};
   auto with = [&](auto curve) {
-    for (int64_t i = 0; i < packs * kLanes; i += Pack<A>::kWide) {
+    for (int64_t i = 0; i < n; i += Pack<A>::kWide) {
       V y, z, slope;
       memcpy(&y, v + i, sizeof y);
       decltype(curve)::invert(y, p, &z, &slope);
@@ -290,37 +289,40 @@ class Curve {
 
   explicit operator bool() const { return bends(activation_); }
 
-  P value(P z) const {
+  // Of a pack, or of one element.
+  template <class Z>
+  Z value(Z z) const {
     A lanes[kLanes];
-    z.store(lanes);
-    bend_values(activation_, parameter_, lanes, 1);
-    return P::load(lanes);
+    bend_values(activation_, parameter_, lanes, put(z, lanes));
+    return get<Z>(lanes);
   }
-  P slope(P z) const {
+  template <class Z>
+  Z slope(Z z) const {
     A lanes[kLanes];
-    z.store(lanes);
-    bend_slopes(activation_, parameter_, lanes, 1);
-    return P::load(lanes);
+    bend_slopes(activation_, parameter_, lanes, put(z, lanes));
+    return get<Z>(lanes);
   }
   // z of an output y.
-  P inverse(P y, P* slope) const {
+  template <class Z>
+  Z inverse(Z y, Z* slope) const {
     A lanes[kLanes], slopes[kLanes];
-    y.store(lanes);
-    invert_values(activation_, parameter_, lanes, slopes, 1);
-    *slope = P::load(slopes);
-    return P::load(lanes);
+    invert_values(activation_, parameter_, lanes, slopes, put(y, lanes));
+    *slope = get<Z>(slopes);
+    return get<Z>(lanes);
   }
 
-  // y = act(y), in place.
-  void apply(T* y, int64_t n) const {
-    A buffer[kBend];
-    for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
-      for_packs(count,
-                [&](auto how, int64_t i) L1BN_INLINED { how.get(y + from + i).store(buffer + i); });
-      bend_values(activation_, parameter_, buffer, packs);
-      for_packs(count, [&](auto how, int64_t i)
-                           L1BN_INLINED { how.put(y + from + i, P::load(buffer + i)); });
-    });
+  // y = act(y), in place; of a type that is stored as it is computed.
+  void apply(A* y, int64_t n) const {
+    const int64_t whole = n / kLanes * kLanes;
+    bend_values(activation_, parameter_, y, whole);
+    if (whole == n) return;
+    const Part rest{(int)(n - whole)};
+    rest.put(y + whole, value(rest.get(y + whole)));
+  }
+  // y = act(z), rounded once. z has room for whole packs, and is used up.
+  void apply(A* z, T* y, int64_t n) const {
+    bend_values(activation_, parameter_, z, n);
+    for_packs(n, [&](auto how, int64_t i) L1BN_INLINED { how.put(y + i, P::load(z + i)); });
   }
 
   // g = grad · act'(z), with z from x, the residual where there is one, and affine(i), the
@@ -328,14 +330,14 @@ class Curve {
   template <class F>
   void bend(const T* grad, const T* x, const T* residual, A* g, int64_t n, F&& affine) const {
     A buffer[kBend];
-    for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
+    for_parts(n, [&](int64_t from, int64_t count) {
       for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
         const Affine<A> line = affine(from + i);
         P z = (how.get(x + from + i) - line.centre) * line.factor + line.shift;
         if (residual) z += how.get(residual + from + i);
         z.store(buffer + i);
       });
-      bend_slopes(activation_, parameter_, buffer, packs);
+      bend_slopes(activation_, parameter_, buffer, count);
       for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
         (how.get(grad + from + i) * P::load(buffer + i)).store(g + from + i);
       });
@@ -345,10 +347,10 @@ class Curve {
   // g = grad · act'(z) and z less the residual, from the output y; `z` may be null.
   void unbend(const T* grad, const T* y, const T* residual, A* g, A* z, int64_t n) const {
     A buffer[kBend], slopes[kBend];
-    for_parts(n, [&](int64_t from, int64_t count, int64_t packs) {
+    for_parts(n, [&](int64_t from, int64_t count) {
       for_packs(count,
                 [&](auto how, int64_t i) L1BN_INLINED { how.get(y + from + i).store(buffer + i); });
-      invert_values(activation_, parameter_, buffer, slopes, packs);
+      invert_values(activation_, parameter_, buffer, slopes, count);
       for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
         (how.get(grad + from + i) * P::load(slopes + i)).store(g + from + i);
         if (!z) return;
@@ -364,8 +366,25 @@ class Curve {
   static L1BN_INLINE void for_parts(int64_t n, F&& f) {
     for (int64_t from = 0; from < n; from += kBend) {
       const int64_t count = n - from < kBend ? n - from : kBend;
-      f(from, count, (count + kLanes - 1) / kLanes);
+      f(from, count);
     }
+  }
+
+  // To memory for a vector of the instruction set or more; how many elements that are.
+  static L1BN_INLINE int64_t put(const P& z, A* lanes) {
+    z.store(lanes);
+    return kLanes;
+  }
+  static L1BN_INLINE int64_t put(A z, A* lanes) {
+    for (int i = 0; i < Pack<A>::kWide; ++i) lanes[i] = z;
+    return 1;
+  }
+  template <class Z>
+  static L1BN_INLINE Z get(const A* lanes) {
+    if constexpr (sizeof(Z) == sizeof(A))
+      return lanes[0];
+    else
+      return P::load(lanes);
   }
 
   int64_t activation_;

@@ -27,7 +27,7 @@ enum l1bn_activation {
   L1BN_NONE = 0,
   L1BN_RELU = 1,  // these two clip: a gradient passes as it is or not at all
   L1BN_RELU6 = 2,
-  L1BN_LEAKY_RELU = 3,  // these two have a parameter; where it is above 0, z is read off y
+  L1BN_LEAKY_RELU = 3,  // these two have a parameter; above 0 it lets z be read off y
   L1BN_ELU = 4,
   L1BN_SILU = 5,  // of the others backward needs x
   L1BN_HARDSWISH = 6,

@@ -5,18 +5,18 @@ by a string, or by a string and its parameter where it has one: ``"silu"``, ``("
 
 Backward needs act′(z), and x̂ for γ. Where z can be read off the output
 (``output`` is there, and the parameter allows it) training keeps the output, which the next layer
-keeps anyway. Elsewhere it keeps the layer's input alone, and computes z from it again.
+keeps anyway. Elsewhere it keeps what goes into z, and computes z again.
 
 To add one: add its row to ``_ROWS``, its layer to ``l1bn.nn.fusable`` and, for the native kernels,
-its code to ``csrc/norm/interface.h`` and its functions to ``csrc/norm/curve.h``. Without the last
-two it is computed by itself after the normalization.
+its code to ``csrc/norm/interface.h`` and ``l1bn.ops.cpu.kernels`` and its functions to
+``csrc/norm/curve.h``. Without the latter it is computed by itself after the normalization.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -32,13 +32,13 @@ class Output(NamedTuple):
     Attributes:
         passed: gradient of z from that of y, from y and the parameter.
         inverse: z from y and the parameter, where a gradient passes.
-        clips: the gradient passes as it is, or not at all.
+        top: where the gradient passes as it is for 0 < y < top, and not at all elsewhere.
         narrow: also from a y of 16 bits, whose rounding would be in the gradient.
     """
 
     passed: Callable[[Tensor, Tensor, float], Tensor]
     inverse: Callable[[Tensor, float], Tensor]
-    clips: bool = False
+    top: float | None = None
     narrow: bool = True
 
 
@@ -70,12 +70,16 @@ def _keep(y: Tensor, _: float) -> Tensor:
     return y
 
 
-def _relu_passed(g: Tensor, y: Tensor, _: float) -> Tensor:
-    return torch.where(y > 0, g, 0.0)
+def _clipped(top: float) -> Output:
+    def passed(g: Tensor, y: Tensor, _: float) -> Tensor:
+        return torch.where(_below(top, y), g, 0.0)
+
+    return Output(passed, _keep, top)
 
 
-def _relu6_passed(g: Tensor, y: Tensor, _: float) -> Tensor:
-    return torch.where((y > 0) & (y < 6), g, 0.0)
+def _below(top: float, y: Tensor) -> Tensor:
+    # An infinite output of ReLU passes its gradient too.
+    return y > 0 if top == math.inf else (y > 0) & (y < top)
 
 
 def _leaky_passed(g: Tensor, y: Tensor, slope: float) -> Tensor:
@@ -143,11 +147,11 @@ def _tanh_slope(z: Tensor, _: float) -> Tensor:
 _ROWS = (
     Description(
         "relu", lambda z, _: torch.relu(z), lambda z, _: _where(z > 0, 1.0, 0.0, z),
-        (0.0,), Output(_relu_passed, _keep, clips=True),
+        (0.0,), _clipped(math.inf),
     ),
     Description(
         "relu6", lambda z, _: F.relu6(z), lambda z, _: _where((z > 0) & (z < 6), 1.0, 0.0, z),
-        (0.0, 6.0), Output(_relu6_passed, _keep, clips=True),
+        (0.0, 6.0), _clipped(6.0),
     ),
     Description(
         "leaky_relu", lambda z, slope: F.leaky_relu(z, slope),
@@ -169,6 +173,7 @@ _ROWS = (
 )  # fmt: skip
 #: Every activation by name.
 DESCRIPTIONS = {row.name: row for row in _ROWS}
+_BARE = {row.name: (row, row.parameter or 0.0) for row in _ROWS}
 
 
 def split(activation: Activation) -> tuple[Description, float]:
@@ -177,22 +182,28 @@ def split(activation: Activation) -> tuple[Description, float]:
     Raises:
         ValueError: there is none of that name, or it takes no parameter.
     """
-    name, parameter = activation, None
-    if isinstance(activation, tuple) and len(activation) == 2:
-        name, parameter = activation
+    if type(activation) is str and activation in _BARE:
+        return _BARE[activation]
+    name, parameter = activation if _is_pair(activation) else (None, 0.0)
     found = DESCRIPTIONS.get(name) if isinstance(name, str) else None
     if found is None:
         raise ValueError(
             f"expected activation None or one of {list(DESCRIPTIONS)}, got {activation!r}: "
             "apply any other activation to the output"
         )
-    if parameter is None:
-        return found, found.parameter or 0.0
     if found.parameter is None:
         raise ValueError(
             f"expected activation {name!r} without a parameter, got {activation!r}: pass its name"
         )
-    return found, parameter
+    return found, float(parameter)
+
+
+def _is_pair(activation: object) -> TypeGuard[tuple[object, float]]:
+    return (
+        isinstance(activation, tuple)
+        and len(activation) == 2
+        and isinstance(activation[1], (int, float))
+    )
 
 
 #: Smallest parameter with which z is read off the output: below it a 16-bit y has few digits left.
@@ -213,8 +224,20 @@ def keeps_output(activation: Activation | None, dtype: torch.dtype = torch.float
 
 def clips(activation: Activation) -> bool:
     """Whether the gradient passes as it is, or not at all: as through ReLU and ReLU6."""
+    return top(activation) is not None
+
+
+def top(activation: Activation) -> float | None:
+    """Where the gradient passes as it is: for 0 < y < top. ``None`` where it does not."""
     output = output_of(activation)
-    return output is not None and output.clips
+    return None if output is None else output.top
+
+
+def alive(y: Tensor, activation: Activation) -> Tensor:
+    """Where an activation that clips passes a gradient, read off its output."""
+    bound = top(activation)
+    assert bound is not None
+    return _below(bound, y)
 
 
 def activate(z: Tensor, activation: Activation | None) -> Tensor:
@@ -239,11 +262,7 @@ def passed(g: Tensor, y: Tensor, activation: Activation) -> Tensor:
     Raises:
         ValueError: z cannot be read off the output.
     """
-    output, (found, parameter) = output_of(activation), split(activation)
-    if output is None:
-        raise ValueError(
-            f"expected an activation that can be read off its output, got {found.name}"
-        )
+    output, parameter = _read(activation)
     return output.passed(g, y, parameter)
 
 
@@ -255,9 +274,14 @@ def inverse(y: Tensor, activation: Activation | None) -> Tensor:
     """
     if activation is None:
         return y
-    output, (found, parameter) = output_of(activation), split(activation)
+    output, parameter = _read(activation)
+    return output.inverse(y, parameter)
+
+
+def _read(activation: Activation) -> tuple[Output, float]:
+    output = output_of(activation)
     if output is None:
         raise ValueError(
-            f"expected an activation that can be read off its output, got {found.name}"
+            f"expected an activation that can be read off its output, got {activation!r}"
         )
-    return output.inverse(y, parameter)
+    return output, split(activation)[1]

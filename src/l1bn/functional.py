@@ -147,7 +147,7 @@ class Branch(NamedTuple):
 
 
 def l1_batch_norm_pair(
-    first: Branch, second: Branch, activation: Activation, backend: str = "auto"
+    first: Branch, second: Branch, activation: Activation | None, backend: str = "auto"
 ) -> Tensor:
     r"""Normalize two branches, add them and apply an activation: where a residual block ends.
 
@@ -177,7 +177,7 @@ def l1_batch_norm_pair(
         _check_residual(second.input, first.input)
         chosen = registry.resolve(backend, first.input, first.weight, first.bias, second.input)
         same = chosen is registry.resolve(backend, second.input, second.weight, second.bias, None)
-        if same and isinstance(chosen, PairBackend) and clips(activation):
+        if same and isinstance(chosen, PairBackend) and activation and clips(activation):
             y = chosen.train_pair(first, second, activation)
             if y is not None:
                 return y

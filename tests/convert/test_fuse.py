@@ -540,6 +540,13 @@ class TestExample:
         assert not seen
         assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 
+    @pytest.mark.parametrize("grad", [False, True])
+    def test_the_example_stays_as_it_is(self, grad: bool) -> None:
+        batch = torch.randn(2, 3, 8, 8)
+        before = batch.clone()
+        convert_(nn.Sequential(nn.ReLU(True), SmallResNet()), example=batch.requires_grad_(grad))
+        assert torch.equal(batch, before)
+
     def test_what_differs_is_refused(self) -> None:
         model = Clock().double()
         with pytest.raises(ValueError, match="to compute the same in evaluation, got a difference"):

@@ -34,10 +34,7 @@ class SlimBackward : Slim<T> {
         grad(static_cast<const T*>(a.grad)),
         y(static_cast<const T*>(a.y)),
         x(static_cast<const T*>(a.x)),
-        residual(static_cast<const T*>(a.problem.activation == L1BN_NONE ||
-                                               (a.x && !bends(a.problem.activation))
-                                           ? nullptr
-                                           : a.residual)),
+        residual(static_cast<const T*>(backward_residual(a))),
         units(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),

@@ -1,5 +1,6 @@
-// What is too little for vector.h: few rows of fewer than sixteen channels in `rows`, or of fewer
-// than sixteen elements in a plane. One value at a time, in the order of memory; sums in double.
+// What is too little for a pack to hold several: few rows of fewer than sixteen channels in `rows`,
+// or of fewer than sixteen elements in a plane. One value at a time, in the order of memory; sums
+// in double.
 #pragma once
 #include "common/plan.h"
 #include "norm/channel.h"
@@ -139,7 +140,7 @@ class SmallForward : Small<T> {
         z += added;
         if (fabs((double)added) > most[c]) most[c] = fabs((double)added);
       }
-      if (curve) z = curve.value(Pack<A>::all(z)).v[0][0];
+      if (curve) z = curve.value(z);
       z = z < low ? low : z;
       put_value(y + i, z > high ? high : z);
       if (!bits) return;
@@ -170,6 +171,7 @@ class SmallBackward : Small<T> {
   using A = Acc<T>;
   const l1bn_backward_args& args;
   const T* const x;
+  const T* const residual;
   const A* const mean;
   const Curve<T> curve;
   Buffer<Slope<A>> slopes;  // per channel
@@ -180,6 +182,7 @@ class SmallBackward : Small<T> {
       : Base(a.problem, 3),
         args(a),
         x(static_cast<const T*>(a.x)),
+        residual(static_cast<const T*>(backward_residual(a))),
         mean(static_cast<const A*>(a.mean)),
         curve(a.problem),
         slopes(a.problem.channels) {
@@ -201,23 +204,20 @@ class SmallBackward : Small<T> {
   }
 
  private:
-  A residual_at(int64_t i) const {
-    return args.residual ? value_of(static_cast<const T*>(args.residual) + i) : (A)0;
-  }
+  A residual_at(int64_t i) const { return residual ? value_of(residual + i) : (A)0; }
 
   // act'(z) of an activation that bends; where z is read off the output it is left in `z`.
   A bent(int64_t c, int64_t i, A* z) const {
     if (!x) {
-      Pack<A> slope;
-      const A y = value_of(static_cast<const T*>(args.y) + i);
-      *z = curve.inverse(Pack<A>::all(y), &slope).v[0][0];
-      return slope.v[0][0];
+      A slope;
+      *z = curve.inverse(value_of(static_cast<const T*>(args.y) + i), &slope);
+      return slope;
     }
     const double gamma = Base::param(args.weight, c, 1);
     const A sigma = static_cast<const A*>(args.scale)[c];
     const A before = (value_of(x + i) - mean[c]) * (A)(gamma / (double)sigma) +
                      shift_of(args, c, gamma, mean[args.problem.channels + c], sigma);
-    return curve.slope(Pack<A>::all(before + residual_at(i))).v[0][0];
+    return curve.slope(before + residual_at(i));
   }
 
   A masked(int64_t c, int64_t i, A* z) const {
@@ -239,8 +239,7 @@ class SmallBackward : Small<T> {
     if (!args.y) return 0;
     A q =
         (curve ? z : value_of(static_cast<const T*>(args.y) + i)) - (A)Base::param(args.bias, c, 0);
-    if (args.problem.activation != L1BN_NONE) q -= residual_at(i);
-    return q;
+    return q - residual_at(i);
   }
 
   void accumulate(const Team& team) const {

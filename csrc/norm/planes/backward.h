@@ -49,7 +49,7 @@ struct PlanesBackward {
         grad(static_cast<const T*>(a.grad)),
         y(static_cast<const T*>(a.y)),
         x(static_cast<const T*>(a.x)),
-        residual(static_cast<const T*>(a.x && !bends(a.problem.activation) ? nullptr : a.residual)),
+        residual(static_cast<const T*>(backward_residual(a))),
         bits(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         dx(static_cast<T*>(a.dx)),
         dresidual(static_cast<T*>(a.dresidual)),

@@ -195,6 +195,8 @@ struct PlanesForward {
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
+    alignas(64) A bent[sizeof(T) == 2 ? kLongestBlock : 1];
+    const bool waits = sizeof(T) == 2 && curve;  // z for its activation, before it is rounded
     batch.share(outer, inner).walk(false, [&](int64_t plane, int64_t offset, int64_t length) {
       for (int64_t i = 0; i < batch.count; ++i) {
         const int64_t c = batch.first + i, from = at(plane, c) + offset;
@@ -215,10 +217,17 @@ struct PlanesForward {
               z += added;
               top = maximum(top, absolute(added));
             }
-            how.put(out + pos, clamp(z, low, high));
+            if (sizeof(T) == 2 && waits)
+              z.store(bent + pos);
+            else
+              how.put(out + pos, clamp(z, low, high));
             if (b) b[chunk] = (uint16_t)at_least_bits(d, rest);
           });
-          if (curve) curve.apply(out, block);
+          if constexpr (sizeof(T) == 2) {
+            if (curve) curve.apply(bent, out, block);
+          } else if (curve) {
+            curve.apply(out, block);
+          }
         });
         if constexpr (kResidual) {
           const A value = horizontal_max(top);

@@ -44,7 +44,7 @@ struct RowsBackward {
         grad(static_cast<const T*>(a.grad)),
         y(static_cast<const T*>(a.y)),
         x(static_cast<const T*>(a.x)),
-        residual(static_cast<const T*>(a.x && !bends(a.problem.activation) ? nullptr : a.residual)),
+        residual(static_cast<const T*>(backward_residual(a))),
         bits(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         dx(static_cast<T*>(a.dx)),
         dresidual(static_cast<T*>(a.dresidual)),
@@ -87,7 +87,7 @@ struct RowsBackward {
     return g;
   }
 
-  // kInput: x is there. kActive: there is an activation, so g is masked by y.
+  // kInput: x is there. kActive: there is an activation that clips, so g is masked by y.
   template <bool kInput, bool kActive, bool kResidual>
   void accumulate(const Team& team, int64_t first, int64_t last) const {
     Wide* const out = sums.get() + (int64_t)team.index * 3 * width;

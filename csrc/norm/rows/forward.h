@@ -35,6 +35,7 @@ struct RowsForward {
   Buffer<Wide> sums;
   Buffer<P> maxima;
   Buffer<P> running;
+  Buffer<A> bent;  // a member's tile of z, before its activation and a rounding to 16 bits
 
   RowsForward(const l1bn_forward_args& a, const Plan& p, bool is_frozen)
       : args(a),
@@ -55,7 +56,11 @@ struct RowsForward {
         constants(kConstants * width),
         sums((size_t)p.threads * 2 * width),
         maxima((size_t)p.threads * 2 * width),
-        running((size_t)p.threads * width) {}
+        running((size_t)p.threads * width),
+        bent(sizeof(T) == 2 && bends(a.problem.activation) ? (size_t)p.threads * tile() : 0) {}
+
+  // Elements of a tile, and what the last pack may write behind them.
+  int64_t tile() const { return kTileRows * channels + kLanes; }
 
   // Sums of `term(x - centre)` over this member's rows, flushed to double tile by tile.
   template <class Term>
@@ -172,6 +177,8 @@ struct RowsForward {
     T* const to = y;
     uint16_t* const units_to = bits;
     const P* const of_group = constants.get();
+    A* const waiting = bent.get() ? bent.get() + (int64_t)team.index * tile() : nullptr;
+    int64_t tile_from = 0;
     auto one = [&](int64_t at, const P* c, int64_t unit, P* top) L1BN_INLINED {
       const P d = load(x_from + at) - c[0];
       P z = d * c[1] + c[2];
@@ -180,7 +187,10 @@ struct RowsForward {
         z += added;
         *top = maximum(*top, absolute(added));
       }
-      put<kStream>(to + at, clamp(z, low, high));
+      if (sizeof(T) == 2 && waiting)
+        z.store(waiting + (at - tile_from));
+      else
+        put<kStream>(to + at, clamp(z, low, high));
       if (units_to) units_to[unit] = (uint16_t)at_least_bits(d, c[3]);
     };
     const Groups columns = groups;
@@ -189,6 +199,7 @@ struct RowsForward {
     const int64_t step = curve ? kTileRows : last - first;
     for (int64_t begin = first; begin < last; begin += step) {
       const int64_t end = begin + step < last ? begin + step : last;
+      tile_from = begin * columns.channels;
       const bool done = if_narrow<T, 16>(channels, [&](auto narrow) L1BN_INLINED {
         constexpr int G = decltype(narrow)::groups;
         P c[G][kConstants], top[G];
@@ -206,7 +217,12 @@ struct RowsForward {
       for (int64_t g = 0; g < count; ++g)
         one(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
             most + g);
-      if (curve) curve.apply(to + begin * columns.channels, (end - begin) * columns.channels);
+      const int64_t elements = (end - begin) * columns.channels;
+      if constexpr (sizeof(T) == 2) {
+        if (curve) curve.apply(waiting, to + tile_from, elements);
+      } else if (curve) {
+        curve.apply(to + tile_from, elements);
+      }
     }
     if (kStream) stream_fence();
   }
@@ -254,6 +270,7 @@ struct RowsForward {
 
   int64_t run() const {
     if (!constants.get() || !sums.get() || !maxima.get() || !running.get()) return L1BN_NO_MEMORY;
+    if (sizeof(T) == 2 && bends(args.problem.activation) && !bent.get()) return L1BN_NO_MEMORY;
     int64_t bad = 0;
     auto body = [&](Team team) { __atomic_fetch_add(&bad, member(team), __ATOMIC_RELAXED); };
     parallel_run(plan.threads, body);

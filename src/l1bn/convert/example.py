@@ -15,10 +15,7 @@ from torch.utils import _pytree as pytree
 from l1bn.convert.fusion.search import unfuse
 from l1bn.convert.generators import rewound
 from l1bn.nn.batchnorm import _L1BatchNorm
-
-_HOOKS = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
-)  # fmt: skip
+from l1bn.nn.fusable import HOOKS
 
 #: A fused model may differ by as many times what one rounding of each parameter moves it.
 _ROUNDINGS = 64
@@ -110,8 +107,8 @@ def _kept_bytes(model: nn.Module, example: Any) -> int:
         return v
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v)
-    with rewound(), torch.enable_grad(), hooks:
-        outputs = call_with(model, example)
+    with hooks:
+        outputs = _run(model, example)
     del outputs
     return sum(v.untyped_storage().nbytes() for v in kept)
 
@@ -160,17 +157,23 @@ def _copied(model: nn.Module) -> nn.Module:
     """A copy without the user's hooks."""
     made = copy.deepcopy(model)
     for module in made.modules():
-        for name in _HOOKS:
+        for name in HOOKS:
             module.__dict__[name] = OrderedDict()
     return made
 
 
+def _run(model: nn.Module, example: Any) -> Any:
+    """Call a model with a copy of the example, which a model may edit."""
+    example = pytree.tree_map_only(Tensor, lambda v: v.detach().clone(), example)
+    with rewound(), torch.enable_grad():
+        return call_with(model, example)
+
+
 def _results(model: nn.Module, example: Any) -> list[Tensor]:
     """Outputs, buffers and gradients."""
-    example = pytree.tree_map_only(Tensor, lambda v: v.detach().clone(), example)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    outputs = _tensors(_run(model, example))
     with rewound(), torch.enable_grad():
-        outputs = _tensors(call_with(model, example))
         floats = [y for y in outputs if y.requires_grad]
         found: Any = ()
         if floats and parameters:

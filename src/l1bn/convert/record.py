@@ -7,7 +7,7 @@ from torch import nn
 from l1bn.nn.batchnorm import _L1BatchNorm
 
 #: Where a converted model keeps the names of its layers, each with its class.
-_RECORD = "_l1bn_layers"
+_RECORD = "_l1bn_record"
 
 
 def remember(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from l1bn.ops.tracing import is_transformed
 
 
 class _Train(torch.autograd.Function):
-    """Keeps the input, a few vectors, and the output or the residual where the activation asks."""
+    """For activations that bend: keeps what goes into z, and computes z again."""
 
     @staticmethod
     def forward(
@@ -24,7 +24,7 @@ class _Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: Activation | None,
+        activation: Activation,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = x.to(formula.accumulate_dtype(x.dtype))
@@ -33,14 +33,8 @@ class _Train(torch.autograd.Function):
         centred = wide - formula.per_channel(mean, x)
         scale = (formula.K * centred.abs().mean(dims)).clamp_min(math.sqrt(eps))
         y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
-        ctx.keeps_output = activation is not None and clips(activation)
-        # Of an activation that does not clip, z is computed again.
-        again = activation is not None and not ctx.keeps_output
-        kept = (None, bias, residual) if again else (y if ctx.keeps_output else None, None, None)
-        ctx.save_for_backward(x, weight, mean, scale, *kept)
+        ctx.save_for_backward(x, weight, mean, scale, bias, residual)
         ctx.activation, ctx.eps = activation, eps
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.residual_dtype = None if residual is None else residual.dtype
         ctx.mark_non_differentiable(mean, scale)
         ctx.set_materialize_grads(False)
         return y, mean, scale
@@ -50,24 +44,19 @@ class _Train(torch.autograd.Function):
         grad = grads[0]
         if grad is None:
             return (None,) * 6
-        x, weight, mean, scale, y, bias, residual = ctx.saved_tensors
+        x, weight, mean, scale, bias, residual = ctx.saved_tensors
+        found: tuple[Tensor | None, ...]
         if torch.is_grad_enabled():
-            dx, dweight, dbias, dz = formula.closed_form_backward(
-                grad, x, y, weight, ctx.activation, ctx.eps, bias, residual
+            found = formula.closed_form_backward(
+                grad, x, None, weight, ctx.activation, ctx.eps, bias, residual
             )
         else:
             centred = x.to(mean.dtype) - formula.per_channel(mean, x)
             sign = torch.where(centred >= 0, 1.0, -1.0).to(mean.dtype)
-            g = formula.through(grad, y, centred, scale, weight, bias, residual, ctx.activation)
-            dx, dweight, dbias, dz = formula.gradients(g, centred, sign, scale, weight, ctx.eps)
-        return (
-            dx.to(x.dtype),
-            None if weight is None else dweight.to(weight.dtype),
-            None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype),
-            None if ctx.residual_dtype is None else dz.to(ctx.residual_dtype),
-            None,
-            None,
-        )
+            g = formula.through(grad, None, centred, scale, weight, bias, residual, ctx.activation)
+            found = formula.gradients(g, centred, sign, scale, weight, ctx.eps)
+        like = x, weight, bias, residual
+        return *formula.cast(found, like, ctx.needs_input_grad), None, None
 
 
 class Eager:
@@ -98,7 +87,7 @@ class Eager:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
-        if not isinstance(activation, tuple) and activation in eager_node.ACTIVATIONS:
+        if activation is None or clips(activation):
             return eager_node.train(x, weight, bias, residual, activation, eps)
         return _Train.apply(x, weight, bias, residual, activation, eps)
 

@@ -1,4 +1,4 @@
-"""The eager backend's node for ReLU, ReLU6 and no activation: y and one bit per element kept.
+"""The eager backend's node for activations that clip, and for none: y and one bit kept.
 
 x is kept where x̂ cannot be recovered from y, and without an activation.
 """
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation
 from l1bn.ops import formula, passes
 from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward
-from l1bn.ops.tracing import is_transformed
+from l1bn.ops.tracing import is_looked_at
 
 
 class _Train(torch.autograd.Function):
@@ -30,7 +31,7 @@ class _Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: str | None,
+        activation: Activation | None,
         eps: float,
         out: list[Tensor],
     ) -> Any:
@@ -45,7 +46,9 @@ class _Train(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.options, ctx.keeps_output = (activation, eps), activation is not None
         vectors = mean, scale, share, weight, bias
-        if activation is not None and _recoverable(x, residual, call, scale) and bits is not None:
+        # A GPU is asked in any case, for the next step.
+        looks = activation is not None and (bits is not None or x.is_cuda)
+        if looks and _recoverable(x, residual, call, scale) and bits is not None:
             ctx.blocks = bits.blocks, bits.places
             ctx.save_for_backward(None, y, residual, bits.packed, *vectors)
             return y, scale
@@ -63,7 +66,7 @@ class _Train(torch.autograd.Function):
         kept = passes.Kept(passes.Statistics(mean, scale, share), x, y, residual, bits)
         wanted = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
-        if grad is None or grad_scale is not None or _looked_at(grad):
+        if grad is None or grad_scale is not None or is_looked_at(grad):
             found = _differentiable(grad, grad_scale, call, kept)
         else:
             found = passes.backward(grad, call, kept, wanted[0], wanted[3])
@@ -85,9 +88,10 @@ def _recoverable(x: Tensor, residual: Tensor | None, call: passes.Call, scale: T
         return False
     worst = torch.zeros_like(scale) if bias is None else bias.to(scale.dtype).abs()
     if residual is not None:
-        worst += passes.largest(residual)
+        worst = worst + passes.largest(residual)
+    worst = worst + torch.finfo(x.dtype).tiny  # below it y has few digits
     if weight is not None:
-        worst /= weight.to(scale.dtype).abs()
+        worst = worst / weight.to(scale.dtype).abs()
     lost = (scale <= math.sqrt(call.eps)) | worst.isnan()  # 0/0: γ is 0
     # Of a channel that is not finite nothing is to be recovered.
     ratio = torch.where(scale.isnan(), 0.0, torch.where(lost, math.inf, worst)).amax()
@@ -96,11 +100,6 @@ def _recoverable(x: Tensor, residual: Tensor | None, call: passes.Call, scale: T
     assert weight is not None
     recovery.note(weight, ratio.float().view(1).view(torch.int32))
     return True
-
-
-def _looked_at(grad: Tensor) -> bool:
-    """Whether backward has to be made of operations that are seen or differentiated."""
-    return torch.is_grad_enabled() or is_transformed(grad)
 
 
 def _differentiable(
@@ -120,16 +119,12 @@ def _differentiable(
     )  # fmt: skip
 
 
-#: What the node takes.
-ACTIVATIONS = frozenset({None, "relu", "relu6"})
-
-
 def train(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
-    activation: str | None,
+    activation: Activation | None,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""

@@ -43,11 +43,6 @@ def per_channel(v: Tensor, x: Tensor) -> Tensor:
     return v.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def alive(y: Tensor, activation: Activation) -> Tensor:
-    """Where an activation that clips passes a gradient, read off its output."""
-    return y > 0 if activation == "relu" else (y > 0) & (y < 6)
-
-
 def gain(weight: Tensor | None, scale: Tensor) -> Tensor:
     """``γ/σ`` of each channel, in the dtype of ``scale``."""
     return scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation, clips
+from l1bn.activation import Activation, alive, clips
 from l1bn.ops import formula, mask
 from l1bn.ops.tracing import is_transformed
 
@@ -33,9 +33,7 @@ class _Frozen(torch.autograd.Function):
         compute: Callable[[], Tensor],
     ) -> Tensor:
         y = compute()
-        bits, ctx.places = (
-            (None, None) if activation is None else mask.pack(formula.alive(y, activation))
-        )
+        bits, ctx.places = (None, None) if activation is None else mask.pack(alive(y, activation))
         factor = None
         if x is not None and running_var is not None and ctx.needs_input_grad[0]:
             wide = formula.accumulate_dtype(x.dtype)

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from l1bn.ops.tracing import is_recomputed
+
 #: Largest r for which x̂ may be recovered: by dtype, as the cpu backend has it.
 LIMIT = {
     torch.float32: 16.0,
@@ -58,12 +60,16 @@ class Recovery:
         watched = self._watched.get(weight)
         if watched is None:
             return False
+        if is_recomputed():  # a checkpoint: it must save what it saved the first time
+            return watched.keeps_output
         self._arrive(watched, LIMIT[dtype])
         watched.keeps_output = watched.ratio is not None and watched.ratio <= MARGIN * LIMIT[dtype]
         return watched.keeps_output
 
     def note(self, weight: Tensor, worst: Tensor) -> None:
         """Send r of the forward just launched to the host; it is there for a later step."""
+        if is_recomputed():
+            return
         watched = self._watched.get(weight)
         if watched is None:
             watched = self._watched[weight] = self._watch(worst)

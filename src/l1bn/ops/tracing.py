@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch._C import _functorch
@@ -22,6 +24,11 @@ def is_transformed(x: Tensor) -> bool:
     )
 
 
+def is_looked_at(grad: Tensor) -> bool:
+    """Whether backward has to be made of operations that are seen or differentiated."""
+    return torch.is_grad_enabled() or is_transformed(grad)
+
+
 def is_compiled(x: Tensor) -> bool:
     """Whether ``torch.compile`` and nothing else looks on: operators may stand for kernels.
 
@@ -36,10 +43,8 @@ def is_compiled(x: Tensor) -> bool:
     )
 
 
-def is_exporting() -> bool:
-    """Whether ``torch.export`` looks on."""
-    exporting = getattr(torch.compiler, "is_exporting", None)  # torch 2.7
-    return exporting is not None and bool(exporting())
+#: Whether ``torch.export`` looks on; before torch 2.7 nothing tells.
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def is_traced() -> bool:

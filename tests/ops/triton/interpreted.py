@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -144,6 +145,19 @@ def test_second_derivatives(activation: str | None) -> None:
 
     assert gradcheck(call, leaves, fast_mode=True)
     assert gradgradcheck(call, leaves, fast_mode=True)
+
+
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_first_derivative_of_which_there_may_be_a_second_is_the_same(layout: str) -> None:
+    case = make_case((3, 4, 5, 6), torch.float64, activation="relu", layout=layout)
+    leaves = list(case.leaves().values())
+    y = TRITON.train(*leaves, None, "relu", case.eps)[0]
+    node: Any = y.grad_fn
+    assert node.saved_tensors[0] is None  # x is not kept
+    plain = torch.autograd.grad(y, leaves, case.grad, retain_graph=True)
+    again = torch.autograd.grad(y, leaves, case.grad, create_graph=True)
+    assert_close([v.detach() for v in again], list(plain), "double")
 
 
 @pytest.mark.usefixtures("launches")

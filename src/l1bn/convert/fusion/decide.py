@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from l1bn.activation import Activation
-from l1bn.functional import Branch, l1_batch_norm_pair
+from l1bn.functional import l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import activation_of, is_identity, is_watched
@@ -231,7 +231,7 @@ def _pair(a: Promise, b: Promise, activation: Activation) -> Tensor:
     settle(*(p for p in (*a.earlier, *b.earlier) if p is not a and p is not b))
     assert a.x is not None
     assert b.x is not None
-    branches = Branch(*a.norm._arguments(a.x)), Branch(*b.norm._arguments(b.x))
+    branches = a.norm._branch(a.x), b.norm._branch(b.x)
     y = l1_batch_norm_pair(*branches, activation, a.norm.backend)
     a.norm._count()
     b.norm._count()

@@ -24,7 +24,7 @@ from l1bn.ops.cpu.layout import sign_bits
 from l1bn.ops.cpu.pair import train_pair
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
-from l1bn.ops.tracing import is_transformed
+from l1bn.ops.tracing import is_looked_at
 
 #: Dtypes of γ and β; None where the layer has none.
 _PARAMETERS = {None, *kernels.DTYPES}
@@ -61,12 +61,12 @@ class _Train(torch.autograd.Function):
         if not differentiable:
             return y
         ctx.options = code, parameter, activation, eps, layout
-        ctx.keeps_output = from_output
+        # Beside x, y is needed where the activation clips.
+        ctx.keeps_output = bits is not None or 0 < code <= kernels.CLIPPING
         if bits is None:
             again = residual if code > kernels.CLIPPING else None
-            ctx.save_for_backward(
-                x, weight, bias, statistics, y if from_output else None, again, None, None
-            )
+            kept = y if ctx.keeps_output else None
+            ctx.save_for_backward(x, weight, bias, statistics, kept, again, None, None)
             return y
         ctx.set_materialize_grads(False)
         if not ctx.needs_input_grad[0]:  # the sign of x − μ is for x's gradient
@@ -86,7 +86,7 @@ class _Train(torch.autograd.Function):
             return (None,) * 5
         wanted = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
-        if grad is None or grad_scale is not None or _looked_at(grad):
+        if grad is None or grad_scale is not None or is_looked_at(grad):
             sign = None if bits is None else sign_bits(bits, layout, y.shape)
             found = _differentiable(
                 grad, grad_scale, x, y, residual, sign, weight, bias, statistics, scale,
@@ -103,11 +103,6 @@ class _Train(torch.autograd.Function):
             )
         of_x = y if x is None else x
         return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None
-
-
-def _looked_at(grad: Tensor) -> bool:
-    """Whether backward has to be made of operations that are seen or differentiated."""
-    return torch.is_grad_enabled() or is_transformed(grad)
 
 
 def _differentiable(
@@ -166,16 +161,16 @@ class _Evaluate(torch.autograd.Function):
         )
         keep_x = not (from_output and recoverable)
         again = code > kernels.CLIPPING
+        ctx.keeps_output = not keep_x or 0 < code <= kernels.CLIPPING
         ctx.save_for_backward(
             x if keep_x else None,
-            y if from_output else None,
+            y if ctx.keeps_output else None,
             residual if again or not keep_x else None,
             weight,
             bias,
             statistics,
         )
         ctx.options = code, parameter, activation, eps, layout
-        ctx.keeps_output = from_output
         return y
 
     @staticmethod
@@ -185,7 +180,7 @@ class _Evaluate(torch.autograd.Function):
         code, parameter, activation, eps, layout = ctx.options
         of_x, _, _, of_weight, of_bias, of_residual, _, _ = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
-        if _looked_at(grad):
+        if is_looked_at(grad):
             found = frozen_backward(grad, x, y, residual, weight, bias, statistics, activation)
         else:
             found = kernels.backward(
@@ -346,7 +341,7 @@ class Cpu:
         plain = (activation is None and residual is None) or x.numel() == 0
         # Without gradients the last bit is BatchNorm's; the kernels bend with exponentials of their
         # own.
-        plain |= not (activation is None or clips(activation) or torch.is_grad_enabled())
+        plain |= not (torch.is_grad_enabled() or activation is None or clips(activation))
         if plain or running_mean.dtype is not running_var.dtype:
             return frozen.composed(
                 x, running_mean, running_var, weight, bias, residual, activation, eps

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.activation import DESCRIPTIONS, Activation, clips, keeps_output, passed
+from l1bn.activation import DESCRIPTIONS, Activation, clips, passed
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels, spill
 from l1bn.ops.cpu.layout import has_rows, layout_of, like
@@ -159,7 +159,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
         kept = None, y if activation else y.clone(), residual, bits
     else:
         again = residual if code > kernels.CLIPPING else None
-        kept = x, y if keeps_output(activation, x.dtype) else None, again, None
+        kept = x, y if 0 < code <= kernels.CLIPPING else None, again, None
     ctx.mark_non_differentiable(statistics, bits)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*kept, statistics, weight, bias)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation
+from l1bn.activation import Activation, alive
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import Layout, sign_bits, spread
@@ -93,7 +93,7 @@ class _TrainPair(torch.autograd.Function):
 
 
 _Found = tuple[Tensor | None, ...]
-_Options = tuple[int, str, tuple[float, float], tuple[Layout, Layout]]
+_Options = tuple[int, Activation, tuple[float, float], tuple[Layout, Layout]]
 
 
 def _native(
@@ -144,7 +144,7 @@ def _differentiable(
     """The same as operations that autograd differentiates."""
     _, activation, eps, layouts = options
     grad, grad_scale, grad_other_scale, grad_packed = (*grads, None, None, None)[:4]
-    where = formula.alive(y.detach(), activation)
+    where = alive(y.detach(), activation)
     added = None if packed is None else spread(packed, where, layouts[0])
     grad = torch.zeros_like(y) if grad is None else grad
     sign = sign_bits(ours.bits, layouts[0], y.shape) if ours.bits is not None else None

@@ -135,11 +135,7 @@ def _differentiable(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) ->
         assert grad is not None
         found = formula.closed_form_backward(grad, x, y, weight, activation, eps)
     targets = (y if x is None else x, weight, bias, y if x is None else x)
-    cast = [
-        v.to(t.dtype) if v is not None and t is not None and wanted else None
-        for v, t, wanted in zip(found, targets, ctx.needs_input_grad[:4], strict=True)
-    ]
-    return *cast, None
+    return *formula.cast(found, targets, ctx.needs_input_grad), None
 
 
 def train(

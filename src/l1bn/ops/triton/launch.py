@@ -197,13 +197,13 @@ def backward(
 
 
 def signs(bits: Tensor, like: Tensor) -> Tensor:
-    """Unpack sign bits to a tensor of ±1 like ``like``, for a second derivative."""
+    """Where x was at least its mean, as booleans like ``like``, for a second derivative."""
     plan = plan_of(like)
     shape = (plan.count, -1) if plan.rows else (plan.images * plan.channels, -1)
     places = torch.arange(8, device=bits.device)
-    each = (bits.view(*shape, 1).int() >> places) & 1
+    each = (bits.view(*shape, 1).int() >> places) & 1 != 0
     wide = plan.channels if plan.rows else plan.positions
-    flat = each.flatten(1)[:, :wide].to(accumulate(like.dtype)) * 2 - 1
+    flat = each.flatten(1)[:, :wide]
     if not plan.rows:
         return flat.view(like.shape)
     spatial = like.shape[2:]
