@@ -5,8 +5,9 @@
 
 Writes ``results/compiled.csv`` and its environment, piece by piece. A step is forward, loss,
 backward and SGD with momentum on 64 images of 32 x 32 pixels. ``ratio`` is the median over rounds
-of compiled BatchNorm's step over this row's. The first run compiles, which takes minutes; the
-compiler keeps a cache.
+of compiled BatchNorm's step over this row's. "L1BN formula" has the layers' ``backend="eager"``:
+the compiler sees the formula in place of the operators. The first run compiles, which takes
+minutes; the compiler keeps a cache.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from torch import nn
 from conversion import saved_bytes
 from cpu_networks import stepper
 from harness import clock_for, interleave, quartiles, refuse_on_red, replace_rows
+from l1bn.nn import L1BatchNorm2d
 from l1bn.recipes.models import ModelSpec, build_model
 
 NETWORKS = ["resnet20", "mobilenet"]
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 THREADS = [1, 2]
-NORMS = {"BatchNorm": "l2", "L1BN": "l1"}
+NORMS = {"BatchNorm": "l2", "L1BN": "l1", "L1BN formula": "l1"}
 IMAGES, PIXELS = 64, 32
 SPEC = ModelSpec(in_channels=3, image_size=PIXELS, num_classes=10)
 BASELINE = ("BatchNorm", "compiled")
@@ -35,7 +37,12 @@ BASELINE = ("BatchNorm", "compiled")
 
 def network(name: str, norm: str, layout: torch.memory_format) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(name, norm, SPEC).to(memory_format=layout).train()
+    model = build_model(name, NORMS[norm], SPEC).to(memory_format=layout).train()
+    if norm == "L1BN formula":
+        for layer in model.modules():
+            if isinstance(layer, L1BatchNorm2d):
+                layer.backend = "eager"
+    return model
 
 
 def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str, Any]]:
@@ -44,9 +51,9 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
     shape = IMAGES, 3, PIXELS, PIXELS
     x = torch.randn(shape).contiguous(memory_format=LAYOUTS[layout])
     models: dict[tuple[str, str], Any] = {}
-    for norm, short in NORMS.items():
-        models[norm, "eager"] = network(name, short, LAYOUTS[layout])
-        models[norm, "compiled"] = torch.compile(network(name, short, LAYOUTS[layout]))
+    for norm in NORMS:
+        models[norm, "eager"] = network(name, norm, LAYOUTS[layout])
+        models[norm, "compiled"] = torch.compile(network(name, norm, LAYOUTS[layout]))
     clock = clock_for(threads, False)
     steps = {" ".join(key): stepper(model, x, clock) for key, model in models.items()}
     samples = {
