@@ -97,3 +97,40 @@ def assert_running_statistics_stay_finite(
         assert mean[0] != 0.5
         if size == 1e2:
             assert mean[1] != 0.5
+
+
+def assert_elements_without_gradient_add_nothing_in_evaluation(
+    backend: str, shape: Sequence[int], dtype: torch.dtype, layout: str, activation: str
+) -> None:
+    """γ's gradient of a layer in evaluation, where what the activation cuts off is not finite."""
+    channels = shape[1]
+    x, grad = (lay_out(torch.randn(shape).to(dtype), layout) for _ in range(2))
+    flat, bad = x.movedim(1, 0).reshape(channels, -1).clone(), torch.tensor(BAD, dtype=dtype)
+    flat[1, : len(bad)] = bad
+    x.movedim(1, 0).copy_(flat.reshape(x.movedim(1, 0).shape))
+    # An infinite output passes its gradient: 0 adds nothing.
+    grad.movedim(1, 0)[1] = torch.where(x.movedim(1, 0)[1] == BAD[1], 0, grad.movedim(1, 0)[1])
+    wide = torch.promote_types(dtype, torch.float32)
+    weight = torch.linspace(1, 2, channels, dtype=wide, requires_grad=True)
+    bias = torch.linspace(-1, 1, channels, dtype=wide, requires_grad=True)
+    mean, var = torch.zeros(channels, dtype=wide), torch.ones(channels, dtype=wide)
+    y = l1_batch_norm(
+        x.requires_grad_(), mean, var, weight, bias, False,
+        activation=activation, backend=backend,
+    )  # fmt: skip
+    got = torch.autograd.grad(y, (weight, bias), grad)
+    alive = (y > 0) & (y < 6 if activation == "relu6" else True) & (grad != 0)
+    kept = [torch.where(alive, v.detach(), 0).double() for v in (grad, x)]
+    over = [d for d in range(x.dim()) if d != 1]
+    scale = 1 / (1 + 1e-5) ** 0.5
+    want = (kept[0] * kept[1] * scale).sum(over), kept[0].sum(over)
+    for found, right in zip(got, want, strict=True):
+        judge_sum(found, right, kept[0], dtype)
+
+
+def judge_sum(found: Tensor, want: Tensor, terms: Tensor, dtype: torch.dtype) -> None:
+    """Compare sums over all dimensions but 1 to what rounding of y moves them by."""
+    over = [d for d in range(terms.dim()) if d != 1]
+    allowed = 8 * torch.finfo(dtype).eps * terms.abs().sum(over) + 1e-6
+    assert found.isfinite().all(), found
+    assert ((found.double() - want).abs() <= allowed).all(), (found, want)

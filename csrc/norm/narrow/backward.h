@@ -2,6 +2,7 @@
 #pragma once
 #include "norm/curve.h"
 #include "norm/narrow/walk.h"
+#include "norm/single.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -23,6 +24,7 @@ class SlimBackward : Slim<T> {
   const A* const mean;
   const A* const scale;
   const Curve<T> curve;
+  const Single<T> single;
   const bool active;  // the activation clips
   Buffer<Slope<A>> slopes;
   A low, high;
@@ -39,6 +41,7 @@ class SlimBackward : Slim<T> {
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
         curve(a.problem),
+        single(a),
         active(clips(a.problem.activation)),
         slopes(Base::channels_) {
     gradient_range(a.problem.activation, &low, &high);
@@ -131,10 +134,11 @@ class SlimBackward : Slim<T> {
     for (int kind = 0; summed && kind < 3; ++kind)
       of[kind] = Base::template total<3>(team, 0, kind);
     for (int64_t c = team.index; c < channels; c += team.size) {
-      const double grad_sum = summed ? of[0][c] : 0, product = summed ? of[1][c] : 0;
+      double grad_sum = summed ? of[0][c] : 0, product = summed ? of[1][c] : 0;
       const double gamma = Base::param(args.weight, c, 1), sigma = (double)scale[c];
-      const double left = x ? (double)mean[channels + c] * grad_sum : 0.0;
-      const double grad_weight = grad_weight_of(product - left, x ? sigma : gamma, sigma);
+      if (x) product -= (double)mean[channels + c] * grad_sum;
+      single.mend(c, &grad_sum, &product);
+      const double grad_weight = grad_weight_of(product, x ? sigma : gamma, sigma);
       slopes.get()[c] = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight,
                                     summed ? of[2][c] : 0, args.problem.eps, args.frozen);
       if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight;

@@ -5,6 +5,7 @@
 #include "common/plan.h"
 #include "norm/channel.h"
 #include "norm/curve.h"
+#include "norm/single.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -170,24 +171,12 @@ class SmallBackward : Small<T> {
   using Base = Small<T>;
   using A = Acc<T>;
   const l1bn_backward_args& args;
-  const T* const x;
-  const T* const residual;
-  const A* const mean;
-  const Curve<T> curve;
+  const Single<T> single;
   Buffer<Slope<A>> slopes;  // per channel
-  A low, high;
 
  public:
   explicit SmallBackward(const l1bn_backward_args& a)
-      : Base(a.problem, 3),
-        args(a),
-        x(static_cast<const T*>(a.x)),
-        residual(static_cast<const T*>(backward_residual(a))),
-        mean(static_cast<const A*>(a.mean)),
-        curve(a.problem),
-        slopes(a.problem.channels) {
-    gradient_range(a.problem.activation, &low, &high);
-  }
+      : Base(a.problem, 3), args(a), single(a), slopes(a.problem.channels) {}
 
   int64_t run() const {
     if (!Base::sums_.get() || !slopes.get()) return L1BN_NO_MEMORY;
@@ -204,42 +193,10 @@ class SmallBackward : Small<T> {
   }
 
  private:
-  A residual_at(int64_t i) const { return residual ? value_of(residual + i) : (A)0; }
-
-  // act'(z) of an activation that bends; where z is read off the output it is left in `z`.
-  A bent(int64_t c, int64_t i, A* z) const {
-    if (!x) {
-      A slope;
-      *z = curve.inverse(value_of(static_cast<const T*>(args.y) + i), &slope);
-      return slope;
-    }
-    const double gamma = Base::param(args.weight, c, 1);
-    const A sigma = static_cast<const A*>(args.scale)[c];
-    const A before = (value_of(x + i) - mean[c]) * (A)(gamma / (double)sigma) +
-                     shift_of(args, c, gamma, mean[args.problem.channels + c], sigma);
-    return curve.slope(before + residual_at(i));
-  }
-
-  A masked(int64_t c, int64_t i, A* z) const {
-    const A g = value_of(static_cast<const T*>(args.grad) + i);
-    if (curve) return g * bent(c, i, z);
-    if (args.problem.activation == L1BN_NONE) return g;
-    const A y = value_of(static_cast<const T*>(args.y) + i);
-    return y > low && !(y >= high) ? g : (A)0;
-  }
-
   bool positive(int64_t c, int64_t i) const {
-    if (x) return value_of(x + i) - mean[c] >= mean[args.problem.channels + c];
+    if (args.x) return single.positive(c, i);
     const uint16_t* bits = static_cast<const uint16_t*>(args.bits);
     return bits && (bits[i / 16] >> (i % 16) & 1);
-  }
-
-  A factor(int64_t c, int64_t i, A z) const {
-    if (x) return value_of(x + i) - mean[c] - mean[args.problem.channels + c];
-    if (!args.y) return 0;
-    A q =
-        (curve ? z : value_of(static_cast<const T*>(args.y) + i)) - (A)Base::param(args.bias, c, 0);
-    return q - residual_at(i);
   }
 
   void accumulate(const Team& team) const {
@@ -248,27 +205,24 @@ class SmallBackward : Small<T> {
     double* above = Base::sums(team.index, 2);
     Base::walk(team, [&](int64_t c, int64_t i) {
       A z = 0;
-      const A g = masked(c, i, &z);
+      const A g = single.masked(c, i, &z);
       grad[c] += (double)g;
-      product[c] += (double)(g * factor(c, i, z));
+      product[c] += (double)(g * single.factor(c, i, z));
       above[c] += positive(c, i);
     });
   }
 
-  double grad_weight(const Team& team, int64_t c) const {
-    const double sigma = (double)static_cast<const A*>(args.scale)[c];
-    return grad_weight_of(Base::total(team, 1, c), x ? sigma : Base::param(args.weight, c, 1),
-                          sigma);
-  }
-
   void parameters(const Team& team) const {
     for (int64_t c = team.index; c < args.problem.channels; c += team.size) {
-      if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight(team, c);
-      if (args.dbias) static_cast<A*>(args.dbias)[c] = (A)Base::total(team, 0, c);
-      slopes.get()[c] =
-          slope_of<A>(Base::param(args.weight, c, 1), (double)static_cast<const A*>(args.scale)[c],
-                      Base::elements(), Base::total(team, 0, c), grad_weight(team, c),
-                      Base::total(team, 2, c), args.problem.eps, args.frozen);
+      double grad_sum = Base::total(team, 0, c), product = Base::total(team, 1, c);
+      single.mend(c, &grad_sum, &product);
+      const double gamma = Base::param(args.weight, c, 1);
+      const double sigma = static_cast<double>(static_cast<const A*>(args.scale)[c]);
+      const double grad_weight = grad_weight_of(product, args.x ? sigma : gamma, sigma);
+      slopes.get()[c] = slope_of<A>(gamma, sigma, Base::elements(), grad_sum, grad_weight,
+                                    Base::total(team, 2, c), args.problem.eps, args.frozen);
+      if (args.dweight) static_cast<A*>(args.dweight)[c] = static_cast<A>(grad_weight);
+      if (args.dbias) static_cast<A*>(args.dbias)[c] = static_cast<A>(grad_sum);
     }
   }
 
@@ -277,7 +231,7 @@ class SmallBackward : Small<T> {
     T* dresidual = static_cast<T*>(args.dresidual);
     Base::walk(team, [&](int64_t c, int64_t i) {
       A z = 0;
-      const A g = masked(c, i, &z);
+      const A g = single.masked(c, i, &z);
       if (dresidual) put_value(dresidual + i, g);
       const Slope<A>& s = slopes.get()[c];
       if (dx) put_value(dx + i, g * s.slope + (positive(c, i) ? s.above : s.below));

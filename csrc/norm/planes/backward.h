@@ -3,6 +3,7 @@
 #include "norm/curve.h"
 #include "norm/planes/bf16_dot.h"
 #include "norm/planes/sharing.h"
+#include "norm/single.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -34,6 +35,7 @@ struct PlanesBackward {
   const A* const scale;
   const int64_t plane_units;
   const Curve<T> curve;
+  const Single<T> single;
   const bool active, summed;  // active: the activation clips
   A low, high;
   Buffer<Line> lines;
@@ -57,6 +59,7 @@ struct PlanesBackward {
         scale(static_cast<const A*>(a.scale)),
         plane_units((inner + kLanes - 1) / kLanes),
         curve(a.problem),
+        single(a),
         active(clips(a.problem.activation)),
         summed(!a.frozen || a.dweight || a.dbias),
         lines(channels),
@@ -277,6 +280,7 @@ struct PlanesBackward {
       }
       const double gamma = param(args.weight, c, 1), sigma = (double)scale[c];
       if (x) product -= (double)mean[channels + c] * grad_sum;
+      single.mend(c, &grad_sum, &product);
       const double grad_weight = grad_weight_of(product, x ? sigma : gamma, sigma);
       lines.get()[c].slope = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight, above,
                                          args.problem.eps, args.frozen);

@@ -1,6 +1,7 @@
 // Backward pass, layout `rows`.
 #pragma once
 #include "norm/rows/forward.h"
+#include "norm/single.h"
 
 namespace l1bn {
 namespace L1BN_ISA {
@@ -26,6 +27,7 @@ struct RowsBackward {
   const A* const mean;
   const A* const scale;
   const Curve<T> curve;
+  const Single<T> single;
   const bool streaming;
   const int64_t width;
   Buffer<P> constants;  // per group: centre, slope, above, below, rest of the mean
@@ -51,6 +53,7 @@ struct RowsBackward {
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
         curve(a.problem),
+        single(a),
         streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.dx % 64 == 0 &&
                   (uintptr_t)a.dresidual % 64 == 0 && a.dx != a.grad && a.dresidual != a.grad),
         width(groups.count()),
@@ -291,8 +294,9 @@ struct RowsBackward {
       for (int64_t j = 0; j < kLanes; ++j) {
         const int64_t c = start + j;
         const double gamma = param(args.weight, c, 1), sigma = (double)scale[c];
-        const double rest = x ? (double)mean[channels + c] * grad_sum[j] : 0.0;
-        const double grad_weight = grad_weight_of(product[j] - rest, x ? sigma : gamma, sigma);
+        if (x) product[j] -= (double)mean[channels + c] * grad_sum[j];
+        single.mend(c, &grad_sum[j], &product[j]);
+        const double grad_weight = grad_weight_of(product[j], x ? sigma : gamma, sigma);
         const Slope<A> s = slope_of<A>(gamma, sigma, (double)rows, grad_sum[j], grad_weight,
                                        positive[j], args.problem.eps, args.frozen);
         slope[j] = s.slope;
