@@ -12,12 +12,13 @@ from __future__ import annotations
 import copy
 import importlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import l1bn
 import torchvision_operators  # noqa: F401 - before transformers, which imports torchvision
@@ -85,6 +86,12 @@ def from_transformers(name: str) -> nn.Module:
     return getattr(module, f"{prefix}ForImageClassification")(config)
 
 
+def outputs(found: Any) -> list[Tensor]:
+    """The tensors that a network returns, in whatever container."""
+    found = dict(found) if isinstance(found, Mapping) else found
+    return [v for v in pytree.tree_leaves(found) if isinstance(v, Tensor)]
+
+
 def saved_bytes(model: nn.Module, x: Tensor) -> int:
     """Bytes of distinct storage that a training forward keeps for backward, less parameters."""
     seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -97,9 +104,8 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = model.train()(x)
-        loss = (y if isinstance(y, Tensor) else y[0]).sum()
-    del loss
+        found = outputs(model.train()(x))
+    del found
     return sum(tensor.untyped_storage().nbytes() for tensor in kept)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+import sys
+from pathlib import Path
+from typing import Any
 
 _LAYERS = ["self.bn", "self.other", "self.branch", "self.tail", "self.last", "self.whole"]
 _ACTS = [
@@ -180,3 +184,16 @@ class Writer:
             self._pick([f"F.relu({e}, inplace=True)", f"({e}).relu_()", f"torch.relu_({e})"]),
             f"{e}.clamp(-2, 2)", f"torch.cat([({e})[:2], {self._var()}[2:]])",
         ])  # fmt: skip
+
+
+def load(folder: Path, seed: int, text: str) -> Any:
+    """A block in a file of its own, as a small file is fused sooner."""
+    name = f"generated_{seed}"
+    path = folder / f"{name}.py"
+    path.write_text("from block_parts import *\n\n" + text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, f"Block{seed}")

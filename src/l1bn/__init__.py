@@ -6,7 +6,7 @@ The library's own names, loaded on first use so that the parts without PyTorch s
   ``L1SyncBatchNorm``, ``L1SyncBatchNormAct2d``
 - the function behind them: ``l1_batch_norm``
 - the memory of large results on CPUs: ``memory``
-- whole models: ``convert_``, ``revert_``, ``calibrate_``, ``convert_sync_``, ``check``
+- whole models: ``convert_``, ``revert_``, ``calibrate_``, ``convert_sync_``, ``fold_``, ``check``
 
 Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 """
@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from l1bn.convert import calibrate_, check, convert_, convert_sync_, revert_
+    from l1bn.convert import calibrate_, check, convert_, convert_sync_, fold_, revert_
     from l1bn.functional import l1_batch_norm
     from l1bn.nn import (
         L1BatchNorm1d,
@@ -35,6 +35,7 @@ _HOME = {
     "check": "l1bn.convert",
     "convert_": "l1bn.convert",
     "convert_sync_": "l1bn.convert",
+    "fold_": "l1bn.convert",
     "revert_": "l1bn.convert",
     "L1BatchNorm1d": "l1bn.nn",
     "L1BatchNorm2d": "l1bn.nn",
@@ -57,6 +58,7 @@ __all__ = [
     "check",
     "convert_",
     "convert_sync_",
+    "fold_",
     "l1_batch_norm",
     "revert_",
 ]

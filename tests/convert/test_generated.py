@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import pickle
 import re
 import sys
@@ -16,26 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from block_grammar import Writer
+from block_grammar import Writer, load
 from judge import assert_close
 from l1bn import convert_, revert_
 from l1bn.convert.fusion.block import is_fused
 
 FILES, PER_FILE = 25, 100
 X = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def load(folder: Path, seed: int, text: str) -> Any:
-    """A block in a file of its own, as a small file is fused sooner."""
-    name = f"generated_{seed}"
-    path = folder / f"{name}.py"
-    path.write_text("from block_parts import *\n\n" + text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, f"Block{seed}")
 
 
 def observe(model: Any, training: bool, grad: bool = True) -> Any:

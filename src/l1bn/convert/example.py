@@ -61,14 +61,14 @@ def verify(model: nn.Module, example: Any) -> Ran | None:
         ValueError: the model cannot be copied, does not run on the example, or differs.
     """
     try:
-        fused = _copied(model)
+        fused = copied(model)
     except Exception as error:
         raise ValueError(
             "convert_: expected a model that can be copied, to check the fusion by the example, "
             f"got one whose copy raised {type(error).__name__}: {error}; convert it without "
             "example, or with fuse=False"
         ) from error
-    plain = _copied(fused)
+    plain = copied(fused)
     unfuse(plain)
     calls: dict[str, bool] = {}
     for training in (False, True):
@@ -84,7 +84,7 @@ def verify(model: nn.Module, example: Any) -> Ran | None:
         if training:
             _note_calls(fused, calls)
         got = _results(fused.train(training), example)
-        what = _difference(wanted, got) and _beyond_rounding(model, example, training, wanted, got)
+        what = difference(wanted, got) and _beyond_rounding(model, example, training, wanted, got)
         if what:
             raise ValueError(
                 f"convert_: expected the fused model to compute the same in "
@@ -153,7 +153,7 @@ def _note(
     layer.__dict__.update(_normalize=noted, _count=counted)
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A copy without the user's hooks."""
     made = copy.deepcopy(model)
     for module in made.modules():
@@ -172,7 +172,7 @@ def _run(model: nn.Module, example: Any) -> Any:
 def _results(model: nn.Module, example: Any) -> list[Tensor]:
     """Outputs, buffers and gradients."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    outputs = _tensors(_run(model, example))
+    outputs = tensors_of(_run(model, example))
     with rewound(), torch.enable_grad():
         floats = [y for y in outputs if y.requires_grad]
         found: Any = ()
@@ -182,7 +182,8 @@ def _results(model: nn.Module, example: Any) -> list[Tensor]:
     return [*outputs, *model.buffers(), *(torch.zeros(()) if g is None else g for g in found)]
 
 
-def _tensors(outputs: Any) -> list[Tensor]:
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The tensors among a model's outputs."""
     if isinstance(outputs, Mapping):  # also the outputs of transformers
         outputs = dict(outputs)
     return [y for y in pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
@@ -196,25 +197,33 @@ def _beyond_rounding(
     Some networks amplify a rounding a thousandfold: a deep one on two small images, in training. So
     the parameters are moved by a rounding each, and what that does to every result is allowed for.
     """
-    again, moved = _copied(model), _copied(model)
+    again, moved = copied(model), copied(model)
     for made in (again, moved):
         unfuse(made)
         made.train(training)
-    what = _difference(wanted, _results(again, example))
+    what = difference(wanted, _results(again, example))
     if what:  # it does not even repeat itself
         return what
+    round_parameters_(moved)
+    return difference(wanted, got, room_between(wanted, _results(moved, example)))
+
+
+def round_parameters_(model: nn.Module) -> None:
+    """Move each parameter of a copy by one rounding, up or down."""
     with torch.no_grad():
-        for parameter in moved.parameters():
+        for parameter in model.parameters():
             if parameter.is_floating_point():
                 step = torch.linspace(-1, 1, parameter.numel(), device=parameter.device).sign()
                 eps = torch.finfo(parameter.dtype).eps
                 parameter.mul_(1 + eps * step.to(parameter.dtype).view_as(parameter))
-    others = _results(moved, example)
-    room = [_ROUNDINGS * _error(a, b) for a, b in zip(wanted, others, strict=True)]
-    return _difference(wanted, got, room)
 
 
-def _difference(
+def room_between(wanted: list[Tensor], moved: list[Tensor]) -> list[float]:
+    """What a change may move results by, where roundings of the parameters move them so far."""
+    return [_ROUNDINGS * _error(a, b) for a, b in zip(wanted, moved, strict=True)]
+
+
+def difference(
     wanted: list[Tensor], got: list[Tensor], room: Sequence[float] | None = None
 ) -> str | None:
     """What differs, or None. ``room`` is allowed for each result beside its own roundings."""
