@@ -17,14 +17,10 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +30,9 @@ import l1bn
 import torchvision_operators  # noqa: F401 - before what imports torchvision
 from conversion import from_transformers, outputs, saved_bytes
 from harness import interleave, quartiles, refuse_on_red, replace_rows, seconds
+from peak import peaks, print_peak
 
-BATCH, PIXELS, LIMIT = 8, 128, 4 << 30
+BATCH, PIXELS = 8, 128
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -126,35 +123,6 @@ def network(name: str, norm: str, layout: str) -> nn.Module:
     return model
 
 
-def resident(key: str) -> int:
-    """A line of the process's status [bytes]: VmRSS, now, or VmHWM, its peak."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"expected {key} in /proc/self/status")
-
-
-def print_peak(name: str, norm: str, layout: str, batch: int) -> None:
-    """By how much two steps raise the memory of this process. The second has the gradients."""
-    model, x = network(name, norm, layout).train(), images(layout, batch)
-    step = trainer(model, x)
-    before = resident("VmRSS")
-    step(), step()
-    print("peak", resident("VmHWM") - before)
-
-
-def peak(name: str, norm: str, layout: str, batch: int) -> int:
-    command = [sys.executable, __file__, "--peak", name, norm, layout, str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    return int(done.stdout.split()[-1])
-
-
-def memory(name: str, norm: str, layout: str) -> dict[str, int]:
-    small, large = (peak(name, norm, layout, batch) for batch in (BATCH, 2 * BATCH))
-    each = (large - small) / BATCH
-    return {"peak_bytes": small, "largest": int((LIMIT - small) / each) + BATCH}
-
-
 def ratio(base: list[Any], other: list[Any]) -> float:
     return round(statistics.median(b[0] / s[0] for b, s in zip(base, other, strict=True)), 3)
 
@@ -193,7 +161,7 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
             low, at, high = middle(steps[norm])
             row.update(step_ms=at, step_q1=low, step_q3=high, kept_bytes=kept[norm])
             row["step_ratio"] = ratio(steps["BatchNorm"], steps[norm])
-            row.update(memory(name, norm, layout))
+            row.update(peaks(__file__, [name, norm, layout], BATCH))
         rows.append(row)
     return rows
 
@@ -208,7 +176,9 @@ def main() -> None:
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
-        print_peak(*options.peak[:3], int(options.peak[3]))
+        name, norm, layout, batch = options.peak
+        x = images(layout, int(batch))
+        print_peak(trainer(network(name, norm, layout).train(), x))
         return
     if not options.tested:
         refuse_on_red("tests/convert/test_fold.py", "tests/convert/test_fuse.py")

@@ -69,7 +69,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["gan", "--resume", "/no/such"], "no checkpoint at /no/such/last.pt"),
         (["gan", "--classifier", "/no/such"], "no checkpoint at /no/such"),
         (["gan-compare", "--seeds", "0"], "expected --seeds to be greater than 0, got 0"),
-        (["doctor", "now"], "l1bn doctor takes no arguments, got now"),
     ],
 )
 def test_a_mistake_gets_one_line_and_code_2(
@@ -89,7 +88,9 @@ def test_a_mistake_gets_one_line_and_code_2(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("arguments", [["train", "--nrom", "l1"], ["train", "--norm", "l3"]])
+@pytest.mark.parametrize(
+    "arguments", [["train", "--nrom", "l1"], ["train", "--norm", "l3"], ["doctor", "now"]]
+)
 def test_a_mistyped_option_gets_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,6 +117,21 @@ def test_the_doctor_reports_and_never_fails(capsys: pytest.CaptureFixture[str]) 
     out = capsys.readouterr().out
     for word in ("l1bn", "torch", "python", "backend eager", "available", "threads", "processor"):
         assert word in out
+
+
+def test_the_doctor_times_the_kernels(
+    backend: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend != "cpu":
+        pytest.skip("it times the native kernels")
+    monkeypatch.setattr("l1bn.doctor.speed._SECONDS", 0.1)
+    assert main(["doctor", "--bench"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "×" in line]
+    assert len(rows) == 12
+    for row in rows:
+        low, middle, high = (float(row[i].rstrip("×")) for i in (4, 3, 6))
+        assert 0 < low <= middle <= high
+        assert int(row[-1]) >= 5
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "gan", "gan-compare"])

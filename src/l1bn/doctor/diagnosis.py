@@ -1,4 +1,4 @@
-"""``l1bn doctor``: what is installed, what can run here, and why something cannot."""
+"""What is installed, what can run here, and why something cannot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rich.table import Table
 
 from l1bn import memory
 from l1bn.environment import cpu_features, cpu_name, version_of
-from l1bn.errors import UserError
 from l1bn.ops.int8 import conv as int8_conv
 from l1bn.ops.int8 import norm as int8_norm
+from l1bn.ops.native.library import FLOAT_NORM
 from l1bn.ops.registry import registry
 from l1bn.strided_conv import trial
 
@@ -23,24 +23,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KM
 _EXTRAS = {"recipes": "train, compare, gan", "rtl": "hardware generator"}
 
 
-def doctor_command(arguments: list[str]) -> int:
-    """Print the diagnosis; return 0, for a missing part is no failure.
-
-    Raises:
-        UserError: If there are arguments other than ``--help``.
-    """
-    if arguments in (["-h"], ["--help"]):
-        print("usage: l1bn doctor\n\nPrint versions, backends, extras, processor and threads.")
-        return 0
-    if arguments:
-        raise UserError(f"l1bn doctor takes no arguments, got {' '.join(arguments)}")
+def diagnose() -> None:
+    """Print what is here."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in [*_versions(), *_backends(), *_extras(), *_machine(), _convolution()]:
         table.add_row(key, value)
     Console(highlight=False).print(table)
-    return 0
 
 
 def missing_requirements(extra: str) -> list[str]:
@@ -70,7 +60,8 @@ def _backends() -> list[tuple[str, str]]:
     rows = []
     for name in registry.names():
         reason = registry.get(name).unavailable()
-        rows.append((f"backend {name}", _state(reason)))
+        kernels = f", kernels {FLOAT_NORM.isa()}" if name == "cpu" and reason is None else ""
+        rows.append((f"backend {name}", _state(reason) + kernels))
     return [*rows, ("int8 kernels", _state(int8_conv.available() or int8_norm.available()))]
 
 
