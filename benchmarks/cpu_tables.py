@@ -83,9 +83,14 @@ def _ratios(
     }
 
 
-def isas(threads: str) -> Table:
-    """Geometric mean and worst of the same ratios, for every instruction set of one machine."""
-    rows = [r for r in _read("cpu_ops_xeon") if r["threads"] == threads]
+def isas(which: str) -> Table:
+    """Geometric mean and worst of the same ratios, for every instruction set of one machine.
+
+    Args:
+        which: the CSV of the machine, and the threads.
+    """
+    name, threads = which.split()
+    rows = [r for r in _read(name) if r["threads"] == threads]
     timed = {r["isa"] for r in rows}
     names = [name for name in ISAS if name in timed]
     body = []
@@ -101,10 +106,11 @@ def isas(threads: str) -> Table:
     return ["", *(f"`{name}`: mean, worst" for name in names)], body
 
 
-def ladder(threads: str) -> Table:
+def ladder(which: str) -> Table:
     """Times of every instruction set over those of the next lower one, all formats and shapes."""
+    name, threads = which.split()
     times: dict[str, dict[tuple[str, ...], float]] = {isa: {} for isa in ISAS}
-    for row in _read("cpu_ops_xeon"):
+    for row in _read(name):
         if row["threads"] == threads and row["isa"]:
             key = tuple(row[k] for k in ("dtype", "shape", "layout", "residual"))
             times[row["isa"]][key] = float(row["both_ms"])
@@ -177,7 +183,91 @@ def integers(_: str) -> Table:
     return ["", *(r["variant"] for r in rows[:3]), "int8 over BN"], body
 
 
+def _times(value: str) -> str:
+    return f"{float(value):.2f}×"
+
+
+def architectures(layout: str) -> Table:
+    """Steps, memory and inference of networks nobody here wrote, L1BN against BatchNorm."""
+    rows = {(r["network"], r["norm"]): r for r in _read("architectures") if r["layout"] == layout}
+    body = []
+    for network in dict.fromkeys(name for name, _ in rows):
+        bn, l1 = rows[network, "BatchNorm"], rows[network, "L1BN"]
+        kept, peak = (f"{int(l1[k]) / int(bn[k]):.2f}" for k in ("kept_bytes", "peak_bytes"))
+        largest = f"{bn['largest']} → {l1['largest']}"
+        folded = _times(rows[network, "L1BN, folded"]["inference_ratio"])
+        speed = _times(l1["step_ratio"]), kept, peak, largest, _times(l1["inference_ratio"]), folded
+        body.append([network, *speed])
+    means = [
+        geometric_mean([float(r[k]) for (_, norm), r in rows.items() if norm == which])
+        for which, k in (
+            ("L1BN", "step_ratio"), ("L1BN", "inference_ratio"), ("L1BN, folded", "inference_ratio")
+        )
+    ]  # fmt: skip
+    step, inference, folded = (f"{m:.2f}×" for m in means)
+    body.append(["geometric mean", step, "", "", "", inference, folded])
+    head = ["network", "step", "saved", "peak", "images in 4 GiB", "inference", "folded"]
+    return head, body
+
+
+def rivals(network: str) -> Table:
+    """Ways to save time or memory in one network."""
+    body = []
+    for row in _read("rivals"):
+        if row["network"] != network:
+            continue
+        memory = ["", ""]
+        if row["peak_bytes"]:
+            memory = [f"{int(row['peak_bytes']) / 2**20:.0f}", row["largest"]]
+        body.append([row["variant"], _times(row["ratio"]), *memory])
+    return ["", "speed", "peak of a step [MiB]", "images in 4 GiB"], body
+
+
+def compiled(threads: str) -> Table:
+    """Steps of compiled networks, and bytes kept, against compiled BatchNorm."""
+    rows = [r for r in _read("compiled") if r["threads"] == threads]
+    base = {
+        (r["network"], r["layout"]): int(r["kept_bytes"])
+        for r in rows
+        if (r["norm"], r["how"]) == ("BatchNorm", "compiled")
+    }
+    body = []
+    for row in rows:
+        kept = int(row["kept_bytes"]) / base[row["network"], row["layout"]]
+        name = f"{row['norm']}, {row['how']}"
+        body.append([row["network"], row["layout"], name, _times(row["ratio"]), f"{kept:.2f}"])
+    return ["network", "layout", "", "speed", "saved"], body
+
+
+def eager(threads: str) -> Table:
+    """Time of the eager backend over BatchNorm's."""
+    rows = [r for r in _read("eager") if r["threads"] == threads and r["variant"] == "l1bn eager"]
+    body = []
+    for (dtype, layout), name in FORMATS.items():
+        found = [float(r["ratio"]) for r in rows if (r["dtype"], r["layout"]) == (dtype, layout)]
+        if found:
+            figures = geometric_mean(found), min(found), max(found)
+            body.append([name, *(f"{v:.2f}" for v in figures)])
+    return ["", "mean", "best", "worst"], body
+
+
+def pool(threads: str) -> Table:
+    """Norm + ReLU with and without the pool, against BatchNorm."""
+    rows = [r for r in _read("cpu_pool") if r["threads"] == threads]
+    found = {(r["shape"], r["layout"], r["variant"]): r for r in rows}
+    body = []
+    for shape, layout in dict.fromkeys((s, n) for s, n, _ in found):
+        ratios = [_times(found[shape, layout, v]["ratio"]) for v in ("l1bn, no pool", "l1bn, pool")]
+        body.append([shape.replace("x", "×"), layout, *ratios])
+    return ["shape", "layout", "torch's memory", "pool"], body
+
+
 TABLES = {
+    "architectures": architectures,
+    "rivals": rivals,
+    "compiled": compiled,
+    "eager": eager,
+    "pool": pool,
     "operators": operators,
     "isas": isas,
     "ladder": ladder,

@@ -13,7 +13,7 @@ A table stands between two comments, of one of these kinds:
     <!-- first NAME -->            the figures of `first_steps.py`
     <!-- layers NAME -->           the summary of `layer_analysis.py`
     <!-- rtl KIND STIMULUS -->     a table of `rtl_tables.py`
-    <!-- cpu KIND THREADS -->      a table of `cpu_tables.py`
+    <!-- cpu KIND WHICH -->        a table of `cpu_tables.py`
     <!-- end -->
 
 NAME is a plan of `accuracy_plans.py`; the newest folder of results/ that ends in it counts.
@@ -291,8 +291,8 @@ def rtl(names: str) -> str:
 
 def cpu(names: str) -> str:
     """A table about the kernels of the CPU."""
-    kind, threads = names.split()
-    return markdown(*CPU_TABLES[kind](threads))
+    kind, which = names.split(maxsplit=1)
+    return markdown(*CPU_TABLES[kind](which))
 
 
 KINDS = {

@@ -266,7 +266,7 @@ def test_errors_leave_the_model_as_it_was() -> None:
     with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got int"):
         fold_(3, IMAGE)
     model.eval()
-    model.append(nn.Dropout(0.5))
+    model.append(nn.Dropout(0.5).eval())
     calls = iter(range(100))
     model[2].forward = lambda x: x + next(calls)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="compute the same"):

@@ -85,18 +85,19 @@ def fold_(model: nn.Module, example: Any) -> ConversionReport:
     check_ready(model, "fold_")
     if any(module.training for module in model.modules()):
         raise ValueError("fold_: expected a model in evaluation mode: call model.eval() first")
-    trial = _copy(model)
-    wanted = _outputs(trial, example)
-    pairs, left = _candidates(trial, example)
+    wanted = _outputs(_copy(model), example)
+    pairs, left = _candidates(model, example)
     left += _watched(model, pairs)
-    found = _seen_by_the_norm_alone(trial, example, pairs, wanted)
+    found = _seen_by_the_norm_alone(model, example, pairs, wanted)
     left += [Item(norm, _ELSEWHERE) for norm in pairs if norm not in found]
+    trial, moved = _copy(model), _copy(model)
     for norm, producer in found.items():
         _fold(trial, norm, producer)
-    moved = _copy(model)
+    # A run may change the copy's state, but not its parameters.
     round_parameters_(moved)
     room = room_between(wanted, _outputs(moved, example))
-    what = difference(wanted, _outputs(trial, example), room)
+    what = difference(wanted, _outputs(_copy(model), example))  # does it repeat itself?
+    what = what or difference(wanted, _outputs(trial, example), room)
     if what:
         raise ValueError(
             f"fold_: expected the folded model to compute the same, got {what}: does it depend on "
@@ -174,8 +175,9 @@ def _candidates(model: nn.Module, example: Any) -> tuple[dict[str, str], list[It
         taken.setdefault(path, []).append(from_[-1] if from_ else None)
         return x
 
-    with _swapped(model, note, take) as odd:
-        _outputs(model, example)
+    trial = _copy(model)
+    with _swapped(trial, note, take) as odd:
+        _outputs(trial, example)
     pairs: dict[str, str] = {}
     left = []
     for path, module in model.named_modules():
@@ -195,7 +197,9 @@ def _candidates(model: nn.Module, example: Any) -> tuple[dict[str, str], list[It
             left.append(Item(path, reason))
         else:
             pairs[path] = producer
-    return pairs, left
+    several = [n for n, p in pairs.items() if list(pairs.values()).count(p) > 1]
+    left += [Item(norm, _ELSEWHERE) for norm in several]
+    return {n: p for n, p in pairs.items() if n not in several}, left
 
 
 def _unfit(
@@ -211,7 +215,7 @@ def _unfit(
             return f"the {type(part).__name__} has a parametrization"
     if not isinstance(producer._parameters.get("weight"), nn.Parameter):
         return f"the {type(producer).__name__} has no weight of its own"
-    wanted = _PRODUCERS[type(producer)]
+    wanted = _PRODUCERS[bare_type(producer)]
     if any(y.dim() != wanted for p, y in produced if p == path):
         return "the convolution's output has no batch, or the linear layer's is no matrix"
     return None
@@ -237,7 +241,7 @@ def _swapped(model: nn.Module, after: _Swap, before: _Swap) -> Iterator[set[str]
 
     try:
         for path, module in model.named_modules():
-            if type(module) in _PRODUCERS:
+            if bare_type(module) in _PRODUCERS:
                 handles.append(module.register_forward_hook(partial(returned, path)))
             elif _is_norm(module):
                 hook = partial(given, path)
@@ -284,9 +288,10 @@ def _same_with(
                 return y
         return x
 
-    with _swapped(model, hide, show):
+    trial = _copy(model)
+    with _swapped(trial, hide, show):
         try:
-            got = _outputs(model, example)
+            got = _outputs(trial, example)
         except ValueError:  # such as a check for NaN
             return False
     return len(got) == len(wanted) and all(

@@ -16,7 +16,7 @@ from l1bn.activation import Activation
 from l1bn.functional import Branch, l1_batch_norm
 from l1bn.ops import scripted
 from l1bn.ops.running import count_batch
-from l1bn.ops.tracing import is_exporting, is_recomputed
+from l1bn.ops.tracing import is_exporting, is_recomputed, is_traced
 
 _EXPORTED = (
     "{} is exported in training mode: the program will normalize with the statistics of the batch "
@@ -57,8 +57,13 @@ class _L1BatchNorm(_BatchNorm):
     ) -> Tensor:
         if self.override is not None:
             return self.override(input, activation, residual)
+        arguments = self._arguments(input)
+        if not self.training and activation is residual is mask is None:
+            found = self._as_batch_norm(arguments)
+            if found is not None:
+                return found
         y = l1_batch_norm(
-            *self._arguments(input),
+            *arguments,
             activation=activation,
             residual=residual,
             mask=mask,
@@ -88,6 +93,18 @@ class _L1BatchNorm(_BatchNorm):
                 count = input.numel() // input.shape[1]
                 scripted.update(running_mean, running_var, mean, scale, count, factor, self.eps)
         return y
+
+    def _as_batch_norm(self, arguments: tuple[Any, ...]) -> Tensor | None:
+        """Evaluation without gradients, by BatchNorm's own operator and as quick a call.
+
+        None where ``l1_batch_norm`` has to look, or to say what is wrong.
+        """
+        if torch.is_grad_enabled() or arguments[5] or self.backend != "auto" or is_traced():
+            return None
+        try:
+            return F.batch_norm(*arguments)
+        except RuntimeError:
+            return None
 
     def _branch(self, input: Tensor) -> Branch:
         """A call in the present mode, to be added to another one's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from typing import Any
 
 import torch
@@ -14,17 +13,8 @@ from l1bn.ops.tracing import is_transformed
 
 
 def count_batch(batches: Tensor) -> None:
-    """Add one to a counter in place.
-
-    A counter in the memory of this process is reached there, as the kernels reach the running
-    statistics: an operator would cost a sixth of a layer's whole step on a small input.
-    """
-    if not is_transformed(batches):
-        if batches.is_cpu and batches.dtype is torch.int64:
-            ctypes.c_int64.from_address(batches.data_ptr()).value += 1
-        else:
-            batches.add_(1)
-    elif not _is_captured(batches):
+    """Add one to a counter in place."""
+    if not is_transformed(batches) or not _is_captured(batches):
         batches.add_(1)
     elif not _is_mapped():
         with _outside_transforms():

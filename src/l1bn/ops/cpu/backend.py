@@ -134,8 +134,6 @@ def _differentiable(
 
 #: Activation, eps, running statistics to move, and where the batch's go.
 _Options = tuple[str | None, float, kernels.Running | None, list[Tensor] | None]
-# Function.apply looks for functorch transforms, in Python; where none is active this is the same.
-_train = super(torch.autograd.Function, _Train).apply
 
 
 class _Evaluate(torch.autograd.Function):
@@ -269,7 +267,7 @@ class Cpu:
         if torch.compiler.is_compiling():
             return _train_compiled(x, weight, bias, residual, activation, eps)
         out: list[Tensor] = []
-        y = _train(x, weight, bias, residual, (activation, eps, None, out))
+        y = _Train.apply(x, weight, bias, residual, (activation, eps, None, out))
         return y if isinstance(y, Tensor) else y[0], out[0][0], out[0][2]
 
     def train_and_update(
@@ -293,7 +291,7 @@ class Cpu:
             count = x.numel() // x.shape[1]
             update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
             return y
-        y = _train(x, weight, bias, residual, (activation, eps, running, None))
+        y = _Train.apply(x, weight, bias, residual, (activation, eps, running, None))
         return y if isinstance(y, Tensor) else y[0]
 
     def train_pair(
