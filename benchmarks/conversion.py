@@ -34,7 +34,7 @@ TRANSFORMERS = {
     "EfficientNet-B0": (
         "efficientnet",
         "EfficientNet",
-        {"width_coefficient": 1.0, "depth_coefficient": 1.0, "dropout_rate": 0.2},
+        {"width_coefficient": 1.0, "depth_coefficient": 1.0, "hidden_dim": 1280},
     ),
     "LeViT-128S": (
         "levit",
