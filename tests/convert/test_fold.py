@@ -131,7 +131,7 @@ def test_activations_stay() -> None:
     )  # fmt: skip
     assert len(folded(trained(model)).converted) == 2
     assert type(model[1]) is nn.SiLU
-    assert [type(part) for part in model[3]] == [nn.Dropout, nn.ReLU]
+    assert [type(part) for part in model[3].children()] == [nn.Dropout, nn.ReLU]
 
 
 SEEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
