@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMED = sorted(set(re.findall(r"`([\w/]+\.(?:py|h|cpp))`", (ROOT / "ARCHITECTURE.md").read_text())))
+NAMED = sorted(
+    set(re.findall(r"`([\w/]+\.(?:py|h|cpp|c))`", (ROOT / "ARCHITECTURE.md").read_text()))
+)
 
 
 def test_the_page_names_files() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from l1bn import device, quantized, tools
-from l1bn.device import runtime, targets
+from l1bn.device.source import runtime
+from l1bn.device.trial import targets
 
 FLAGS = ["-O1", "-g", "-fPIC", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
 
@@ -72,8 +73,10 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     if reason := tools.missing("gcc"):
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("runtime")
-    files = sorted(runtime.sources().glob("*.c"))
-    command = ["gcc", *targets.STRICT, *FLAGS, "-c", *map(str, files)]
+    files = runtime.files()
+    include = {f"-I{f.parent}" for f in files}
+    command = ["gcc", *targets.STRICT, *FLAGS, *include, "-c"]
+    command += [str(f) for f in files if f.suffix == ".c"]
     subprocess.run(command, cwd=folder, check=True)
     return sorted(folder.glob("*.o"))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from l1bn.device import program, runtime
+from l1bn.device.program import steps
+from l1bn.device.source import runtime
 
 HEADER = (runtime.sources() / "l1bn_device.h").read_text()
 
@@ -23,7 +24,7 @@ def test_it_calls_only_itself_and_two_functions_of_libc(objects: list[Path]) -> 
     assert {n for k, n in symbols if k in "DdBbC"} <= {"kSteps"}
 
 
-@pytest.mark.parametrize("enum", [program.Kind, program.Mode, program.Flag])
+@pytest.mark.parametrize("enum", [steps.Kind, steps.Mode, steps.Flag])
 def test_numbers_are_the_same_in_c_and_in_python(enum: type) -> None:
     found = {int(v) for v in enum}  # type: ignore[attr-defined]
     body = re.search(rf"enum l1bn_{enum.__name__.lower()} {{(.*?)}};", HEADER, re.DOTALL)
@@ -31,5 +32,5 @@ def test_numbers_are_the_same_in_c_and_in_python(enum: type) -> None:
     numbers = {n: int(v) for n, v in re.findall(r"L1BN_(\w+) = (\d+)", body[1])}
     assert set(numbers.values()) == found
     for member in enum:  # type: ignore[attr-defined]
-        name = "HAS_RELU" if member == program.Flag.RELU and enum is program.Flag else member.name
+        name = "HAS_RELU" if member == steps.Flag.RELU and enum is steps.Flag else member.name
         assert numbers[name] == int(member)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from l1bn import device
-from l1bn.device.memory import ALIGNMENT, Placement, aligned
+from l1bn.device.program.memory import ALIGNMENT, Placement, aligned
 from small_networks import lenet, resnet8, trained
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from l1bn import device, quantized, tools
-from l1bn.device import targets, trial
+from l1bn.device.trial import run, targets
 from l1bn.recipes.board import BoardConfig
 from small_networks import digits, lenet, resnet8, take_step, trained
 
@@ -25,14 +25,14 @@ _FLOAT_INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\s+[0-9a-f ]+\s(v\w+\.f(?:16|32|
 
 
 @cache
-def planned(name: str) -> tuple[device.Build, trial.Work, list[np.ndarray], bytes]:
+def planned(name: str) -> tuple[device.Build, run.Work, list[np.ndarray], bytes]:
     """A network, its work, and what Python makes of it: logits and the last state."""
     torch.manual_seed(0)
     network = trained({"resnet8": lambda: resnet8(4), "lenet": lenet}[name]())
     device.choose(network, "all")
     build = device.build(network, (1, 8, 8), device.Options(batch=BATCH))
     images, labels = digits(0, STEPS * BATCH)
-    work = trial.Work(images, labels, [RATE] * STEPS, INFERENCES)
+    work = run.Work(images, labels, [RATE] * STEPS, INFERENCES)
     optimizer = quantized.SGD(network, RATE)
     before = build.layout.pack()
     logits = []
@@ -55,7 +55,7 @@ def compiled(
     if reason := target.missing():
         pytest.skip(reason)
     build, work, _, _ = planned(network)
-    return target, trial.compile_trial(build, work, target, folder, flags)
+    return target, run.compile_trial(build, work, target, folder, flags)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_processor_learns_what_python_learns(
 ) -> None:
     target, program = compiled(name, network, tmp_path, flags)
     build, _, logits, state = planned(network)
-    outcome = trial.run_trial(build, program, target)
+    outcome = run.run_trial(build, program, target)
     assert len(outcome.logits) == len(logits) == STEPS + INFERENCES
     for step, (got, wanted) in enumerate(zip(outcome.logits, logits, strict=True)):
         np.testing.assert_array_equal(got, wanted, f"logits of step {step}")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from l1bn.cli import main
-from l1bn.device import targets, trial
+from l1bn.device.trial import run as trial
+from l1bn.device.trial import targets
 from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 
 TRAIN = ["--epochs", "1", "--images", "64", "--batch-size", "32", "--width", "0.25"]

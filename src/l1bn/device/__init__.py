@@ -3,8 +3,8 @@
 What ``l1bn.quantized`` trains in Python, a device trains on: every integer is the same.
 """
 
-from l1bn.device.build import Build, Options, build
-from l1bn.device.folder import write
 from l1bn.device.learning import Learn, choose
+from l1bn.device.program.build import Build, Options, build
+from l1bn.device.source.folder import write
 
 __all__ = ["Build", "Learn", "Options", "build", "choose", "write"]

@@ -15,8 +15,8 @@ from l1bn.tools import ToolError
 
 if TYPE_CHECKING:
     from l1bn.device import Build
-    from l1bn.device.report import Row
-    from l1bn.device.trial import Outcome, Work
+    from l1bn.device.trial.report import Row
+    from l1bn.device.trial.run import Outcome, Work
     from l1bn.quantized import IntegerNetwork
     from l1bn.recipes.data import ImageSet
 
@@ -85,7 +85,7 @@ def _planned(config: BoardConfig) -> tuple[Build, Work]:
     import torch
 
     from l1bn import device
-    from l1bn.device.trial import Work
+    from l1bn.device.trial.run import Work
     from l1bn.recipes.classification.integer import IntegerPreprocess
 
     network, data = _trained(config.network)
@@ -159,9 +159,9 @@ def _memory(build: Build) -> str:
 
 
 def _run(config: BoardConfig, build: Build, work: Work) -> Outcome:
-    from l1bn.device.comparison import difference
-    from l1bn.device.targets import TARGETS
-    from l1bn.device.trial import compile_trial, run_trial
+    from l1bn.device.trial.comparison import difference
+    from l1bn.device.trial.run import compile_trial, run_trial
+    from l1bn.device.trial.targets import TARGETS
 
     target = TARGETS[config.target]
     if reason := target.missing():
@@ -187,8 +187,8 @@ def _say(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> int
 def _report(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> int:
     from rich.console import Console
 
-    from l1bn.device.report import flash_bytes, rows
-    from l1bn.device.targets import TARGETS
+    from l1bn.device.trial.report import flash_bytes, rows
+    from l1bn.device.trial.targets import TARGETS
 
     table = rows(build, outcome.instructions)
     flash = flash_bytes(TARGETS[config.target], config.out / "trial.elf", work)

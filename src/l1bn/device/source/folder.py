@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from l1bn.device import emit
-from l1bn.device.build import Build
-from l1bn.device.runtime import sources
+from l1bn.device.program.build import Build
+from l1bn.device.source import tables
+from l1bn.device.source.runtime import files
 
 
 def write(build: Build, folder: str | Path, name: str = "network") -> Path:
@@ -28,11 +28,10 @@ def write(build: Build, folder: str | Path, name: str = "network") -> Path:
         raise ValueError(f"expected a C identifier as a name, got {name!r}")
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    runtime = sources()
-    for path in sorted([*runtime.glob("*.c"), *runtime.glob("*.h")]):
+    for path in files():
         shutil.copyfile(path, target / path.name)
-    (target / f"{name}.h").write_text(emit.header(build, name))
-    (target / f"{name}.c").write_text(emit.source(build, name))
+    (target / f"{name}.h").write_text(tables.header(build, name))
+    (target / f"{name}.c").write_text(tables.source(build, name))
     (target / "Makefile").write_text(_MAKEFILE.format(name=name))
     (target / "README.md").write_text(_readme(build, name))
     return target

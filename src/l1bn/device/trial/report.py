@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l1bn import tools
-from l1bn.device.build import Build
-from l1bn.device.lowering import FOLDED_BYTES
-from l1bn.device.program import Kind, Mode, Op
-from l1bn.device.targets import Target
-from l1bn.device.trial import Work, layers
+from l1bn.device.program.build import Build
+from l1bn.device.program.lowering import FOLDED_BYTES
+from l1bn.device.program.steps import Kind, Mode, Op
+from l1bn.device.trial.run import Work, layers
+from l1bn.device.trial.targets import Target
 
 
 @dataclass(frozen=True)

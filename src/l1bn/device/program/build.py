@@ -9,11 +9,11 @@ from functools import partial
 
 import torch
 
-from l1bn.device.backward import Backward
-from l1bn.device.lowering import Lowering, Tables
-from l1bn.device.memory import Placement, place
-from l1bn.device.program import Buffer, Flag, Kind, Op, Tensor
-from l1bn.device.state import Layout
+from l1bn.device.program.backward import Backward
+from l1bn.device.program.lowering import Lowering, Tables
+from l1bn.device.program.memory import Placement, place
+from l1bn.device.program.state import Layout
+from l1bn.device.program.steps import Buffer, Flag, Kind, Op, Tensor
 from l1bn.fixed_point.update import SgdStep
 from l1bn.quantized import IntegerNetwork, QTensor
 from l1bn.quantized.layers import IntegerLayer, NormLayer, ProductLayer, ProductNormLayer

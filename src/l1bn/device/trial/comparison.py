@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from l1bn import quantized
-from l1bn.device.build import Build
-from l1bn.device.trial import Outcome, Work
+from l1bn.device.program.build import Build
+from l1bn.device.trial.run import Outcome, Work
 
 Logits = list[npt.NDArray[np.int32]]
 

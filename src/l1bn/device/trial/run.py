@@ -11,11 +11,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from l1bn import tools
-from l1bn.device.build import Build
-from l1bn.device.emit import array
-from l1bn.device.folder import write
-from l1bn.device.runtime import sources
-from l1bn.device.targets import Target
+from l1bn.device.program.build import Build
+from l1bn.device.source.folder import write
+from l1bn.device.source.runtime import sources
+from l1bn.device.source.tables import array
+from l1bn.device.trial.targets import Target
 from l1bn.fixed_point.update import RATE_BITS
 from l1bn.quantized import QTensor
 

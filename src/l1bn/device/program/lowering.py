@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from l1bn.device.program import NONE, Buffer, Flag, Kind, Mode, Op, Tensor, Window
+from l1bn.device.program.steps import NONE, Buffer, Flag, Kind, Mode, Op, Tensor, Window
 from l1bn.quantized import IntegerNetwork
 from l1bn.quantized.layers import (
     AddLayer,
@@ -27,7 +27,7 @@ from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.parameter import IntegerParameter
 
 CHANNEL_BYTES = 40
-"""Size of ``l1bn_channel`` in csrc/device/channel.h [bytes]."""
+"""Size of ``l1bn_channel`` in csrc/device/arithmetic/channel.h [bytes]."""
 FOLDED_BYTES = 8
 """Size of ``l1bn_folded`` in csrc/device/l1bn_device.h [bytes]."""
 _LARGEST_COUNT = 1 << 17

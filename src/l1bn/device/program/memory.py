@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from l1bn.device.program import Buffer, Op
+from l1bn.device.program.steps import Buffer, Op
 
 ALIGNMENT = 8
 """Bytes to which every buffer is aligned, for 64-bit numbers."""

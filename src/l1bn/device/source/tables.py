@@ -10,9 +10,9 @@ from dataclasses import astuple
 import numpy as np
 from torch import Tensor as TorchTensor
 
-from l1bn.device.build import Build
-from l1bn.device.program import NONE, Op, Tensor, Window
-from l1bn.device.state import memory_order
+from l1bn.device.program.build import Build
+from l1bn.device.program.state import memory_order
+from l1bn.device.program.steps import NONE, Op, Tensor, Window
 from l1bn.fixed_point.loss import PROBABILITY_BITS, TABLE
 from l1bn.quantized.layers import NormLayer, ProductNormLayer
 from l1bn.quantized.parameter import IntegerParameter

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from l1bn import tools
-from l1bn.device.runtime import sources
+from l1bn.device.source.runtime import sources
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 """Language and warnings of every compiler."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from l1bn.device.memory import aligned
+from l1bn.device.program.memory import aligned
 from l1bn.quantized import IntegerNetwork
 from l1bn.quantized.layers.norm import NormalizingLayer
 from l1bn.quantized.norms.buffers import NormBuffers

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from l1bn.device.lowering import Lowering, keeps_order, plain_window, raw, scratch_of
-from l1bn.device.program import NONE, Kind, Mode, Op, Tensor
+from l1bn.device.program.lowering import Lowering, keeps_order, plain_window, raw, scratch_of
+from l1bn.device.program.steps import NONE, Kind, Mode, Op, Tensor
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,

@@ -1,0 +1,1 @@
+"""Writes a network as C, beside the runtime that it needs."""
