@@ -1,9 +1,9 @@
 // Rescaling, the largest magnitude, and the addition of scaled tensors.
 #pragma once
 #include "int8_norm/kernels.h"
-#include "int8_norm/noise.h"
-#include "int8_norm/rows.h"
 #include "int8_norm/scalars.h"
+#include "int8_norm/vectors/noise.h"
+#include "int8_norm/vectors/rows.h"
 
 namespace l1bn {
 namespace int8_norm {

@@ -17,7 +17,7 @@ import numpy as np
 from torchless import library, load_openmp, selected
 
 from l1bn import fixed_point as fp
-from l1bn.fixed_point.norm_layer import norm_layer_backward, norm_layer_forward
+from l1bn.fixed_point.norm.layer import norm_layer_backward, norm_layer_forward
 from l1bn.fixed_point.scaling import rescale
 
 SEED, STREAM = 7, 123456789

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from judge import assert_judged, make_case
-from l1bn.ops import passes
-from l1bn.ops.eager import BACKEND
+from l1bn.ops.eager import passes
+from l1bn.ops.eager.backend import BACKEND
 
 SHAPES = [(5, 3, 4, 6), (1, 4, 7, 5), (9, 5), (3, 4, 11), (2, 3, 4, 3, 2)]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l1bn.functional import l1_batch_norm
-from l1bn.ops.eager import Eager
+from l1bn.ops.eager.backend import Eager
 from l1bn.ops.registry import Backend, Registry, registry
 
 

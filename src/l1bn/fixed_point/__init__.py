@@ -15,15 +15,15 @@ against float64.
 """
 
 from l1bn.fixed_point.addition import add_scaled
-from l1bn.fixed_point.backward import Backward, Slopes, l1_backward, l1_slopes, l2_backward
 from l1bn.fixed_point.convolution import conv2d, conv2d_input_gradient, conv2d_weight_gradient
 from l1bn.fixed_point.formats import Format, random_bits, rounding_noise
-from l1bn.fixed_point.norm_layer import (
+from l1bn.fixed_point.norm.backward import Backward, Slopes, l1_backward, l1_slopes, l2_backward
+from l1bn.fixed_point.norm.layer import (
     LayerGradient,
     norm_layer_backward,
     norm_layer_forward,
 )
-from l1bn.fixed_point.normalize import (
+from l1bn.fixed_point.norm.normalize import (
     Channel,
     Forward,
     Reciprocal,
@@ -33,10 +33,15 @@ from l1bn.fixed_point.normalize import (
     normalize,
     reciprocal,
 )
-from l1bn.fixed_point.running import RUNNING_BITS, Running, evaluate
+from l1bn.fixed_point.norm.running import RUNNING_BITS, Running, evaluate
+from l1bn.fixed_point.norm.spec import NormSpec, Widths, check_accumulators, widths
+from l1bn.fixed_point.norm.statistics import (
+    L1Statistics,
+    L2Statistics,
+    l1_statistics,
+    l2_statistics,
+)
 from l1bn.fixed_point.scaling import common_exponent, memory_order, peak_shift, rescale
-from l1bn.fixed_point.spec import NormSpec, Widths, check_accumulators, widths
-from l1bn.fixed_point.statistics import L1Statistics, L2Statistics, l1_statistics, l2_statistics
 from l1bn.fixed_point.update import Master, SgdStep, accumulate, make_room, sgd_step
 
 __all__ = [

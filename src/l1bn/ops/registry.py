@@ -245,7 +245,7 @@ registry = Registry(
     {
         "cpu": "l1bn.ops.cpu.backend",
         "triton": "l1bn.ops.triton.backend",
-        "eager": "l1bn.ops.eager",
+        "eager": "l1bn.ops.eager.backend",
     }
 )
 # They serve compilers, which cannot import a module while they trace.

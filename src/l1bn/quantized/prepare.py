@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
 from l1bn.quantized.config import Config
 from l1bn.quantized.kernels.selection import check_backend

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from l1bn.fixed_point import NormSpec, Widths, widths
-from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K
+from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ def test_second_derivative_without_the_input(shape: tuple[int, ...], activation:
         found = torch.autograd.grad(dx.square().sum(), inputs, allow_unused=True)
         return [torch.zeros_like(v) if g is None else g for v, g in zip(inputs, found, strict=True)]
 
-    from l1bn.ops.eager import BACKEND as EAGER
+    from l1bn.ops.eager.backend import BACKEND as EAGER
 
     assert any(v.dtype == torch.uint8 for v in kept(case))
     for got, want in zip(second(BACKEND), second(EAGER), strict=True):
@@ -282,7 +282,7 @@ def test_frozen_statistics(activation: str, wanted: tuple[str, ...], layout: str
     )
     mean, var = torch.randn(20).double(), torch.rand(20).double() + 0.5
     results = []
-    from l1bn.ops.eager import BACKEND as EAGER
+    from l1bn.ops.eager.backend import BACKEND as EAGER
 
     for backend in (BACKEND, EAGER):
         leaves = {k: v.requires_grad_(k in wanted) for k, v in case.leaves().items()}

@@ -22,8 +22,8 @@ from l1bn.fixed_point import (
     rescale,
     sgd_step,
 )
-from l1bn.fixed_point.norm_layer import activate
-from l1bn.fixed_point.normalize import scale
+from l1bn.fixed_point.norm.layer import activate
+from l1bn.fixed_point.norm.normalize import scale
 from l1bn.ops.int8 import elements
 from l1bn.ops.int8 import norm as native
 

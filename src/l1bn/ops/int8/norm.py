@@ -144,7 +144,7 @@ def norm_forward(
     residual: Tensor | None = None,
     relu: bool = True,
 ) -> tuple[Tensor, NormState]:
-    """L1BN, residual and ReLU: ``l1bn.fixed_point.norm_layer.norm_layer_forward``.
+    """L1BN, residual and ReLU: ``l1bn.fixed_point.norm.layer.norm_layer_forward``.
 
     Args:
         x: Input, int8 of the format ``spec.data``.
@@ -293,7 +293,7 @@ def norm_backward(
     rounding: Rounding = NEAREST,
     residual: bool = False,
 ) -> Gradients:
-    """Exact gradient of ``norm_forward``: ``l1bn.fixed_point.norm_layer.norm_layer_backward``.
+    """Exact gradient of ``norm_forward``: ``l1bn.fixed_point.norm.layer.norm_layer_backward``.
 
     Args:
         g: Output gradient, int8.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from l1bn.fixed_point.addition import MAX_GAP
-from l1bn.fixed_point.backward import l1_slopes
-from l1bn.fixed_point.normalize import fold
+from l1bn.fixed_point.norm.backward import l1_slopes
+from l1bn.fixed_point.norm.normalize import fold
+from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.scaling import MAX_SHIFT, common_exponent, peak_shift
-from l1bn.fixed_point.spec import NormSpec
 from l1bn.fixed_point.update import LIMIT_BITS, RATE_BITS, UNIT_BITS, SgdStep
 from l1bn.quantized.kernels.eager_norm import (
     EagerGradient,

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from l1bn.fixed_point.backward import Slopes
-from l1bn.fixed_point.normalize import Channel, Reciprocal
-from l1bn.fixed_point.spec import NormSpec
-from l1bn.fixed_point.statistics import L1Statistics
+from l1bn.fixed_point.norm.backward import Slopes
+from l1bn.fixed_point.norm.normalize import Channel, Reciprocal
+from l1bn.fixed_point.norm.spec import NormSpec
+from l1bn.fixed_point.norm.statistics import L1Statistics
 from l1bn.quantized.kernels.interface import per_channel
 
 _Numbers = npt.NDArray[np.object_]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
 from l1bn.quantized.tensor import Noise
 

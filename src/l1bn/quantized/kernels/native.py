@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
 from l1bn.ops.int8 import conv as int8_conv
 from l1bn.ops.int8 import norm as int8_norm

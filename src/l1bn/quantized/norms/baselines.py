@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from l1bn.fixed_point.backward import l2_slopes
 from l1bn.fixed_point.formats import divide_nearest, divide_truncated, integer_root
-from l1bn.fixed_point.normalize import Channel, fold
+from l1bn.fixed_point.norm.backward import l2_slopes
+from l1bn.fixed_point.norm.normalize import Channel, fold
+from l1bn.fixed_point.norm.spec import NormSpec
+from l1bn.fixed_point.norm.statistics import L2Statistics
 from l1bn.fixed_point.scaling import common_exponent
-from l1bn.fixed_point.spec import NormSpec
-from l1bn.fixed_point.statistics import L2Statistics
 from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.eager_norm import (
     EagerGradient,

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l1bn.fixed_point.running import RUNNING_BITS, Running
-from l1bn.fixed_point.spec import NormSpec
-from l1bn.fixed_point.statistics import L1Statistics, L2Statistics
+from l1bn.fixed_point.norm.running import RUNNING_BITS, Running
+from l1bn.fixed_point.norm.spec import NormSpec
+from l1bn.fixed_point.norm.statistics import L1Statistics, L2Statistics
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.scaling import follow
 

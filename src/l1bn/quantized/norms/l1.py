@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1bn.fixed_point.backward import frozen_dgamma
-from l1bn.fixed_point.normalize import fold
-from l1bn.fixed_point.running import Running, evaluation_statistics
+from l1bn.fixed_point.norm.backward import frozen_dgamma
+from l1bn.fixed_point.norm.normalize import fold
+from l1bn.fixed_point.norm.running import Running, evaluation_statistics
+from l1bn.fixed_point.norm.spec import NormSpec
+from l1bn.fixed_point.norm.statistics import L1Statistics
 from l1bn.fixed_point.scaling import common_exponent, peak_shift
-from l1bn.fixed_point.spec import NormSpec
-from l1bn.fixed_point.statistics import L1Statistics
 from l1bn.quantized.kernels import Kernels, NormState
 from l1bn.quantized.kernels.eager_norm import (
     EagerGradient,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.interface import NormGradient
 from l1bn.quantized.norms.buffers import NormBuffers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 
-from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K, K
+from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K, K
 from l1bn.rtl.unit.scalars.normalize import half_step
 from l1bn.rtl.unit.scalars.program import Parts, Value, multiply, run
 

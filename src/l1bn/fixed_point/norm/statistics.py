@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l1bn.fixed_point.formats import IntArray, ScalarArray, integer_root
-from l1bn.fixed_point.spec import NormSpec
+from l1bn.fixed_point.norm.spec import NormSpec
 
 
 @dataclass(frozen=True)

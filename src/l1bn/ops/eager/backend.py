@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from l1bn.activation import DESCRIPTIONS, Activation, clips
-from l1bn.ops import eager_node, formula, frozen
+from l1bn.ops import formula, frozen
+from l1bn.ops.eager import node
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
 
@@ -88,7 +89,7 @@ class Eager:
         if is_transformed(x):
             return formula.train(x, weight, bias, residual, activation, eps)
         if activation is None or clips(activation):
-            return eager_node.train(x, weight, bias, residual, activation, eps)
+            return node.train(x, weight, bias, residual, activation, eps)
         return _Train.apply(x, weight, bias, residual, activation, eps)
 
     def evaluate(

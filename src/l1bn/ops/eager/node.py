@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from l1bn.activation import Activation
-from l1bn.ops import formula, passes
+from l1bn.ops import formula
+from l1bn.ops.eager import passes
 from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward
 from l1bn.ops.tracing import is_looked_at

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "common/parallel.h"
-#include "int8_norm/simd.h"
+#include "int8_norm/vectors/simd.h"
 
 namespace l1bn {
 namespace int8_norm {

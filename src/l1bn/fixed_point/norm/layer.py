@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from l1bn.fixed_point.backward import (
+from l1bn.fixed_point.formats import IntArray, Rounding, ScalarArray
+from l1bn.fixed_point.norm.backward import (
     check_pair,
     l1_slopes,
     reduce_gradient,
     select_offset,
 )
-from l1bn.fixed_point.formats import IntArray, Rounding, ScalarArray
-from l1bn.fixed_point.normalize import Forward, l1_forward
+from l1bn.fixed_point.norm.normalize import Forward, l1_forward
+from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.scaling import common_exponent, rescale
-from l1bn.fixed_point.spec import NormSpec
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 // (Steele et al., OOPSLA 2014) over a Weyl sequence that counts places in memory.
 #pragma once
 #include "int8_norm/interface.h"
-#include "int8_norm/simd.h"
+#include "int8_norm/vectors/simd.h"
 
 namespace l1bn {
 namespace int8_norm {

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from l1bn.fixed_point.formats import IntArray, ScalarArray, divide_nearest, integer_root
-from l1bn.fixed_point.normalize import normalize
-from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K, K, NormSpec
-from l1bn.fixed_point.statistics import L1Statistics, L2Statistics, check_data
+from l1bn.fixed_point.norm.normalize import normalize
+from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K, K, NormSpec
+from l1bn.fixed_point.norm.statistics import L1Statistics, L2Statistics, check_data
 
 #: Fraction bits of the running mean and of the running σ.
 RUNNING_BITS = 16

@@ -21,8 +21,8 @@ from l1bn.fixed_point.formats import (
     divide_nearest,
     rounding_noise,
 )
-from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K, POW2_BITS, POW2_POINT, NormSpec
-from l1bn.fixed_point.statistics import (
+from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K, POW2_BITS, POW2_POINT, NormSpec
+from l1bn.fixed_point.norm.statistics import (
     L1Statistics,
     L2Statistics,
     check_data,

@@ -24,9 +24,9 @@ from l1bn.fixed_point.formats import (
     divide_nearest,
     divide_truncated,
 )
-from l1bn.fixed_point.normalize import Channel, scale
-from l1bn.fixed_point.spec import FRACTION_BITS, INVERSE_K, K, NormSpec
-from l1bn.fixed_point.statistics import (
+from l1bn.fixed_point.norm.normalize import Channel, scale
+from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K, K, NormSpec
+from l1bn.fixed_point.norm.statistics import (
     L1Statistics,
     L2Statistics,
     channel_sum,
