@@ -10,6 +10,7 @@ from torch import Tensor
 from l1bn import reference
 from l1bn.activation import Activation, split
 from l1bn.ops import formula
+from l1bn.ops.records import Call
 from l1bn.ops.registry import registry
 
 Result = dict[str, Tensor]
@@ -138,14 +139,8 @@ def judge(case: Case) -> Result:
 
 def _collect(case: Case, train: object) -> Result:
     leaves = case.leaves()
-    y, mean, scale = train(  # type: ignore[operator]
-        leaves["x"],
-        leaves.get("weight"),
-        leaves.get("bias"),
-        leaves.get("residual"),
-        case.activation,
-        case.eps,
-    )
+    call = Call(leaves.get("weight"), leaves.get("bias"), case.activation, case.eps)
+    y, mean, scale = train(leaves["x"], leaves.get("residual"), call)  # type: ignore[operator]
     y.backward(case.grad)
     out = {"y": y.detach(), "mean": mean, "scale": scale}
     return out | {f"d{k}": v.grad for k, v in leaves.items()}

@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from judge import Case, assert_close, assert_judged, error, judge, lay_out, make_case, run
 from l1bn.activation import DESCRIPTIONS, Activation
 from l1bn.functional import l1_batch_norm
+from l1bn.ops.records import Call
 from l1bn.ops.registry import computes, registry
 
 SHAPES = [
@@ -128,7 +129,7 @@ def test_curved_gradcheck_and_double_backward(backend: str, activation: Activati
     train = registry.get(_with(backend, activation)).train
 
     def call(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-        return train(x, weight, bias, residual, activation, 1e-5)[0]
+        return train(x, residual, Call(weight, bias, activation, 1e-5))[0]
 
     assert gradcheck(call, leaves)
     assert gradgradcheck(call, leaves)
@@ -244,7 +245,8 @@ def test_gradcheck_and_double_backward(backend: str, activation: str | None) -> 
     leaves = [v.clone().requires_grad_() for v in (x, weight, bias, residual)]
 
     def call(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
-        return registry.get(backend).train(x, weight, bias, residual, activation, 1e-5)[0]
+        call = Call(weight, bias, activation, 1e-5)
+        return registry.get(backend).train(x, residual, call)[0]
 
     assert gradcheck(call, leaves)
     assert gradgradcheck(call, leaves)

@@ -30,6 +30,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from l1bn.ops.records import Call, Running
 from l1bn.ops.triton import launch, plan
 
 TARGETS = {
@@ -87,11 +88,11 @@ def launches_of(case: tuple[Any, ...], keep_x: bool) -> list[Launch]:
         return torch.empty(shape[1], device="meta")
 
     x, residual = tensor(), tensor() if has_residual else None
-    call = launch.Call(vector(), vector(), launch.ACTIVATIONS[activation], 1e-5)
+    call = Call(vector(), vector(), activation, 1e-5)
     with recorded() as launches:
         bits = not keep_x
         worst = torch.empty(1, dtype=torch.int32, device="meta") if bits else None
-        running = (vector(), vector(), 0.1)
+        running = Running(vector(), vector(), 0.1)
         _, kept = launch.forward(x, residual, call, running, bits, worst)
         kept = kept._replace(x=x if keep_x else None, y=kept.y if activation else None)
         launch.backward(tensor(), kept, call, (True, True, True, has_residual))

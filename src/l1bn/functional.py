@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from l1bn.activation import DESCRIPTIONS, Activation, activate, clips, split
 from l1bn.ops import frozen, masked
+from l1bn.ops.records import Branch, Call, Running
 from l1bn.ops.registry import PairBackend, computes, registry
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_traced
@@ -79,16 +78,18 @@ def l1_batch_norm(
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
     if not is_traced():
-        _check(input, running_mean, running_var, weight, bias, training, eps, activation, residual)
+        vectors = running_mean, running_var, weight, bias
+        _check(input, vectors, training, eps, activation, residual)
         if mask is not None:
             _check_mask(mask, input)
+    call = Call(weight, bias, activation, eps)
     if not training:
         assert running_mean is not None  # narrowed by _check
         assert running_var is not None
         chosen = registry.resolve(backend, input, weight, bias, residual)
-        inside = activation if computes(chosen, activation) else None
-        y = chosen.evaluate(input, running_mean, running_var, weight, bias, residual, inside, eps)
-        return y if inside is activation else activate(y, activation)
+        inside = call if computes(chosen, activation) else Call(weight, bias, None, eps)
+        y = chosen.evaluate(input, residual, inside, Running(running_mean, running_var))
+        return y if inside is call else activate(y, activation)
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
     if not isinstance(momentum, (float, int, Tensor)):
@@ -96,54 +97,38 @@ def l1_batch_norm(
             f"expected momentum as a number or a tensor of one element, got {momentum!r}: for a "
             "cumulative average pass one over the number of batches"
         )
-    tensors = input, running_mean, running_var, weight, bias, residual
-    options = activation, momentum, eps, mask, backend
-    if frozen.only_shifts(input, weight, bias, residual, activation):
-        return frozen.shift(bias, residual, activation, lambda: _train(*tensors, *options))
-    return _train(*tensors, *options)
+    running = None
+    if running_mean is not None and running_var is not None:
+        running = Running(running_mean, running_var, momentum)
+    if frozen.only_shifts(input, residual, call):
+        return frozen.shift(
+            residual, call, lambda: _train(input, residual, call, running, mask, backend)
+        )
+    return _train(input, residual, call, running, mask, backend)
 
 
 def _train(
     x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
     residual: Tensor | None,
-    activation: Activation | None,
-    momentum: float | Tensor,
-    eps: float,
+    call: Call,
+    running: Running | None,
     mask: Tensor | None,
     backend: str,
 ) -> Tensor:
     """Normalize with the statistics of the batch, and move the running ones."""
+    weight, bias, activation, eps = call
     if mask is not None:
-        y, mean, scale, count = masked.train(x, mask, weight, bias, residual, activation, eps)
-        if running_mean is not None and running_var is not None:
-            update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+        y, mean, scale, count = masked.train(x, mask, residual, call)
+        if running is not None:
+            update_running_statistics(running, mean, scale, count, eps)
         return y
     chosen = registry.resolve(backend, x, weight, bias, residual)
-    inside = activation if computes(chosen, activation) else None
-    if running_mean is None or running_var is None:
-        y = chosen.train(x, weight, bias, residual, inside, eps)[0]
+    inside = call if computes(chosen, activation) else Call(weight, bias, None, eps)
+    if running is None:
+        y = chosen.train(x, residual, inside)[0]
     else:
-        y = chosen.train_and_update(
-            x, running_mean, running_var, weight, bias, residual, inside, momentum, eps
-        )
-    return y if inside is activation else activate(y, activation)
-
-
-class Branch(NamedTuple):
-    """The first arguments of ``l1_batch_norm``, of one of two branches that are added."""
-
-    input: Tensor
-    running_mean: Tensor | None
-    running_var: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    training: bool
-    momentum: float | Tensor
-    eps: float
+        y = chosen.train_and_update(x, residual, inside, running)
+    return y if inside is call else activate(y, activation)
 
 
 def l1_batch_norm_pair(
@@ -173,7 +158,7 @@ def l1_batch_norm_pair(
     """
     if first.training and second.training and first.input.numel():
         for branch in (second, first):
-            _check(*branch[:6], branch.eps, activation, None)
+            _check(branch.input, branch[1:5], True, branch.eps, activation, None)
         _check_residual(second.input, first.input)
         chosen = registry.resolve(backend, first.input, first.weight, first.bias, second.input)
         same = chosen is registry.resolve(backend, second.input, second.weight, second.bias, None)
@@ -200,21 +185,18 @@ def _empty(
 
 def _check(
     x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
+    vectors: tuple[Tensor | None, ...],
     training: bool,
     eps: float,
     activation: Activation | None,
     residual: Tensor | None,
 ) -> None:
+    """Refuse what does not fit; ``vectors`` are running mean and variance, γ and β."""
     _check_input(x, training)
     if activation is not None:
         split(activation)
     _check_eps_and_size(x, training, eps)
-    _check_running(running_mean, running_var, training)
-    vectors = running_mean, running_var, weight, bias
+    _check_running(vectors[0], vectors[1], training)
     size, device = x.shape[1:2], x.device
     for vector in vectors:
         if vector is not None and not (

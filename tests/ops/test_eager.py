@@ -10,6 +10,7 @@ import torch
 from judge import assert_judged, make_case
 from l1bn.ops.eager import passes
 from l1bn.ops.eager.backend import BACKEND
+from l1bn.ops.records import Call
 
 SHAPES = [(5, 3, 4, 6), (1, 4, 7, 5), (9, 5), (3, 4, 11), (2, 3, 4, 3, 2)]
 
@@ -48,7 +49,8 @@ def test_threads_changed_between_forward_and_backward(monkeypatch: pytest.Monkey
         for later in (1, 3):
             torch.set_num_threads(1)
             leaves = case.leaves()
-            y, _, _ = BACKEND.train(**leaves, residual=None, activation="relu", eps=1e-5)
+            call = Call(leaves["weight"], leaves["bias"], "relu", 1e-5)
+            y, _, _ = BACKEND.train(leaves["x"], None, call)
             torch.set_num_threads(later)
             y.backward(case.grad)
             found.append(leaves["x"].grad)
@@ -64,7 +66,9 @@ def test_a_second_derivative_over_blocks(monkeypatch: pytest.MonkeyPatch, residu
     leaves = list(case.leaves().values())
 
     def call(*values: torch.Tensor) -> torch.Tensor:
-        return BACKEND.train(*(*values, None)[:4], activation="relu", eps=1e-5)[0]
+        x, weight, bias, added = (*values, None)[:4]
+        assert x is not None
+        return BACKEND.train(x, added, Call(weight, bias, "relu", 1e-5))[0]
 
     assert torch.autograd.gradgradcheck(call, leaves)
 
@@ -82,7 +86,7 @@ def test_bytes_kept(gamma: float) -> None:
         return v
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
-        y = BACKEND.train(x, weight, None, None, "relu", 1e-5)[0]
+        y = BACKEND.train(x, None, Call(weight, None, "relu", 1e-5))[0]
     assert y.requires_grad
     one = math.prod(x.shape)
     assert sum(kept.values()) == (4 * one + one // 8 if gamma else 8 * one)

@@ -10,6 +10,7 @@ from judge import assert_close, lay_out
 from l1bn.activation import Activation, keeps_output
 from l1bn.functional import l1_batch_norm
 from l1bn.ops import formula, mask
+from l1bn.ops.records import Call, Running
 from l1bn.ops.registry import registry
 
 SHAPE = (4, 24, 8, 8)
@@ -66,9 +67,10 @@ def step(
                 activation=activation, residual=residual, backend=backend,
             )  # fmt: skip
         elif mean is None or var is None:
-            y = formula.train(x, weight, bias, residual, activation, 1e-5)[0]
+            y = formula.train(x, residual, Call(weight, bias, activation, 1e-5))[0]
         else:
-            y = formula.evaluate(x, mean, var, weight, bias, residual, activation, 1e-5)
+            call = Call(weight, bias, activation, 1e-5)
+            y = formula.evaluate(x, residual, call, Running(mean, var))
         found = torch.autograd.grad(y, [leaves[k] for k in names], torch.randn_like(y))
     given = {leaves[k].untyped_storage().data_ptr() for k in ("weight", "bias")}
     kept = [v for at, v in saved.items() if at not in given]

@@ -12,6 +12,7 @@ from l1bn.activation import Activation
 from l1bn.functional import _check_residual
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.batchnorm_act import L1BatchNormAct2d
+from l1bn.ops.records import Call, Running
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.sync import sync_train
 from l1bn.ops.tracing import is_recomputed
@@ -56,9 +57,8 @@ class _Synchronised(_L1BatchNorm):
         if residual is not None:
             _check_residual(residual, input)
         group = self.process_group or dist.group.WORLD
-        y, mean, scale, count = sync_train(
-            input, self.weight, self.bias, residual, activation, self.eps, group
-        )
+        call = Call(self.weight, self.bias, activation, self.eps)
+        y, mean, scale, count = sync_train(input, residual, call, group)
         if self.training and self.track_running_stats and not is_recomputed():
             self._track(mean, scale, count)
         return y
@@ -66,10 +66,8 @@ class _Synchronised(_L1BatchNorm):
     def _track(self, mean: Tensor, scale: Tensor, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None:
             return
-        factor = self._update_factor()
-        update_running_statistics(
-            self.running_mean, self.running_var, mean, scale, count, factor, self.eps
-        )
+        running = Running(self.running_mean, self.running_var, self._update_factor())
+        update_running_statistics(running, mean, scale, count, self.eps)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
 

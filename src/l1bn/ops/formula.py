@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation, activate, clips, passed, slope
+from l1bn.activation import activate, clips, passed, slope
+from l1bn.ops.records import Call, Running
 
 K = math.sqrt(math.pi / 2)
 
@@ -48,32 +49,20 @@ def gain(weight: Tensor | None, scale: Tensor) -> Tensor:
     return scale.reciprocal() if weight is None else weight.to(scale.dtype) / scale
 
 
-def pre_activation(
-    centred: Tensor,
-    scale: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-) -> Tensor:
+def pre_activation(centred: Tensor, scale: Tensor, residual: Tensor | None, call: Call) -> Tensor:
     """``γ·d/σ + β + residual`` of equations (3) and (4)."""
-    z = centred * per_channel(gain(weight, scale), centred)
-    if bias is not None:
-        z = z + per_channel(bias.to(scale.dtype), centred)
+    z = centred * per_channel(gain(call.weight, scale), centred)
+    if call.bias is not None:
+        z = z + per_channel(call.bias.to(scale.dtype), centred)
     return z if residual is None else z + residual.to(scale.dtype)
 
 
 def affine(
-    centred: Tensor,
-    scale: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    dtype: torch.dtype,
+    centred: Tensor, scale: Tensor, residual: Tensor | None, call: Call, dtype: torch.dtype
 ) -> Tensor:
     """Equations (3) and (4): ``act(γ·d/σ + β + residual)`` rounded once, to ``dtype``."""
-    z = pre_activation(centred, scale, weight, bias, residual)
-    return activate(z, activation).to(dtype)
+    z = pre_activation(centred, scale, residual, call)
+    return activate(z, call.activation).to(dtype)
 
 
 def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -94,66 +83,43 @@ def statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return centred, sign, mean, scale
 
 
-def train(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def train(x: Tensor, residual: Tensor | None, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """Training forward pass as a composition that autograd differentiates.
 
     Returns:
         ``(y, mean, scale)``; the last two detached, in the accumulation dtype.
     """
-    centred, _, mean, scale = statistics(x, eps)
-    y = affine(centred, scale, weight, bias, residual, activation, x.dtype)
+    centred, _, mean, scale = statistics(x, call.eps)
+    y = affine(centred, scale, residual, call, x.dtype)
     return y, mean.detach(), scale.detach()
 
 
-def evaluate(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
-) -> Tensor:
+def evaluate(x: Tensor, residual: Tensor | None, call: Call, running: Running) -> Tensor:
     """Evaluation: ``F.batch_norm``, then residual and activation."""
     # The gradient of F.batch_norm is wrong for vectors with gaps (torch 2.13, CPU).
-    state = running_mean.contiguous(), running_var.contiguous()
-    weight = None if weight is None else weight.contiguous()
-    bias = None if bias is None else bias.contiguous()
-    y = torch.nn.functional.batch_norm(x, *state, weight, bias, False, 0.0, eps)
+    state = running.mean.contiguous(), running.var.contiguous()
+    weight = None if call.weight is None else call.weight.contiguous()
+    bias = None if call.bias is None else call.bias.contiguous()
+    y = torch.nn.functional.batch_norm(x, *state, weight, bias, False, 0.0, call.eps)
     if residual is not None:
         y = y + residual
-    return activate(y, activation)
+    return activate(y, call.activation)
 
 
 def closed_form_backward(
-    grad: Tensor,
-    x: Tensor,
-    y: Tensor | None,
-    weight: Tensor | None,
-    activation: Activation | None,
-    eps: float,
-    bias: Tensor | None = None,
-    residual: Tensor | None = None,
+    grad: Tensor, x: Tensor, y: Tensor | None, residual: Tensor | None, call: Call
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """First derivative as differentiable operations on the other tensors.
 
     Statistics are computed again from ``x``, so that a second derivative reaches it. ``y`` is read
-    under an activation that clips, ``bias`` and ``residual`` under any other.
+    under an activation that clips, β and ``residual`` under any other.
 
     Returns:
         ``(dx, dweight, dbias, dz)`` in the accumulation dtype.
     """
-    centred, sign, _, scale = statistics(x, eps)
-    g = through(grad, y, centred, scale, weight, bias, residual, activation)
-    return gradients(g, centred, sign, scale, weight, eps)
+    centred, sign, _, scale = statistics(x, call.eps)
+    g = through(grad, y, centred, scale, residual, call)
+    return gradients(g, centred, sign, scale, call)
 
 
 def through(
@@ -161,41 +127,34 @@ def through(
     y: Tensor | None,
     centred: Tensor,
     scale: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
     residual: Tensor | None,
-    activation: Activation | None,
+    call: Call,
 ) -> Tensor:
     """Equation (5), the gradient of z, where x is there; arguments as ``closed_form_backward``."""
     g = grad.to(centred.dtype)
-    if activation is None:
+    if call.activation is None:
         return g
-    if y is not None and clips(activation):
-        return passed(g, y.detach(), activation)
-    return g * slope(pre_activation(centred, scale, weight, bias, residual), activation)
+    if y is not None and clips(call.activation):
+        return passed(g, y.detach(), call.activation)
+    return g * slope(pre_activation(centred, scale, residual, call), call.activation)
 
 
 def gradients(
-    g: Tensor,
-    centred: Tensor,
-    sign: Tensor,
-    scale: Tensor,
-    weight: Tensor | None,
-    eps: float,
+    g: Tensor, centred: Tensor, sign: Tensor, scale: Tensor, call: Call
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Equations (6) to (8) from the gradient of z, the centred input, its sign and the scale."""
     dims = reduce_dims(centred)
     count = centred.numel() // centred.shape[1]
     dbias = g.sum(dims)
     dweight = (g * centred).sum(dims) / scale
-    factor = gain(weight, scale)
+    factor = gain(call.weight, scale)
     dx = input_gradient(
         g,
         sign,
         sign.mean(dims),
         factor=factor,
         mean_gradient=dbias / count,
-        scale_gradient=-factor * dweight / count * above_floor(scale, eps),
+        scale_gradient=-factor * dweight / count * above_floor(scale, call.eps),
     )
     return dx, dweight, dbias, g
 

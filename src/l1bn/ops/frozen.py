@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation, alive, clips
+from l1bn.activation import alive, clips
 from l1bn.ops import formula, mask
+from l1bn.ops.records import Call, Running
 from l1bn.ops.tracing import is_transformed
 
 
@@ -26,19 +27,17 @@ class _Frozen(torch.autograd.Function):
         x: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,  # noqa: ARG004  added by compute; its gradient is g
-        weight: Tensor | None,
-        running_var: Tensor | None,
-        activation: Activation | None,
-        eps: float,
+        call: Call,
+        running: Running | None,
         compute: Callable[[], Tensor],
     ) -> Tensor:
-        y = compute()
+        y, activation = compute(), call.activation
         bits, ctx.places = (None, None) if activation is None else mask.pack(alive(y, activation))
         factor = None
-        if x is not None and running_var is not None and ctx.needs_input_grad[0]:
+        if x is not None and running is not None and ctx.needs_input_grad[0]:
             wide = formula.accumulate_dtype(x.dtype)
-            factor = (running_var.to(wide) + eps).rsqrt()
-            factor = factor if weight is None else factor * weight.to(wide)
+            factor = (running.var.to(wide) + call.eps).rsqrt()
+            factor = factor if call.weight is None else factor * call.weight.to(wide)
         ctx.save_for_backward(factor, bits)
         ctx.bias_dtype = None if bias is None else bias.dtype
         return y
@@ -56,17 +55,12 @@ class _Frozen(torch.autograd.Function):
         if of_bias:
             wide = formula.accumulate_dtype(g.dtype)
             dbias = g.sum(formula.reduce_dims(g), dtype=wide).to(ctx.bias_dtype)
-        return dx, dbias, g if of_residual else None, None, None, None, None, None
+        return dx, dbias, g if of_residual else None, None, None, None
 
 
-def serves(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-) -> bool:
+def serves(x: Tensor, residual: Tensor | None, call: Call) -> bool:
     """Whether a gradient is wanted, but not γ's, and one bit tells what the activation passes."""
+    weight, bias, activation, _ = call
     if not torch.is_grad_enabled() or (weight is not None and weight.requires_grad):
         return False
     if activation is not None and not clips(activation):
@@ -76,87 +70,56 @@ def serves(
 
 def evaluate(
     x: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
     residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
+    call: Call,
+    running: Running,
     compute: Callable[[], Tensor],
 ) -> Tensor:
     """Give what ``compute`` returns the gradient of a frozen layer.
 
     Args:
         x: input.
-        running_var: running variance.
-        weight: γ, which needs no gradient.
-        bias: β.
         residual: residual.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
-        eps: variance floor.
+        call: the other arguments; γ needs no gradient, and an activation clips.
+        running: running statistics.
         compute: evaluation without gradients.
 
     Shape:
         - x, residual, Output: ``(N, C, *)``
-        - running_var, weight, bias: ``(C,)``
     """
-    return _Frozen.apply(x, bias, residual, weight, running_var, activation, eps, compute)
+    return _Frozen.apply(x, call.bias, residual, call, running, compute)
 
 
-def only_shifts(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-) -> bool:
+def only_shifts(x: Tensor, residual: Tensor | None, call: Call) -> bool:
     """Whether in training a gradient is wanted, but neither x's nor γ's; else as ``serves``."""
-    if x.requires_grad or not serves(x, weight, bias, residual, activation):
+    if x.requires_grad or not serves(x, residual, call):
         return False
     return not is_transformed(x)
 
 
-def shift(
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    compute: Callable[[], Tensor],
-) -> Tensor:
+def shift(residual: Tensor | None, call: Call, compute: Callable[[], Tensor]) -> Tensor:
     """Give what ``compute`` returns the gradients of β and the residual, which are added in it.
 
     Args:
-        bias: β.
         residual: residual.
-        activation: ``None``, ``"relu"`` or ``"relu6"``.
+        call: the other arguments; an activation clips.
         compute: training without gradients.
 
     Shape:
         - residual, Output: ``(N, C, *)``
-        - bias: ``(C,)``
     """
-    return _Frozen.apply(None, bias, residual, None, None, activation, 0.0, compute)
+    return _Frozen.apply(None, call.bias, residual, call, None, compute)
 
 
-def composed(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
-) -> Tensor:
+def composed(x: Tensor, residual: Tensor | None, call: Call, running: Running) -> Tensor:
     """Evaluation by PyTorch's own operators, keeping what the gradients in demand need.
 
     Arguments as ``l1bn.ops.formula.evaluate``.
     """
 
     def compute() -> Tensor:
-        return formula.evaluate(
-            x, running_mean, running_var, weight, bias, residual, activation, eps
-        )
+        return formula.evaluate(x, residual, call, running)
 
-    if not serves(x, weight, bias, residual, activation) or is_transformed(x):
+    if not serves(x, residual, call) or is_transformed(x):
         return compute()
-    return evaluate(x, running_var, weight, bias, residual, activation, eps, compute)
+    return evaluate(x, residual, call, running, compute)

@@ -7,18 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation
 from l1bn.ops import formula
+from l1bn.ops.records import Call
 
 
 def train(
-    x: Tensor,
-    mask: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
+    x: Tensor, mask: Tensor, residual: Tensor | None, call: Call
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize every element with the statistics of those where ``mask`` is True.
 
@@ -28,7 +22,7 @@ def train(
     Shape:
         - x, residual, y: ``(N, C, *)``
         - mask: ``(N, 1, *)`` or what broadcasts to it
-        - weight, bias, mean, scale: ``(C,)``
+        - mean, scale: ``(C,)``
     """
     wide = x.to(formula.accumulate_dtype(x.dtype))
     dims = formula.reduce_dims(x)
@@ -40,7 +34,7 @@ def train(
     centred = wide - formula.per_channel(mean, x)
     sign = torch.where(centred.detach() >= 0, 1.0, -1.0).to(wide.dtype)
     deviation = formula.K * torch.where(kept, centred * sign, 0.0).sum(dims) / count
-    floor = math.sqrt(eps)
+    floor = math.sqrt(call.eps)
     scale = torch.where(deviation <= floor, torch.full_like(deviation, floor), deviation)
-    y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
+    y = formula.affine(centred, scale, residual, call, x.dtype)
     return y, mean.detach(), scale.detach(), count.detach()

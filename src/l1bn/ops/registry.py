@@ -7,12 +7,12 @@ on first use; others join by ``Registry.register``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from l1bn.activation import Activation, split
+from l1bn.ops.records import Branch, Call, Running
 from l1bn.ops.tracing import is_compiled, is_transformed
 
 
@@ -41,13 +41,7 @@ class Backend(Protocol):
         """Why the backend cannot take these tensors, or ``None`` where it can."""
 
     def train(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation | None,
-        eps: float,
+        self, x: Tensor, residual: Tensor | None, call: Call
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics.
 
@@ -57,38 +51,19 @@ class Backend(Protocol):
         for a residual may save it too.
 
         Returns:
-            ``(y, mean, scale)``: the output, differentiable in the first four arguments, and the
-            batch statistics, not differentiable, in float32 (float64 for a float64 input).
+            ``(y, mean, scale)``: the output, differentiable in x, residual, γ and β, and the batch
+            statistics, not differentiable, in float32 (float64 for a float64 input).
 
         Shape:
             - x, residual, y: ``(N, C, *)``
-            - weight, bias, mean, scale: ``(C,)``
+            - mean, scale: ``(C,)``
         """
 
-    def evaluate(
-        self,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation | None,
-        eps: float,
-    ) -> Tensor:
+    def evaluate(self, x: Tensor, residual: Tensor | None, call: Call, running: Running) -> Tensor:
         """Normalize with running statistics, exactly as ``F.batch_norm`` does."""
 
     def train_and_update(
-        self,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation | None,
-        momentum: float | Tensor,
-        eps: float,
+        self, x: Tensor, residual: Tensor | None, call: Call, running: Running
     ) -> Tensor:
         """Call ``train`` and move the running statistics as ``l1bn.ops.running`` does."""
 
@@ -99,16 +74,15 @@ class PairBackend(Protocol):
 
     def train_pair(
         self,
-        first: Sequence[Any],
-        second: Sequence[Any],
+        first: Branch,
+        second: Branch,
         activation: Activation,
     ) -> Tensor | None:
         """Compute ``act(norm(first) + norm(second))``, or return None where it cannot.
 
         Args:
-            first: input, running mean, running variance, weight, bias, training (True), momentum
-                and eps, as ``l1bn.functional.l1_batch_norm`` takes them.
-            second: the same of the other branch.
+            first: one branch, in training.
+            second: the other one.
             activation: one that clips, as ``l1bn.activation`` has it: ReLU or ReLU6.
         """
 

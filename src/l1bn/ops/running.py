@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch._C import _functorch
 
+from l1bn.ops.records import Running
 from l1bn.ops.tracing import is_transformed
 
 
@@ -23,13 +24,7 @@ def count_batch(batches: Tensor) -> None:
 
 @torch.no_grad()
 def update_running_statistics(
-    running_mean: Tensor,
-    running_var: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    count: int | Tensor,
-    momentum: float | Tensor,
-    eps: float,
+    running: Running, mean: Tensor, scale: Tensor, count: int | Tensor, eps: float
 ) -> None:
     """Move the running statistics in place towards those of a batch.
 
@@ -39,34 +34,27 @@ def update_running_statistics(
     ``vmap``, where each example has statistics of its own, they stay.
 
     Args:
-        running_mean: moving average of the mean.
-        running_var: moving average of ``max(scale² − eps, 0)·M/(M − 1)``.
+        running: the running statistics, and the weight of the batch.
         mean: mean of the batch.
         scale: σ of the batch, at least √eps.
         count: elements per channel, M; a tensor of one element where processes share it.
-        momentum: weight of the batch, a number or a tensor of one element.
         eps: variance floor.
 
     Shape:
-        - running_mean, running_var, mean, scale: ``(C,)``
+        - mean, scale: ``(C,)``
     """
-    if not _is_captured(running_mean):
-        _update(running_mean, running_var, mean, scale, count, momentum, eps)
+    if not _is_captured(running.mean):
+        _update(running, mean, scale, count, eps)
     elif not _is_mapped():
-        mean, scale, count, momentum = (_unwrapped(v) for v in (mean, scale, count, momentum))
+        momentum, mean, scale, count = (
+            _unwrapped(v) for v in (running.momentum, mean, scale, count)
+        )
         with _outside_transforms():
-            _update(running_mean, running_var, mean, scale, count, momentum, eps)
+            _update(Running(running.mean, running.var, momentum), mean, scale, count, eps)
 
 
-def _update(
-    running_mean: Tensor,
-    running_var: Tensor,
-    mean: Tensor,
-    scale: Tensor,
-    count: int | Tensor,
-    momentum: float | Tensor,
-    eps: float,
-) -> None:
+def _update(running: Running, mean: Tensor, scale: Tensor, count: int | Tensor, eps: float) -> None:
+    averages, momentum = (running.mean, running.var), running.momentum
     # As wide as there is, as the kernels compute: the vectors are short. MPS has no float64.
     wide = torch.float32 if mean.device.type == "mps" else torch.float64
     mean, scale = mean.to(wide), scale.to(wide)
@@ -74,12 +62,12 @@ def _update(
     var = scale.square().sub_(eps).clamp_min_(0).mul_(count / (count - 1))
     # (1 - m)·old + m·new, as BatchNorm computes it.
     new = [
-        (running.to(wide) * (1 - momentum) + batch * momentum).to(running.dtype)
-        for running, batch in ((running_mean, mean), (running_var, var))
+        (old.to(wide) * (1 - momentum) + batch * momentum).to(old.dtype)
+        for old, batch in zip(averages, (mean, var), strict=True)
     ]
     finite = mean.isfinite() & var.isfinite() & new[0].isfinite() & new[1].isfinite()
-    for running, moved in zip((running_mean, running_var), new, strict=True):
-        running.copy_(torch.where(finite, moved, running))
+    for old, moved in zip(averages, new, strict=True):
+        old.copy_(torch.where(finite, moved, old))
 
 
 def _is_captured(state: Tensor) -> bool:

@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from l1bn.activation import Activation, clips
 from l1bn.ops import formula, frozen
+from l1bn.ops.records import Call
 
 if TYPE_CHECKING:  # a torch without torch.distributed has none
     from torch.distributed import ProcessGroup
@@ -58,10 +59,10 @@ class _SyncTrain(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: Activation | None,
-        eps: float,
+        options: tuple[Activation | None, float],
         group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        call, activation = Call(weight, bias, *options), options[0]
         wide = x.to(formula.accumulate_dtype(x.dtype))
         elements = x.numel() // x.shape[1]
         size = torch.full((1,), elements, dtype=torch.float64, device=x.device)
@@ -72,14 +73,14 @@ class _SyncTrain(torch.autograd.Function):
         centred = wide - formula.per_channel(mean, x)
         deviation, signs = _all_reduce(group, _sum(centred.abs()), _sum(_sign(centred)))
         deviation = (formula.K * deviation / count).to(wide.dtype)
-        scale = deviation.clamp_min(math.sqrt(eps))
-        y = formula.affine(centred, scale, weight, bias, residual, activation, x.dtype)
+        scale = deviation.clamp_min(math.sqrt(call.eps))
+        y = formula.affine(centred, scale, residual, call, x.dtype)
         signs = (signs / count).to(wide.dtype)
         ctx.keeps_output = activation is not None and clips(activation)
         again = activation is not None and not ctx.keeps_output
         kept = (None, bias, residual) if again else (y if ctx.keeps_output else None, None, None)
         ctx.save_for_backward(x, weight, mean, scale, signs, count, *kept)
-        ctx.activation, ctx.eps, ctx.group = activation, eps, group
+        ctx.options, ctx.group = options, group
         ctx.bias_dtype = None if bias is None else bias.dtype
         ctx.mark_non_differentiable(mean, scale, count)
         return y, mean, scale, count
@@ -88,8 +89,9 @@ class _SyncTrain(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, mean_sign, count, y, bias, residual = ctx.saved_tensors
+        call = Call(weight, bias, *ctx.options)
         centred = x.to(mean.dtype) - formula.per_channel(mean, x)
-        g = formula.through(grad, y, centred, scale, weight, bias, residual, ctx.activation)
+        g = formula.through(grad, y, centred, scale, residual, call)
         dbias, dcentred = _sum(g), _sum(g * centred)
         reduced = _start(ctx.group, dbias, dcentred)
         sign, factor = _sign(centred), formula.gain(weight, scale)  # meanwhile
@@ -101,7 +103,7 @@ class _SyncTrain(torch.autograd.Function):
             mean_sign,
             factor=factor,
             mean_gradient=(all_dbias / count).to(mean.dtype),
-            scale_gradient=-factor * mean_dweight * formula.above_floor(scale, ctx.eps),
+            scale_gradient=-factor * mean_dweight * formula.above_floor(scale, call.eps),
         )
         # γ and β get this process' share, as in DistributedDataParallel's other parameters.
         return (
@@ -109,7 +111,6 @@ class _SyncTrain(torch.autograd.Function):
             None if weight is None else (dcentred / scale).to(weight.dtype),
             None if ctx.bias_dtype is None else dbias.to(ctx.bias_dtype),
             g.to(grad.dtype) if ctx.needs_input_grad[3] else None,
-            None,
             None,
             None,
         )
@@ -120,23 +121,14 @@ def _sign(centred: Tensor) -> Tensor:
 
 
 def sync_train(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
-    group: ProcessGroup | None,
+    x: Tensor, residual: Tensor | None, call: Call, group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize with the statistics of every process' batch.
 
     Args:
         x: this process' input; processes may have different, also empty, batches.
-        weight: γ.
-        bias: β.
         residual: added before the activation.
-        activation: ``None`` or one of ``l1bn.activation``.
-        eps: variance floor.
+        call: the other arguments.
         group: process group.
 
     Returns:
@@ -145,14 +137,15 @@ def sync_train(
 
     Shape:
         - x, residual, y: ``(N, C, *)``
-        - weight, bias, mean, scale: ``(C,)``
+        - mean, scale: ``(C,)``
         - count: ``(1,)``
     """
+    weight, bias, activation, eps = call
 
     def train() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _SyncTrain.apply(x, weight, bias, residual, activation, eps, group)
+        return _SyncTrain.apply(x, weight, bias, residual, (activation, eps), group)
 
-    if not frozen.only_shifts(x, weight, bias, residual, activation):
+    if not frozen.only_shifts(x, residual, call):
         return train()
     statistics: list[Tensor] = []
 
@@ -161,6 +154,6 @@ def sync_train(
         statistics.extend(found)
         return y
 
-    y = frozen.shift(bias, residual, activation, compute)
+    y = frozen.shift(residual, call, compute)
     mean, scale, count = statistics
     return y, mean, scale, count

@@ -17,6 +17,7 @@ from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.cpu.layout import Layout, sign_bits, to_layout
 from l1bn.ops.native import float_norm as _native
 from l1bn.ops.native.float_norm import Native
+from l1bn.ops.records import Call, Running
 
 if isinstance(cpu_kernels.NATIVE, str):
     pytest.skip(cpu_kernels.NATIVE, allow_module_level=True)
@@ -43,7 +44,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 def bits_of(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
     """A forward call with ReLU: y, statistics, bits and layout."""
-    return cpu_kernels.forward(x, None, cpu_kernels.Call(None, None, 1, 1e-5), True, None)
+    return cpu_kernels.forward(x, None, Call(None, None, "relu", 1e-5), True, None)
 
 
 def kept(case: Case) -> list[Tensor]:
@@ -259,7 +260,8 @@ def test_second_derivative_without_the_input(shape: tuple[int, ...], activation:
     leaves = case.leaves()
 
     def second(backend: object) -> list[Tensor]:
-        y, _, _ = backend.train(**leaves, activation=activation, eps=1e-5)  # type: ignore[attr-defined]
+        call = Call(leaves["weight"], leaves["bias"], activation, 1e-5)
+        y, _, _ = backend.train(leaves["x"], leaves["residual"], call)  # type: ignore[attr-defined]
         (dx,) = torch.autograd.grad(y, leaves["x"], case.grad, create_graph=True)
         inputs = list(leaves.values())
         # β and the residual matter only where the activation's mask changes.
@@ -286,16 +288,8 @@ def test_frozen_statistics(activation: str, wanted: tuple[str, ...], layout: str
 
     for backend in (BACKEND, EAGER):
         leaves = {k: v.requires_grad_(k in wanted) for k, v in case.leaves().items()}
-        y = backend.evaluate(
-            leaves["x"],
-            mean,
-            var,
-            leaves["weight"],
-            leaves["bias"],
-            leaves["residual"],
-            activation,
-            1e-5,
-        )
+        call = Call(leaves["weight"], leaves["bias"], activation, 1e-5)
+        y = backend.evaluate(leaves["x"], leaves["residual"], call, Running(mean, var))
         y.backward(case.grad)
         results.append([y.detach(), *(leaves[k].grad for k in wanted)])
     for got, want in zip(*results, strict=True):
@@ -312,7 +306,8 @@ def test_a_frozen_layer_keeps_only_what_its_gradients_need() -> None:
         return v
 
     with torch.autograd.graph.saved_tensors_hooks(pack, torch.clone):
-        BACKEND.evaluate(x, torch.zeros(8), torch.ones(8), weight, bias, None, "relu", 1e-5)
+        running = Running(torch.zeros(8), torch.ones(8))
+        BACKEND.evaluate(x, None, Call(weight, bias, "relu", 1e-5), running)
     # For the activation's mask; what each mode keeps is in tests/ops/test_kept.py.
     assert sum(v.nbytes for v in saved if v.numel() > 8) == x.numel() // 8
 
@@ -326,7 +321,7 @@ def test_second_derivative_of_a_frozen_layer() -> None:
     mean, var = torch.zeros(4).double(), torch.ones(4).double()
 
     def call(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return BACKEND.evaluate(x, mean, var, weight, bias, None, "relu", 1e-5)
+        return BACKEND.evaluate(x, None, Call(weight, bias, "relu", 1e-5), Running(mean, var))
 
     assert torch.autograd.gradgradcheck(call, leaves)
 

@@ -14,6 +14,7 @@ from triton.runtime import interpreter
 
 from judge import Case, assert_close, assert_judged, error, judge, make_case, run
 from l1bn.functional import l1_batch_norm
+from l1bn.ops.records import Call
 from l1bn.ops.recovery import LIMIT, Recovery
 from l1bn.ops.registry import registry
 from l1bn.ops.triton import launch, plan
@@ -141,7 +142,8 @@ def test_second_derivatives(activation: str | None) -> None:
     leaves = [v.clone().requires_grad_() for v in (x, weight, bias, residual)]
 
     def call(*leaves: Tensor) -> Tensor:
-        return TRITON.train(*leaves, activation, 1e-5)[0]
+        x, weight, bias, residual = leaves
+        return TRITON.train(x, residual, Call(weight, bias, activation, 1e-5))[0]
 
     assert gradcheck(call, leaves, fast_mode=True)
     assert gradgradcheck(call, leaves, fast_mode=True)
@@ -152,7 +154,8 @@ def test_second_derivatives(activation: str | None) -> None:
 def test_a_first_derivative_of_which_there_may_be_a_second_is_the_same(layout: str) -> None:
     case = make_case((3, 4, 5, 6), torch.float64, activation="relu", layout=layout)
     leaves = list(case.leaves().values())
-    y = TRITON.train(*leaves, None, "relu", case.eps)[0]
+    x, weight, bias = leaves
+    y = TRITON.train(x, None, Call(weight, bias, "relu", case.eps))[0]
     node: Any = y.grad_fn
     assert node.saved_tensors[0] is None  # x is not kept
     plain = torch.autograd.grad(y, leaves, case.grad, retain_graph=True)
@@ -191,7 +194,8 @@ def test_with_an_activation_y_and_one_bit_per_element_are_kept() -> None:
 
     leaves = case.leaves()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        y, _, _ = TRITON.train(leaves["x"], leaves["weight"], leaves["bias"], None, "relu", 1e-5)
+        call = Call(leaves["weight"], leaves["bias"], "relu", 1e-5)
+        y, _, _ = TRITON.train(leaves["x"], None, call)
     elements = case.x.numel()
     assert leaves["x"].data_ptr() not in sizes
     assert sizes[y.data_ptr()] == 4 * elements
@@ -226,7 +230,7 @@ def test_bytes_moved_are_those_of_the_schedule(
                      layout=layout)  # fmt: skip
     traffic = _Traffic(monkeypatch)
     x = plan.in_order(case.x)
-    call = launch.Call(case.weight, case.bias, 1, 1e-5)
+    call = Call(case.weight, case.bias, "relu", 1e-5)
     worst = torch.zeros(1, dtype=torch.int32)
     _, kept = launch.forward(x, case.residual, call, None, True, worst)
     elements = x.numel()

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,14 +19,28 @@ from torch import Tensor
 from l1bn.activation import Activation, clips, keeps_output
 from l1bn.ops import formula, frozen
 from l1bn.ops.cpu import kernels, operators
-from l1bn.ops.cpu.layout import sign_bits
+from l1bn.ops.cpu.layout import Layout, sign_bits
 from l1bn.ops.cpu.pair import train_pair
+from l1bn.ops.records import Branch, Call, Running, SavedOutput
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.tracing import is_looked_at
 
 #: Dtypes of γ and β; None where the layer has none.
 _PARAMETERS = {None, *kernels.DTYPES}
+
+
+class _Saved(NamedTuple):
+    """What training leaves for backward; x, or what stands for it."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    statistics: Tensor
+    y: Tensor | None
+    residual: Tensor | None
+    bits: Tensor | None
+    scale: Tensor | None
 
 
 class _Train(torch.autograd.Function):
@@ -45,23 +58,19 @@ class _Train(torch.autograd.Function):
         residual: Tensor | None,
         options: _Options,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        activation, eps, running, out = options
-        code, parameter = kernels.coded(activation)
-        from_output = code != 0 and keeps_output(activation, x.dtype)
+        call, running, out = options
+        code = kernels.coded(call.activation)[0]
+        from_output = code != 0 and keeps_output(call.activation, x.dtype)
         differentiable = True in ctx.needs_input_grad
         y, statistics, bits, layout = kernels.forward(
-            x,
-            residual,
-            kernels.Call(weight, bias, code, eps, parameter),
-            from_output and differentiable,
-            running,
+            x, residual, call, from_output and differentiable, running
         )
         if out is not None:
             out.append(statistics)
         if not differentiable:
             return y
-        ctx.options = code, parameter, activation, eps, layout
-        # Beside x, y is needed where the activation clips.
+        ctx.options, ctx.layout = call[2:], layout
+        # Beside x, y is needed where the activation clips; where it bends, the residual.
         ctx.keeps_output = bits is not None or 0 < code <= kernels.CLIPPING
         if bits is None:
             again = residual if code > kernels.CLIPPING else None
@@ -78,27 +87,24 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, bias, statistics, y, residual, bits, scale = ctx.saved_tensors
-        code, parameter, activation, eps, layout = ctx.options
-        grad = grads[0]
+        x, weight, bias, statistics, y, residual, bits, _ = ctx.saved_tensors
+        grad, layout = grads[0], ctx.layout
         grad_scale = grads[1] if len(grads) > 1 else None
         if grad is None and grad_scale is None:
             return (None,) * 5
         wanted = ctx.needs_input_grad
+        call = Call(weight, bias, *ctx.options)
         found: tuple[Tensor | None, ...]
         if grad is None or grad_scale is not None or is_looked_at(grad):
-            sign = None if bits is None else sign_bits(bits, layout, y.shape)
-            found = _differentiable(
-                grad, grad_scale, x, y, residual, sign, weight, bias, statistics, scale,
-                activation, eps,
-            )  # fmt: skip
+            saved = _Saved(*ctx.saved_tensors)
+            found = _differentiable(grad, grad_scale, call, saved, layout)
         else:
             # Without bits, x̂ comes from y for γ alone: to it the statistics are constants.
             constants = x is None and bits is None
             found = kernels.backward(
                 grad,
-                kernels.Call(weight, bias, code, eps, parameter),
-                kernels.Kept(layout, statistics, x, bits, residual, y, constants),
+                call,
+                kernels.Kept(layout, statistics, x, bits, residual, y, frozen=constants),
                 kernels.Wanted(wanted[0], wanted[1] or wanted[2], wanted[3]),
             )
         of_x = y if x is None else x
@@ -106,34 +112,23 @@ class _Train(torch.autograd.Function):
 
 
 def _differentiable(
-    grad: Tensor | None,
-    grad_scale: Tensor | None,
-    x: Tensor | None,
-    y: Tensor | None,
-    residual: Tensor | None,
-    sign: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    statistics: Tensor,
-    scale: Tensor | None,
-    activation: Activation | None,
-    eps: float,
+    grad: Tensor | None, grad_scale: Tensor | None, call: Call, saved: _Saved, layout: Layout
 ) -> tuple[Tensor | None, ...]:
     """Gradients of training as operations that autograd differentiates."""
+    x, y, residual, scale = saved.x, saved.y, saved.residual, saved.scale
     if scale is not None:
         assert y is not None  # all three are kept together
-        assert sign is not None
-        return double_backward(
-            grad, grad_scale, y, residual, sign, weight, bias, scale, activation, eps
-        )
+        assert saved.bits is not None
+        sign = sign_bits(saved.bits, layout, y.shape)
+        return double_backward(grad, grad_scale, SavedOutput(y, residual, sign, scale), call)
     assert grad is not None  # there is no other output
     if x is not None:
-        return formula.closed_form_backward(grad, x, y, weight, activation, eps, bias, residual)
-    return frozen_backward(grad, x, y, residual, weight, bias, statistics, activation)
+        return formula.closed_form_backward(grad, x, y, residual, call)
+    return frozen_backward(grad, x, y, residual, saved.statistics, call)
 
 
-#: Activation, eps, running statistics to move, and where the batch's go.
-_Options = tuple[str | None, float, kernels.Running | None, list[Tensor] | None]
+#: The other arguments, running statistics to move, and where the batch's go.
+_Options = tuple[Call, Running | None, list[Tensor] | None]
 
 
 class _Evaluate(torch.autograd.Function):
@@ -143,19 +138,16 @@ class _Evaluate(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: Activation | None,
-        eps: float,
+        options: tuple[Activation | None, float],
+        running: Running,
     ) -> Tensor:
-        code, parameter = kernels.coded(activation)
-        from_output = code != 0 and keeps_output(activation, x.dtype)
-        call = kernels.Call(weight, bias, code, eps, parameter)
+        code = kernels.coded(options[0])[0]
+        from_output = code != 0 and keeps_output(options[0], x.dtype)
         y, statistics, recoverable, layout = kernels.evaluate(
-            x, running_mean, running_var, residual, call
+            x, residual, Call(weight, bias, *options), running
         )
         keep_x = not (from_output and recoverable)
         again = code > kernels.CLIPPING
@@ -168,40 +160,33 @@ class _Evaluate(torch.autograd.Function):
             bias,
             statistics,
         )
-        ctx.options = code, parameter, activation, eps, layout
+        ctx.options, ctx.layout = options, layout
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         x, y, residual, weight, bias, statistics = ctx.saved_tensors
-        code, parameter, activation, eps, layout = ctx.options
-        of_x, _, _, of_weight, of_bias, of_residual, _, _ = ctx.needs_input_grad
+        call = Call(weight, bias, *ctx.options)
+        wanted = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
         if is_looked_at(grad):
-            found = frozen_backward(grad, x, y, residual, weight, bias, statistics, activation)
+            found = frozen_backward(grad, x, y, residual, statistics, call)
         else:
             found = kernels.backward(
                 grad,
-                kernels.Call(weight, bias, code, eps, parameter),
-                kernels.Kept(layout, statistics, x, None, residual, y, frozen=True),
-                kernels.Wanted(of_x, of_weight or of_bias, of_residual),
+                call,
+                kernels.Kept(ctx.layout, statistics, x, None, residual, y, frozen=True),
+                kernels.Wanted(wanted[0], wanted[1] or wanted[2], wanted[3]),
             )
-        dx, dweight, dbias, dresidual = formula.cast(
-            found, (grad, weight, bias, grad), (of_x, of_weight, of_bias, of_residual)
-        )
-        return dx, None, None, dweight, dbias, dresidual, None, None
+        return *formula.cast(found, (grad, weight, bias, grad), wanted), None, None
 
 
 def _train_compiled(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
+    x: Tensor, residual: Tensor | None, call: Call
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Training as the operator that ``torch.compile`` sees."""
+    weight, bias, activation, eps = call
     given = x, weight, bias, residual
     differentiable = torch.is_grad_enabled() and any(
         v is not None and v.requires_grad for v in given
@@ -209,7 +194,9 @@ def _train_compiled(
     # The kernels recover x̂ from y, not from y + residual without an activation.
     recovers = residual is None if activation is None else keeps_output(activation, x.dtype)
     code, parameter = kernels.coded(activation)
-    y, parts, _ = operators.forward(*given, code, parameter, eps, differentiable and recovers)
+    y, parts, _ = operators.forward(
+        *given, activation=code, parameter=parameter, eps=eps, want_bits=differentiable and recovers
+    )
     return y, parts[0].detach(), parts[2].detach()
 
 
@@ -255,104 +242,57 @@ class Cpu:
         return None
 
     def train(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation | None,
-        eps: float,
+        self, x: Tensor, residual: Tensor | None, call: Call
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if torch.compiler.is_compiling():
-            return _train_compiled(x, weight, bias, residual, activation, eps)
+            return _train_compiled(x, residual, call)
         out: list[Tensor] = []
-        y = _Train.apply(x, weight, bias, residual, (activation, eps, None, out))
+        y = _Train.apply(x, call.weight, call.bias, residual, (call, None, out))
         return y if isinstance(y, Tensor) else y[0], out[0][0], out[0][2]
 
     def train_and_update(
-        self,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation | None,
-        momentum: float | Tensor,
-        eps: float,
+        self, x: Tensor, residual: Tensor | None, call: Call, running: Running
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        running = None
-        if not torch.compiler.is_compiling():
-            running = kernels.to_running(running_mean, running_var, momentum)
-        if running is None:
-            y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
-            count = x.numel() // x.shape[1]
-            update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+        if torch.compiler.is_compiling() or not kernels.moves(running):
+            y, mean, scale = self.train(x, residual, call)
+            update_running_statistics(running, mean, scale, x.numel() // x.shape[1], call.eps)
             return y
-        y = _Train.apply(x, weight, bias, residual, (activation, eps, running, None))
+        y = _Train.apply(x, call.weight, call.bias, residual, (call, running, None))
         return y if isinstance(y, Tensor) else y[0]
 
-    def train_pair(
-        self, first: Sequence[Any], second: Sequence[Any], activation: Activation
-    ) -> Tensor | None:
+    def train_pair(self, first: Branch, second: Branch, activation: Activation) -> Tensor | None:
         """Normalize and add two branches, see ``l1bn.ops.registry.PairBackend``."""
-        x, mean, var, weight, bias, _, momentum, eps = first
-        other_x, other_mean, other_var, other_weight, other_bias, _, other_momentum, floor = second
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return None
-        running: list[kernels.Running | None] = []
-        for state in ((mean, var, momentum), (other_mean, other_var, other_momentum)):
-            moved = None if state[0] is None else kernels.to_running(*state)
-            if moved is None and state[0] is not None:
+        running: list[Running | None] = []
+        for branch in (first, second):
+            mean, var = branch.running_mean, branch.running_var
+            if mean is None or var is None:
+                running.append(None)
+                continue
+            running.append(Running(mean, var, branch.momentum))
+            if not kernels.moves(running[-1]):
                 return None
-            running.append(moved)
-        return train_pair(
-            x,
-            weight,
-            bias,
-            other_x,
-            other_weight,
-            other_bias,
-            activation,
-            (eps, floor),
-            (running[0], running[1]),
-        )
+        return train_pair(first, second, activation, running)
 
-    def evaluate(
-        self,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: Activation | None,
-        eps: float,
-    ) -> Tensor:
+    def evaluate(self, x: Tensor, residual: Tensor | None, call: Call, running: Running) -> Tensor:
         """Normalize with running statistics, see ``l1bn.ops.registry.Backend``."""
         if torch.compiler.is_compiling():
-            return formula.evaluate(
-                x, running_mean, running_var, weight, bias, residual, activation, eps
-            )
+            return formula.evaluate(x, residual, call, running)
+        activation = call.activation
         plain = (activation is None and residual is None) or x.numel() == 0
         # Without gradients the last bit is BatchNorm's; the kernels bend with exponentials of their
         # own.
         plain |= not (torch.is_grad_enabled() or activation is None or clips(activation))
-        if plain or running_mean.dtype is not running_var.dtype:
-            return frozen.composed(
-                x, running_mean, running_var, weight, bias, residual, activation, eps
-            )
-        if frozen.serves(x, weight, bias, residual, activation):
-            call = kernels.Call(weight, bias, kernels.coded(activation)[0], eps)
+        if plain or running.mean.dtype is not running.var.dtype:
+            return frozen.composed(x, residual, call, running)
+        if frozen.serves(x, residual, call):
             return frozen.evaluate(
-                x, running_var, weight, bias, residual, activation, eps,
-                lambda: kernels.evaluate(x, running_mean, running_var, residual, call)[0],
-            )  # fmt: skip
-        return _Evaluate.apply(
-            x, running_mean, running_var, weight, bias, residual, activation, eps
-        )
+                x, residual, call, running, lambda: kernels.evaluate(x, residual, call, running)[0]
+            )
+        return _Evaluate.apply(x, call.weight, call.bias, residual, call[2:], running)
 
 
 BACKEND = Cpu()

@@ -25,6 +25,7 @@ from l1bn.ops.cpu.memory import (
 from l1bn.ops.native import float_norm as _native
 from l1bn.ops.native.float_norm import Native
 from l1bn.ops.native.library import check as _check
+from l1bn.ops.records import Call, Running
 
 #: The library, or why there is none.
 NATIVE: Native | str = _native.load()
@@ -45,6 +46,9 @@ ACTIVATIONS: dict[Activation | None, int] = {
     "sigmoid": 11,
     "tanh": 12,
 }
+_BARE: dict[Activation | None, tuple[int, float]] = {
+    name: (code, 0.0 if name is None else split(name)[1]) for name, code in ACTIVATIONS.items()
+}
 #: Of those up to this one the gradient passes as it is, or not at all.
 CLIPPING = 2
 
@@ -54,9 +58,6 @@ CLIPPING = 2
 #: 16-bit formats a few roundings of one element, which average out over a channel.
 RECOVERY_LIMIT = (16.0, 4.0, 4.0, 16.0)
 
-#: Running mean, running variance and momentum.
-Running = tuple[Ordinary, Ordinary, float]
-
 
 def _native_or_raise() -> Native:
     if isinstance(NATIVE, str):
@@ -64,21 +65,11 @@ def _native_or_raise() -> Native:
     return NATIVE
 
 
-class Call(NamedTuple):
-    """The arguments of a call that forward and backward share; the activation as a code."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-    activation: int
-    eps: float
-    parameter: float = 0.0
-
-
 def coded(activation: Activation | None) -> tuple[int, float]:
     """Code of an activation, and its parameter."""
-    code = ACTIVATIONS.get(activation)
-    if code is not None and code <= CLIPPING:
-        return code, 0.0
+    bare = _BARE.get(activation)
+    if bare is not None:
+        return bare
     assert activation is not None
     found, parameter = split(activation)
     return ACTIVATIONS[found.name], parameter
@@ -137,20 +128,17 @@ def _parameters(call: Call, channels: int) -> tuple[int, Ordinary | None, Ordina
     return DTYPES[weight.dtype], weight, bias
 
 
-def to_running(
-    running_mean: Tensor, running_var: Tensor, momentum: float | Tensor
-) -> Running | None:
-    """Running statistics that the kernels can move where they lie, or None."""
-    if (
+def moves(running: Running) -> bool:
+    """Whether the kernels can move running statistics where they lie."""
+    mean, var, momentum = running
+    return (
         not isinstance(momentum, Tensor)
-        and running_mean.dtype is running_var.dtype
-        and running_mean.is_contiguous()
-        and running_var.is_contiguous()
-        and is_ordinary(running_mean)
-        and is_ordinary(running_var)
-    ):
-        return running_mean, running_var, momentum
-    return None
+        and mean.dtype is var.dtype
+        and mean.is_contiguous()
+        and var.is_contiguous()
+        and is_ordinary(mean)
+        and is_ordinary(var)
+    )
 
 
 def _new_statistics(channels: int, dtype: torch.dtype) -> Ordinary:
@@ -178,8 +166,7 @@ def forward(
         residual: added before the activation.
         call: the other arguments.
         want_bits: also return the sign bits, if x̂ can be recovered from y.
-        running: statistics to move in place, see ``l1bn.ops.running``, which
-            ``to_running`` gave.
+        running: statistics to move in place, see ``l1bn.ops.running``, where ``moves`` says so.
         spare: bytes to add after the bits, which are left as they are.
 
     Returns:
@@ -196,19 +183,20 @@ def forward(
     if want_bits:
         bits = empty_run(native.bits_bytes(*layout) + spare, torch.uint8)
     code = DTYPES[dtype]
-    moved = (0, 0, 0, 0.0)
+    activation, parameter = coded(call.activation)
+    moved: tuple[int, int, int, float | Tensor] = (0, 0, 0, 0.0)
     if running is not None:
         mean, var, momentum = running
-        moved = (address(mean), address(var), DTYPES[mean.dtype], momentum)
+        moved = (mean.data_ptr(), var.data_ptr(), DTYPES[mean.dtype], momentum)
     bad = native.forward(
         _native.pack_forward(
             *layout,
             code,
             parameter_code,
-            call.activation,
+            activation,
             torch.get_num_threads(),
             call.eps,
-            call.parameter,
+            parameter,
             address(dense),
             address(added),
             address(weight),
@@ -265,8 +253,9 @@ def backward(
     dweight = dbias = None
     if wanted.parameters:
         dweight, dbias = (empty((layout.channels,), statistics.dtype) for _ in range(2))
+    activation, parameter = coded(call.activation)
     # Without an activation the residual's gradient is the output's.
-    masked = wanted.dresidual and call.activation != 0
+    masked = wanted.dresidual and activation != 0
     dx = dresidual = None
     if masked:
         dresidual = alias(dense) if overwrite else empty_like(dense)
@@ -277,10 +266,10 @@ def backward(
             *layout,
             DTYPES[dtype],
             parameter_code,
-            call.activation,
+            activation,
             torch.get_num_threads(),
             call.eps,
-            call.parameter,
+            parameter,
             address(dense),
             address(y),
             address(x),
@@ -302,7 +291,7 @@ def backward(
 
 
 def evaluate(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, residual: Tensor | None, call: Call
+    x: Tensor, residual: Tensor | None, call: Call, running: Running
 ) -> tuple[Tensor, Tensor, bool, Layout]:
     """Normalize with running statistics.
 
@@ -313,28 +302,29 @@ def evaluate(
     native = _native_or_raise()
     dense, layout = to_layout(x)
     parameter_code, weight, bias = _parameters(call, layout.channels)
-    mean, var = (as_vector(v, layout.channels) for v in (running_mean, running_var))
+    mean, var = (as_vector(v, layout.channels) for v in running[:2])
     dtype = dense.dtype
     added = None if residual is None else as_layout(residual, layout, dtype)
     y = empty_like(dense)
     statistics = _new_statistics(layout.channels, dtype)
     code = DTYPES[dtype]
+    activation, parameter = coded(call.activation)
     bad = native.evaluate(
         _native.pack_evaluate(
             *layout,
             code,
             parameter_code,
-            call.activation,
+            activation,
             torch.get_num_threads(),
             call.eps,
-            call.parameter,
+            parameter,
             address(dense),
             address(added),
             address(weight),
             address(bias),
             address(mean),
             address(var),
-            DTYPES[running_mean.dtype],
+            DTYPES[mean.dtype],
             address(y),
             *_addresses(statistics),
             RECOVERY_LIMIT[code],

@@ -17,6 +17,7 @@ from l1bn.activation import DESCRIPTIONS, Activation, clips, passed
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels, spill
 from l1bn.ops.cpu.layout import has_rows, layout_of, like
+from l1bn.ops.records import Call
 from l1bn.ops.tracing import is_transformed
 
 _NAMES = {code: name for name, code in kernels.ACTIVATIONS.items()}
@@ -46,7 +47,7 @@ def forward(
         - statistics: ``(3, C)``
         - bits: as many bytes as ``spill.size`` says, or 0
     """
-    call = kernels.Call(weight, bias, activation, eps, parameter)
+    call = Call(weight, bias, _activation(activation, parameter), eps)
     y, statistics, bits, layout = kernels.forward(x, residual, call, want_bits, None, spill.FLAG)
     if bits is not None:
         spill.clear_flag(bits, layout)
@@ -106,7 +107,7 @@ def backward(
             residual = None
     found = kernels.backward(
         grad,
-        kernels.Call(weight, bias, activation, eps, parameter),
+        Call(weight, bias, _activation(activation, parameter), eps),
         kernels.Kept(layout, statistics, x, bits, residual, y),
         kernels.Wanted(of_x, of_parameters, of_residual),
     )
@@ -175,12 +176,15 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | Non
     of_x, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
     found: tuple[Tensor | None, ...]
     if x is not None and torch.is_grad_enabled():
-        found = formula.closed_form_backward(grad, x, y, weight, activation, eps, bias, residual)
+        call = Call(weight, bias, activation, eps)
+        found = formula.closed_form_backward(grad, x, y, residual, call)
     elif of_x or of_weight or (activation is not None and not clips(activation)):
         masked = of_residual and code != 0
         dx, dweight, dbias, dresidual = backward(
-            grad, x, y, residual, bits, statistics, weight, bias, code, parameter, eps,
-            rows, of_x, of_weight or of_bias, masked,
+            grad, x, y, residual, bits,
+            statistics=statistics, weight=weight, bias=bias,
+            activation=code, parameter=parameter, eps=eps, rows=rows,
+            of_x=of_x, of_parameters=of_weight or of_bias, of_residual=masked,
         )  # fmt: skip
         # Without an activation the residual's gradient is the output's.
         found = dx, dweight, dbias, dresidual if masked else grad

@@ -8,6 +8,7 @@ branch from which x̂ cannot be recovered (``l1bn.ops.cpu.kernels.RECOVERY_LIMIT
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +18,12 @@ from l1bn.activation import Activation, alive
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import Layout, sign_bits, spread
-from l1bn.ops.second_derivative import Gradients, double_backward
+from l1bn.ops.records import Branch, Call, Running, SavedOutput
+from l1bn.ops.second_derivative import double_backward
 from l1bn.ops.tracing import is_transformed
 
 
-class _Branch(NamedTuple):
+class _Kept(NamedTuple):
     """What backward has of one branch: ``x``, or ``bits`` in its place."""
 
     x: Tensor | None
@@ -30,6 +32,36 @@ class _Branch(NamedTuple):
     statistics: Tensor
     bits: Tensor | None
     scale: Tensor
+
+
+class _Saved(NamedTuple):
+    """What backward has: both branches, the output, and the normalized second branch."""
+
+    ours: _Kept
+    theirs: _Kept
+    y: Tensor
+    packed: Tensor | None
+
+
+class _Options(NamedTuple):
+    """Beside the tensors: the activation, both floors of the variance, and both layouts."""
+
+    activation: Activation
+    eps: tuple[float, float]
+    layouts: tuple[Layout, Layout]
+
+    @property
+    def code(self) -> int:
+        """The kernels' number of the activation."""
+        return kernels.ACTIVATIONS[self.activation]
+
+    def calls(self, saved: _Saved) -> tuple[Call, Call]:
+        """The arguments of both calls again."""
+        ours, theirs = saved.ours, saved.theirs
+        return (
+            Call(ours.weight, ours.bias, self.activation, self.eps[0]),
+            Call(theirs.weight, theirs.bias, None, self.eps[1]),
+        )
 
 
 class _TrainPair(torch.autograd.Function):
@@ -49,18 +81,17 @@ class _TrainPair(torch.autograd.Function):
         other_bias: Tensor | None,
         activation: Activation,
         eps: tuple[float, float],
-        running: tuple[kernels.Running | None, kernels.Running | None],
+        running: Sequence[Running | None],
     ) -> Tensor | tuple[Tensor, ...]:
-        code = kernels.ACTIVATIONS[activation]
-        call = kernels.Call(other_weight, other_bias, 0, eps[1])
+        call = Call(other_weight, other_bias, None, eps[1])
         added, other_statistics, other_bits, other_layout = kernels.forward(
             b, None, call, True, running[1]
         )
-        call = kernels.Call(weight, bias, code, eps[0])
+        call = Call(weight, bias, activation, eps[0])
         y, statistics, bits, layout = kernels.forward(a, added, call, True, running[0])
         if not any(ctx.needs_input_grad):
             return y
-        ctx.options = code, activation, eps, (layout, other_layout)
+        ctx.options = _Options(activation, eps, (layout, other_layout))
         ctx.keeps_output = True
         ctx.set_materialize_grads(False)
         kept = a if bits is None else None
@@ -71,7 +102,7 @@ class _TrainPair(torch.autograd.Function):
         if bits is None and other_bits is None:
             ctx.save_for_backward(*ours, *theirs, y, None)
             return y
-        packed = kernels.pack_alive(y, added, layout, code)
+        packed = kernels.pack_alive(y, added, layout, ctx.options.code)
         ctx.save_for_backward(*ours, *theirs, y, packed)
         return y, scale, other_scale, packed
 
@@ -81,36 +112,29 @@ class _TrainPair(torch.autograd.Function):
         differentiated = any(g is not None for g in others)
         if grad is None and not differentiated:
             return (None,) * 9
-        saved = ctx.saved_tensors
-        ours, theirs = _Branch(*saved[:6]), _Branch(*saved[6:12])
-        y, packed = saved[12:]
+        tensors = ctx.saved_tensors
+        saved = _Saved(_Kept(*tensors[:6]), _Kept(*tensors[6:12]), *tensors[12:])
         if grad is None or differentiated or torch.is_grad_enabled() or is_transformed(grad):
-            found = _differentiable(ctx.options, (grad, *others), ours, theirs, y, packed)
+            found = _differentiable(ctx.options, (grad, *others), saved)
         else:
-            found = _native(ctx.options, grad, ours, theirs, y, packed, ctx.needs_input_grad)
+            found = _native(ctx.options, grad, saved, ctx.needs_input_grad)
+        y, ours, theirs = saved.y, saved.ours, saved.theirs
         targets = y, ours.weight, ours.bias, y, theirs.weight, theirs.bias
         return *formula.cast(found, targets, ctx.needs_input_grad), None, None, None
 
 
 _Found = tuple[Tensor | None, ...]
-_Options = tuple[int, Activation, tuple[float, float], tuple[Layout, Layout]]
 
 
-def _native(
-    options: _Options,
-    grad: Tensor,
-    ours: _Branch,
-    theirs: _Branch,
-    y: Tensor,
-    packed: Tensor | None,
-    wanted: tuple[bool, ...],
-) -> _Found:
+def _native(options: _Options, grad: Tensor, saved: _Saved, wanted: tuple[bool, ...]) -> _Found:
     """Gradients of x, weight and bias of both branches."""
-    code, _, eps, (layout, other_layout) = options
-    added = None if packed is None else kernels.unpack_alive(y, packed, layout, code)
+    ours, theirs, y, packed = saved
+    call, other_call = options.calls(saved)
+    layout, other_layout = options.layouts
+    added = None if packed is None else kernels.unpack_alive(y, packed, layout, options.code)
     dx, dweight, dbias, g = kernels.backward(
         grad,
-        kernels.Call(ours.weight, ours.bias, code, eps[0]),
+        call,
         kernels.Kept(
             layout, ours.statistics, ours.x, ours.bits, None if ours.bits is None else added, y
         ),
@@ -119,7 +143,7 @@ def _native(
     assert g is not None  # it was asked for
     other_dx, other_dweight, other_dbias, _ = kernels.backward(
         g,
-        kernels.Call(theirs.weight, theirs.bias, 0, eps[1]),
+        other_call,
         kernels.Kept(
             other_layout,
             theirs.statistics,
@@ -133,77 +157,55 @@ def _native(
     return dx, dweight, dbias, other_dx, other_dweight, other_dbias
 
 
-def _differentiable(
-    options: _Options,
-    grads: tuple[Tensor | None, ...],
-    ours: _Branch,
-    theirs: _Branch,
-    y: Tensor,
-    packed: Tensor | None,
-) -> _Found:
+def _differentiable(options: _Options, grads: tuple[Tensor | None, ...], saved: _Saved) -> _Found:
     """The same as operations that autograd differentiates."""
-    _, activation, eps, layouts = options
+    ours, theirs, y, packed = saved
+    layout, other_layout = options.layouts
+    call, other_call = options.calls(saved)
     grad, grad_scale, grad_other_scale, grad_packed = (*grads, None, None, None)[:4]
-    where = alive(y.detach(), activation)
-    added = None if packed is None else spread(packed, where, layouts[0])
+    where = alive(y.detach(), options.activation)
+    added = None if packed is None else spread(packed, where, layout)
     grad = torch.zeros_like(y) if grad is None else grad
-    sign = sign_bits(ours.bits, layouts[0], y.shape) if ours.bits is not None else None
-    dx, dweight, dbias, g = _branch(grad, grad_scale, ours, sign, y, added, activation, eps[0])
-    assert g is not None  # double_backward was given a gradient
+    if ours.x is not None:
+        dx, dweight, dbias, g = formula.closed_form_backward(grad, ours.x, y, None, call)
+    else:
+        output = _output(ours, layout, y, added)
+        dx, dweight, dbias, g = double_backward(grad, grad_scale, output, call)
     if grad_packed is not None:
-        g = g + spread(grad_packed.to(g.dtype), where, layouts[0])
-    sign = sign_bits(theirs.bits, layouts[1], y.shape) if theirs.bits is not None else None
-    other = _branch(g, grad_other_scale, theirs, sign, added, None, None, eps[1])
+        g = g + spread(grad_packed.to(g.dtype), where, layout)
+    if theirs.x is not None:
+        other = formula.closed_form_backward(g, theirs.x, added, None, other_call)
+    else:
+        assert added is not None  # packed wherever bits are
+        output = _output(theirs, other_layout, added, None)
+        other = double_backward(g, grad_other_scale, output, other_call)
     return dx, dweight, dbias, *other[:3]
 
 
-def _branch(
-    grad: Tensor,
-    grad_scale: Tensor | None,
-    branch: _Branch,
-    sign: Tensor | None,
-    y: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
-) -> Gradients:
-    if branch.x is not None:
-        return formula.closed_form_backward(grad, branch.x, y, branch.weight, activation, eps)
-    assert y is not None  # packed wherever bits are
-    assert sign is not None
-    return double_backward(
-        grad, grad_scale, y, residual, sign, branch.weight, branch.bias, branch.scale,
-        activation, eps,
-    )  # fmt: skip
+def _output(kept: _Kept, layout: Layout, y: Tensor, residual: Tensor | None) -> SavedOutput:
+    assert kept.bits is not None  # kept in the place of x
+    return SavedOutput(y, residual, sign_bits(kept.bits, layout, y.shape), kept.scale)
 
 
 def train_pair(
-    a: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    b: Tensor,
-    other_weight: Tensor | None,
-    other_bias: Tensor | None,
-    activation: Activation,
-    eps: tuple[float, float],
-    running: tuple[kernels.Running | None, kernels.Running | None],
+    first: Branch, second: Branch, activation: Activation, running: Sequence[Running | None]
 ) -> Tensor:
     """Compute ``act(norm(a) + norm(b))`` with batch statistics and move the running ones.
 
     Args:
-        a: input of the first norm.
-        weight: its γ.
-        bias: its β.
-        b: input of the second norm, like ``a``.
-        other_weight: its γ.
-        other_bias: its β.
+        first: input, γ, β and variance floor of the first norm.
+        second: those of the second norm.
         activation: ``"relu"`` or ``"relu6"``.
-        eps: variance floors of both.
-        running: running statistics of both.
+        running: running statistics of both, as the kernels can move them.
 
     Shape:
-        - a, b, Output: ``(N, C, *)``
-        - weight, bias, other_weight, other_bias: ``(C,)``
+        - inputs, Output: ``(N, C, *)``
     """
-    y = _TrainPair.apply(a, weight, bias, b, other_weight, other_bias, activation, eps, running)
+    y = _TrainPair.apply(
+        *(first.input, first.weight, first.bias),
+        *(second.input, second.weight, second.bias),
+        activation,
+        (first.eps, second.eps),
+        running,
+    )
     return y if isinstance(y, Tensor) else y[0]

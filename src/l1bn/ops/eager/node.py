@@ -14,6 +14,7 @@ from torch import Tensor
 from l1bn.activation import Activation
 from l1bn.ops import formula
 from l1bn.ops.eager import passes
+from l1bn.ops.records import Call, SavedOutput
 from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward
 from l1bn.ops.tracing import is_looked_at
@@ -32,11 +33,10 @@ class _Train(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: Activation | None,
-        eps: float,
+        options: tuple[Activation | None, float],
         out: list[Tensor],
     ) -> Any:
-        call = passes.Call(weight, bias, activation, eps)
+        call, activation = Call(weight, bias, *options), options[0]
         of_x = ctx.needs_input_grad[0]
         want_bits = of_x and activation is not None and _may_recover(x, weight)
         y, statistics, bits = passes.forward(x, residual, call, of_x, want_bits)
@@ -45,7 +45,7 @@ class _Train(torch.autograd.Function):
         if True not in ctx.needs_input_grad:
             return y
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.keeps_output = (activation, eps), activation is not None
+        ctx.options, ctx.keeps_output = options, activation is not None
         vectors = mean, scale, share, weight, bias
         # A GPU is asked in any case, for the next step.
         looks = activation is not None and (bits is not None or x.is_cuda)
@@ -60,9 +60,9 @@ class _Train(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad, grad_scale = (*grads, None)[:2]
         if grad is None and grad_scale is None:
-            return (None,) * 7
+            return (None,) * 6
         x, y, residual, packed, mean, scale, share, weight, bias = ctx.saved_tensors
-        call = passes.Call(weight, bias, *ctx.options)
+        call = Call(weight, bias, *ctx.options)
         bits = None if packed is None else passes.Bits(packed, *ctx.blocks)
         kept = passes.Kept(passes.Statistics(mean, scale, share), x, y, residual, bits)
         wanted = ctx.needs_input_grad
@@ -72,7 +72,7 @@ class _Train(torch.autograd.Function):
         else:
             found = passes.backward(grad, call, kept, wanted[0], wanted[3])
         of_x = y if x is None else x
-        return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None, None, None
+        return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None, None
 
 
 def _may_recover(x: Tensor, weight: Tensor | None) -> bool:
@@ -82,7 +82,7 @@ def _may_recover(x: Tensor, weight: Tensor | None) -> bool:
     return x.is_cpu  # where looking afterwards is no wait for a device
 
 
-def _recoverable(x: Tensor, residual: Tensor | None, call: passes.Call, scale: Tensor) -> bool:
+def _recoverable(x: Tensor, residual: Tensor | None, call: Call, scale: Tensor) -> bool:
     """Look at what was computed where there is nothing to wait for, see ``l1bn.ops.recovery``."""
     weight, bias = call.weight, call.bias
     if not (x.is_cpu or (x.is_cuda and weight is not None)):
@@ -104,32 +104,22 @@ def _recoverable(x: Tensor, residual: Tensor | None, call: passes.Call, scale: T
 
 
 def _differentiable(
-    grad: Tensor | None, grad_scale: Tensor | None, call: passes.Call, kept: passes.Kept
+    grad: Tensor | None, grad_scale: Tensor | None, call: Call, kept: passes.Kept
 ) -> tuple[Tensor | None, ...]:
     """Gradients as operations that autograd differentiates."""
-    weight, bias, activation, eps = call
     if kept.x is not None:
         assert grad is not None  # there is no other output
-        return formula.closed_form_backward(grad, kept.x, kept.y, weight, activation, eps)
+        return formula.closed_form_backward(grad, kept.x, kept.y, kept.residual, call)
     assert kept.y is not None  # all three are kept together
     assert kept.bits is not None
     positive = kept.bits.whole(kept.y)
-    return double_backward(
-        grad, grad_scale, kept.y, kept.residual, positive, weight, bias,
-        kept.statistics.scale, activation, eps,
-    )  # fmt: skip
+    output = SavedOutput(kept.y, kept.residual, positive, kept.statistics.scale)
+    return double_backward(grad, grad_scale, output, call)
 
 
-def train(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    activation: Activation | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def train(x: Tensor, residual: Tensor | None, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
     out: list[Tensor] = []
-    y = _Train.apply(x, weight, bias, residual, activation, eps, out)
+    y = _Train.apply(x, call.weight, call.bias, residual, call[2:], out)
     mean, scale = (v.detach() for v in out)
     return y if isinstance(y, Tensor) else y[0], mean, scale

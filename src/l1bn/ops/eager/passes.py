@@ -24,6 +24,7 @@ from l1bn.ops.formula import (
     per_channel,
     reduce_dims,
 )
+from l1bn.ops.records import Call
 
 #: Elements of a block for each thread: four such blocks of float32 lie in a second-level cache, and
 #: an operator takes several times as long as its call.
@@ -31,15 +32,6 @@ _BLOCK = 1 << 17
 
 #: What a tensor is indexed with.
 Place = tuple[slice, ...]
-
-
-class Call(NamedTuple):
-    """The arguments of a call that forward and backward share."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-    activation: Activation | None
-    eps: float
 
 
 class Statistics(NamedTuple):
@@ -268,7 +260,8 @@ def backward(
     dx = None
     if of_x:
         dx = g if g is not grad and not of_residual else torch.empty_like(like)
-        _of_input(dx, g, call, kept, dweight, db, blocks, scratch)
+        terms = _terms(call, kept.statistics, dweight, db, like.numel() // like.shape[1])
+        _of_input(dx, g, terms, kept, blocks, scratch)
     return dx, dweight, db, g
 
 
@@ -301,24 +294,34 @@ def _normalized(kept: Kept, call: Call, s: Place, scratch: tuple[_Scratch, ...])
     return z if wide is z else z.copy_(wide)
 
 
+class _Terms(NamedTuple):
+    """Equation (8) as ``factor·g + step·b + shift`` with b = 0 or 1, a number per channel each."""
+
+    factor: Tensor
+    step: Tensor
+    shift: Tensor
+
+
+def _terms(
+    call: Call, statistics: Statistics, dweight: Tensor, dbias: Tensor, count: int
+) -> _Terms:
+    _, scale, share = statistics
+    assert share is not None  # counted for this gradient
+    factor = gain(call.weight, scale)
+    step = factor * dweight * above_floor(scale, call.eps) * (-2 * K / count)
+    return _Terms(factor, step, -factor * dbias / count - step * share)
+
+
 def _of_input(
     dx: Tensor,
     g: Tensor,
-    call: Call,
+    terms: _Terms,
     kept: Kept,
-    dweight: Tensor,
-    dbias: Tensor,
     blocks: list[Place],
     scratch: tuple[_Scratch, ...],
 ) -> None:
-    """Equation (8) as ``factor·g + step·b + shift`` with b = 0 or 1, written to ``dx``."""
-    _, scale, share = kept.statistics
-    count = dx.numel() // dx.shape[1]
-    factor = gain(call.weight, scale)
-    step = factor * dweight * above_floor(scale, call.eps) * (-2 * K / count)
-    assert share is not None  # counted for this gradient
-    shift = -factor * dbias / count - step * share
-    factor, step, shift = (per_channel(v, dx) for v in (factor, step, shift))
+    """Gradient of x, written to ``dx``."""
+    factor, step, shift = (per_channel(v, dx) for v in terms)
     for s, b in zip(blocks, _zeros_and_ones(kept, blocks, scratch), strict=True):
         out = dx[s]
         through_scale = b.mul_(step).add_(shift)

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from l1bn.activation import Activation
 from l1bn.ops import formula
+from l1bn.ops.records import Call, Running, SavedOutput
 from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.triton import launch
@@ -24,9 +26,9 @@ class Options(NamedTuple):
         out: receives the batch's statistics, or None.
     """
 
-    activation: str | None
+    activation: Activation | None
     eps: float
-    running: launch.Running | None
+    running: Running | None
     out: list[Tensor] | None
 
 
@@ -43,11 +45,11 @@ class _Train(torch.autograd.Function):
         options: Options,
     ) -> Any:
         dense = in_order(x.resolve_neg())
-        code = launch.ACTIVATIONS[options.activation]
-        call = launch.Call(_plain(weight), _plain(bias), code, options.eps)
+        activates = options.activation is not None
+        call = Call(_plain(weight), _plain(bias), options.activation, options.eps)
         added = None if residual is None else in_order(residual.resolve_neg(), dense)
         wanted = True in ctx.needs_input_grad
-        from_output, worst = _ask(dense, weight) if wanted and code else (False, None)
+        from_output, worst = _ask(dense, weight) if wanted and activates else (False, None)
         # The sign of x − μ is for x's gradient.
         bits = from_output and ctx.needs_input_grad[0]
         y, kept = launch.forward(dense, added, call, options.running, bits, worst)
@@ -57,13 +59,12 @@ class _Train(torch.autograd.Function):
             options.out.append(kept.statistics)
         if not wanted:
             return y
-        ctx.code, ctx.options = code, options._replace(running=None, out=None)
-        ctx.keeps_output = code != 0
+        ctx.options, ctx.keeps_output = options._replace(running=None, out=None), activates
         ctx.format = format_of(dense)
         ctx.set_materialize_grads(False)
         shared = kept.statistics, kept.above, weight, bias
         if not (from_output and _recoverable(dense, worst)):
-            ctx.save_for_backward(dense, y if code else None, None, None, *shared)
+            ctx.save_for_backward(dense, y if activates else None, None, None, *shared)
             return y
         if not bits:
             ctx.save_for_backward(None, y, added, None, *shared)
@@ -80,7 +81,7 @@ class _Train(torch.autograd.Function):
         if grad is None or grad_scale is not None or torch.is_grad_enabled():
             return _differentiable(ctx, grad, grad_scale)
         kept, weight, bias = _restored(ctx)
-        call = launch.Call(_plain(weight), _plain(bias), ctx.code, ctx.options.eps)
+        call = Call(_plain(weight), _plain(bias), *ctx.options[:2])
         grad = grad.resolve_neg()
         return *launch.backward(grad, kept, call, ctx.needs_input_grad[:4]), None
 
@@ -120,31 +121,38 @@ def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
 def _differentiable(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> Any:
     """Backward as operations that autograd differentiates again."""
     x, y, residual, bits, statistics, _, weight, bias, *scale = ctx.saved_tensors
-    activation, eps = ctx.options.activation, ctx.options.eps
+    call = Call(weight, bias, *ctx.options[:2])
     found: tuple[Tensor | None, ...]
     if x is None and bits is None:
         assert grad is not None
-        found = frozen_backward(grad, None, y, residual, weight, bias, statistics, activation)
+        found = frozen_backward(grad, None, y, residual, statistics, call)
     elif x is None:
         y = y.contiguous(memory_format=ctx.format)
-        positive = launch.signs(bits, y)
-        found = double_backward(
-            grad, grad_scale, y, residual, positive, weight, bias, scale[0], activation, eps
-        )
+        output = SavedOutput(y, residual, launch.signs(bits, y), scale[0])
+        found = double_backward(grad, grad_scale, output, call)
     else:
         assert grad is not None
-        found = formula.closed_form_backward(grad, x, y, weight, activation, eps)
+        found = formula.closed_form_backward(grad, x, y, residual, call)
     targets = (y if x is None else x, weight, bias, y if x is None else x)
     return *formula.cast(found, targets, ctx.needs_input_grad), None
 
 
 def train(
     x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
     residual: Tensor | None,
-    options: Options,
+    call: Call,
+    running: Running | None = None,
+    out: list[Tensor] | None = None,
 ) -> Tensor:
-    """Normalize with batch statistics; see ``l1bn.ops.registry.Backend.train``."""
-    y = _Train.apply(x, weight, bias, residual, options)
+    """Normalize with batch statistics; see ``l1bn.ops.registry.Backend.train``.
+
+    Args:
+        x: input.
+        residual: residual or None.
+        call: the other arguments.
+        running: statistics to move, or None.
+        out: receives the batch's statistics, or None.
+    """
+    weight, bias, activation, eps = call
+    y = _Train.apply(x, weight, bias, residual, Options(activation, eps, running, out))
     return y if isinstance(y, Tensor) else y[0]

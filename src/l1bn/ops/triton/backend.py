@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from l1bn.ops import frozen
+from l1bn.ops.records import Call, Running
 from l1bn.ops.running import update_running_statistics
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -49,60 +50,30 @@ class Triton:
         return None
 
     def train(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: str | None,
-        eps: float,
+        self, x: Tensor, residual: Tensor | None, call: Call
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
-        from l1bn.ops.triton.autograd import Options, train
+        from l1bn.ops.triton.autograd import train
 
         out: list[Tensor] = []
-        y = train(x, weight, bias, residual, Options(activation, eps, None, out))
+        y = train(x, residual, call, out=out)
         return y, out[0][0] + out[0][1], out[0][2]
 
     def train_and_update(
-        self,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: str | None,
-        momentum: float | Tensor,
-        eps: float,
+        self, x: Tensor, residual: Tensor | None, call: Call, running: Running
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        if not (running_mean.is_contiguous() and running_var.is_contiguous()):
-            y, mean, scale = self.train(x, weight, bias, residual, activation, eps)
-            count = x.numel() // x.shape[1]
-            update_running_statistics(running_mean, running_var, mean, scale, count, momentum, eps)
+        if not (running.mean.is_contiguous() and running.var.is_contiguous()):
+            y, mean, scale = self.train(x, residual, call)
+            update_running_statistics(running, mean, scale, x.numel() // x.shape[1], call.eps)
             return y
-        from l1bn.ops.triton.autograd import Options, train
+        from l1bn.ops.triton.autograd import train
 
-        running = running_mean, running_var, momentum
-        y = train(x, weight, bias, residual, Options(activation, eps, running, None))
-        return y
+        return train(x, residual, call, running)
 
-    def evaluate(
-        self,
-        x: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: str | None,
-        eps: float,
-    ) -> Tensor:
+    def evaluate(self, x: Tensor, residual: Tensor | None, call: Call, running: Running) -> Tensor:
         """Normalize with running statistics: torch's own kernels, exactly ``F.batch_norm``."""
-        return frozen.composed(
-            x, running_mean, running_var, weight, bias, residual, activation, eps
-        )
+        return frozen.composed(x, residual, call, running)
 
 
 BACKEND = Triton()

@@ -9,6 +9,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from l1bn.ops.records import Call, Running
 from l1bn.ops.triton.backward import backward_kernel, gradient_kernel, reduce_kernel
 from l1bn.ops.triton.forward import (
     deviation_kernel,
@@ -19,25 +20,6 @@ from l1bn.ops.triton.forward import (
 from l1bn.ops.triton.plan import Plan, bits_like, in_order, plan_of
 
 ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
-
-#: Running mean, running variance and momentum.
-Running = tuple[Tensor, Tensor, "float | Tensor"]
-
-
-class Call(NamedTuple):
-    """What one call normalizes with.
-
-    Attributes:
-        weight: γ or None.
-        bias: β or None.
-        activation: code of ``ACTIVATIONS``.
-        eps: floor of the variance.
-    """
-
-    weight: Tensor | None
-    bias: Tensor | None
-    activation: int
-    eps: float
 
 
 class Kept(NamedTuple):
@@ -80,6 +62,11 @@ def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, object]:
         "ACC": tl.float64 if dtype == torch.float64 else tl.float32,
         "num_warps": 8 if plan.high * plan.wide >= 2048 else 4,
     }
+
+
+def _code(call: Call) -> int:
+    assert call.activation is None or isinstance(call.activation, str)  # none has a parameter
+    return ACTIVATIONS[call.activation]
 
 
 def _split(plan: Plan) -> dict[str, object]:
@@ -135,7 +122,7 @@ def forward(
         "x": x, "residual": residual, "y": y, "bits": bits, "weight": call.weight,
         "bias": call.bias, "statistics": statistics, "above": above, "worst": worst,
         "count": plan.count, "EPS": call.eps, "EPS_ROOT": math.sqrt(call.eps),
-        "TINY": torch.finfo(x.dtype).tiny, "ACTIVATION": call.activation,
+        "TINY": torch.finfo(x.dtype).tiny, "ACTIVATION": _code(call),
     }  # fmt: skip
     if plan.splits == 1:
         if worst is not None:
@@ -174,7 +161,7 @@ def backward(
     dresidual = torch.empty_like(like) if wanted[3] and call.activation else None
     dweight = None if call.weight is None or not wanted[1] else torch.empty_like(call.weight)
     dbias = None if call.bias is None or not wanted[2] else torch.empty_like(call.bias)
-    shared = _sizes(plan) | _tiling(plan, like.dtype) | {"ACTIVATION": call.activation}
+    shared = _sizes(plan) | _tiling(plan, like.dtype) | {"ACTIVATION": _code(call)}
     sources = {
         "grad": grad, "y": kept.y, "x": kept.x, "residual": kept.residual if recovered else None,
         "bias": call.bias, "statistics": kept.statistics,

@@ -88,7 +88,10 @@ def _plan(images: int, channels: int, positions: int, rows: bool) -> Plan:
     if images * positions > SINGLE:
         splits = min(-(-PROGRAMS // groups), MOST_SPLITS, tiles)
     long = images * channels * positions >= 2**31
-    return Plan(images, channels, positions, rows, high, wide, groups, splits, long)
+    return Plan(
+        images, channels, positions, rows,
+        high=high, wide=wide, groups=groups, splits=splits, long=long,
+    )  # fmt: skip
 
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
