@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.fixed_point import NormSpec
+from l1bn.fixed_point.formats import Noise
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.ops.int8 import norm as int8_norm
-from l1bn.ops.int8.elements import Rounding
 
 #: Shape, layers of it in ResNet-20, and how many of these add a residual.
 LAYERS = [
@@ -48,18 +48,19 @@ def integer(shape: tuple[int, ...], residual: bool) -> tuple[Callable[[], Any], 
     beta = torch.zeros(channels, dtype=torch.int8)
     shift = torch.full((channels,), 9, dtype=torch.int32)
     exponent = torch.full((channels,), -5, dtype=torch.int32)
-    rounding = Rounding(stochastic=True, seed=1, stream=2)
+    noise = Noise(seed=1, stream=2)
     kept: list[Any] = []
 
     def forward() -> None:
         added = skip if residual else None
-        kept[:] = int8_norm.norm_forward_fused(value, shift, gamma, beta, SPEC, added)
+        kept[:] = int8_norm.norm_forward_fused(value, shift, gamma, beta, SPEC, residual=added)
 
     def backward() -> None:
         x, y, state = kept
         int8_norm.norm_backward(
-            g, x, y, state, SPEC, -9, exponent, rounding=rounding, residual=residual
-        )
+            g, x, y, state,
+            spec=SPEC, g_exponent=-9, x_exponent=exponent, noise=noise, residual=residual,
+        )  # fmt: skip
 
     return forward, backward
 

@@ -62,7 +62,7 @@ def test_a_step_takes_the_sum_and_forgets_it(net, images, labels):
     backward(net, images, labels)
     judged = []
     for index, p in enumerate(net.integer_parameters()):
-        noise = net.clock.update_noise(index, 0)
+        noise = net.clock.update_noise(index)
         weight, momentum = (t.numpy().astype(np.int64) for t in (p.weight, p.momentum))
         moved = fp.sgd_step(
             fp.Master(weight, p.exponent, momentum, p.momentum_exponent),

@@ -271,7 +271,7 @@ def test_sgd_equals_the_judge(backend, lr, grows):
         for index, p in enumerate(net.integer_parameters()):
             step = fp.SgdStep.quantize(lr, 0.9, 1e-3 if p.decays else 0.0)
             master = fp.Master(array(p.weight), p.exponent, array(p.momentum), p.momentum_exponent)
-            noise = net.clock.update_noise(index, 0)
+            noise = net.clock.update_noise(index)
             judged = fp.sgd_step(
                 master,
                 array(p.gradient.values),

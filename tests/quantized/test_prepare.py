@@ -9,6 +9,7 @@ from torch import nn
 import l1bn
 from judge import assert_close
 from l1bn import quantized
+from l1bn.quantized.norms import rule
 from l1bn.recipes.models import ModelSpec, build_model
 
 
@@ -343,9 +344,7 @@ def test_float_statistics_far_from_zero_are_not_clipped(backend, mean):
     shift = layer.evaluation_shift(wide.exponent)
     y, _ = layer.rule.evaluate(
         net.clock.kernels(wide.values),
-        wide.values.contiguous(memory_format=torch.channels_last),
-        shift,
-        wide.exponent,
+        rule.Sums(wide.values.contiguous(memory_format=torch.channels_last), shift, wide.exponent),
         layer.norm,
         None,
         False,

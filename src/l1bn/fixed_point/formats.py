@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,20 @@ IntArray = npt.NDArray[np.int64]
 #: Per-channel scalars: Python integers in an object array, so that nothing can overflow.
 ScalarArray = npt.NDArray[Any]
 Rounding = Literal["nearest", "stochastic"]
+
+
+class Noise(NamedTuple):
+    """Names the random bits of one stochastic rounding, see ``random_bits``.
+
+    Where a rounding takes one, None stands for rounding to nearest, ties up.
+
+    Attributes:
+        seed: Seed of the run.
+        stream: Number of the tensor and the step.
+    """
+
+    seed: int
+    stream: int
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,6 @@ class SGD(Optimizer):
             gradient, parameter.gradient = parameter.gradient, None
             if gradient is None or not parameter.trains:
                 continue
-            first, second = clock.update_noise(index, 0), clock.update_noise(index, 1)
             exponent = clock.kernels(parameter.weight).sgd_step(
                 parameter.weight,
                 parameter.momentum,
@@ -197,7 +196,7 @@ class SGD(Optimizer):
                 momentum_exponent=parameter.momentum_exponent,
                 gradient_exponent=gradient.exponent,
                 bits=parameter.bits,
-                noise=None if first is None or second is None else (first, second),
+                noise=clock.update_noise(index),
             )
             parameter.moved(exponent)
             parameter.make_room()

@@ -45,19 +45,6 @@ class QTensor:
         return torch.ldexp(self.values.float(), torch.tensor(self.exponent))
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Names the random bits of one stochastic rounding, see ``l1bn.fixed_point.random_bits``.
-
-    Attributes:
-        seed: Seed of the run.
-        stream: Number of the tensor and the step.
-    """
-
-    seed: int
-    stream: int
-
-
 def _check_exponent(exponent: object) -> None:
     if isinstance(exponent, bool) or not isinstance(exponent, int):
         raise TypeError(

@@ -22,6 +22,7 @@ from l1bn.fixed_point import (
     rescale,
     sgd_step,
 )
+from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.norm.layer import activate
 from l1bn.fixed_point.norm.normalize import scale
 from l1bn.ops.int8 import elements
@@ -30,7 +31,7 @@ from l1bn.ops.int8 import norm as native
 if reason := native.available():
     pytest.skip(reason, allow_module_level=True)
 
-STOCHASTIC = elements.Rounding(stochastic=True, seed=7, stream=123456789)
+STOCHASTIC = Noise(seed=7, stream=123456789)
 SPEC = fp.NormSpec(width=8)
 #: Channel counts below, at, beside and above the vectors' lengths; pixels from two up.
 SHAPES = [
@@ -119,12 +120,14 @@ class Case:
             channels_first(self.x), self.gamma, self.beta, spec, first, relu
         )
 
-    def run_forward(self) -> tuple[torch.Tensor, native.NormState]:
+    def run_forward(self) -> tuple[torch.Tensor, native.NativeState]:
         residual = None if self.residual is None else rows(self.residual)
         gamma, beta = torch.from_numpy(self.gamma).char(), torch.from_numpy(self.beta).char()
-        return native.norm_forward(rows(self.x), gamma, beta, self.spec, residual, self.relu)
+        return native.norm_forward(
+            rows(self.x), gamma, beta, self.spec, residual=residual, relu=self.relu
+        )
 
-    def check_forward(self, y: torch.Tensor, state: native.NormState) -> None:
+    def check_forward(self, y: torch.Tensor, state: native.NativeState) -> None:
         equal(y, back(self.forward.y, self.shape))
         channel = self.forward.channel
         s = channel.statistics
@@ -139,7 +142,7 @@ class Case:
         equal(state.shift, channel.shift)
         equal(state.reciprocal, channel.reciprocal.exponent)
 
-    def check_backward(self, rounding=elements.NEAREST, bits=8, g_exponent=-9, x_exponent=None):
+    def check_backward(self, noise=None, bits=8, g_exponent=-9, x_exponent=None):
         y, state = self.run_forward()
         exponents = self.x_exponent if x_exponent is None else x_exponent
         expected = norm_layer_backward(
@@ -151,9 +154,7 @@ class Case:
             exponents,
             relu=self.relu,
             bits=bits,
-            rounding="stochastic" if rounding.stochastic else "nearest",
-            seed=rounding.seed,
-            stream=rounding.stream,
+            **rounding_of(noise),
             counter=channels_first(memory_order(self.shape)).astype(np.uint64),
         )
         for residual in (False, True):
@@ -162,11 +163,11 @@ class Case:
                 rows(self.x),
                 y if self.relu else None,
                 state,
-                self.spec,
-                g_exponent,
-                torch.from_numpy(np.asarray(exponents)).int(),
+                spec=self.spec,
+                g_exponent=g_exponent,
+                x_exponent=torch.from_numpy(np.asarray(exponents)).int(),
                 bits=bits,
-                rounding=rounding,
+                noise=noise,
                 residual=residual,
             )
             assert got.exponent == expected.exponent
@@ -256,7 +257,7 @@ def test_any_layer(shape, seed, kind, sigma, flags, bits):
     residual, relu, stochastic = flags
     case = Case(shape, kind, residual, relu, fp.NormSpec(8, sigma=sigma), seed)
     case.check_forward(*case.run_forward())
-    case.check_backward(elements.Rounding(stochastic, seed, seed // 3), bits)
+    case.check_backward(Noise(seed, seed // 3) if stochastic else None, bits)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -272,10 +273,12 @@ def test_fused_forward(isa, shape):
         given_shift = shift if isinstance(shift, int) else torch.from_numpy(shift).int()
         accumulators = rows(value, torch.int32)
         got_x, y, state = native.norm_forward_fused(
-            accumulators, given_shift, gamma, beta, SPEC, residual
+            accumulators, given_shift, gamma, beta, SPEC, residual=residual
         )
         equal(got_x, x)
-        expected, expected_state = native.norm_forward(rows(x), gamma, beta, SPEC, residual)
+        expected, expected_state = native.norm_forward(
+            rows(x), gamma, beta, SPEC, residual=residual
+        )
         assert torch.equal(y, expected)
         assert torch.equal(state.wide, expected_state.wide)
         assert torch.equal(state.narrow, expected_state.narrow)
@@ -299,27 +302,28 @@ def test_evaluation(isa, relu):
     equal(got, back(activate(y, channels_first(residual), relu, SPEC), x.shape))
 
 
-def rounding_of(rounding: elements.Rounding) -> dict:
-    name = "stochastic" if rounding.stochastic else "nearest"
-    return {"rounding": name, "seed": rounding.seed, "stream": rounding.stream}
+def rounding_of(noise: Noise | None) -> dict:
+    if noise is None:
+        return {"rounding": "nearest"}
+    return {"rounding": "stochastic", "seed": noise.seed, "stream": noise.stream}
 
 
-@pytest.mark.parametrize("rounding", [elements.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("noise", [None, STOCHASTIC], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_rescale(isa, shape, rounding):
+def test_rescale(isa, shape, noise):
     rng = np.random.default_rng(1)
     value = rng.integers(-(2**31), 2**31, shape) >> rng.integers(0, 31, shape)
     value.reshape(-1)[:2] = -(2**31), 2**31 - 1
     tensor = rows(value, torch.int32)
     assert elements.peak(tensor) == np.abs(value).max()
     for shift in range(32):
-        expected = rescale(value, shift, 8, **rounding_of(rounding))
-        equal(elements.rescale(tensor, shift, 8, rounding), expected)
+        expected = rescale(value, shift, 8, **rounding_of(noise))
+        equal(elements.rescale(tensor, shift, 8, noise), expected)
     each = rng.integers(0, 32, shape[1])
     broad = each.reshape(1, -1, *[1] * (len(shape) - 2))
     for bits in (2, 4, 8):
-        expected = rescale(value, broad, bits, **rounding_of(rounding))
-        got = elements.rescale(tensor, torch.from_numpy(each).int(), bits, rounding)
+        expected = rescale(value, broad, bits, **rounding_of(noise))
+        got = elements.rescale(tensor, torch.from_numpy(each).int(), bits, noise)
         equal(got, expected)
 
 
@@ -328,21 +332,21 @@ def test_peak_of_zeros_and_of_nothing():
     assert elements.peak(torch.zeros((0, 5), dtype=torch.int32)) == 0
 
 
-def check_sum(shape, gap, rounding):
+def check_sum(shape, gap, noise):
     rng = np.random.default_rng(2)
     a, b = rng.integers(-128, 128, shape), rng.integers(-128, 128, shape)
     a.reshape(-1)[0] = b.reshape(-1)[0] = -128
-    expected, exponent = add_scaled(a, 3, b, 3 + gap, 7, **rounding_of(rounding))
-    got, got_exponent = elements.add_scaled(rows(a), 3, rows(b), 3 + gap, 7, rounding)
+    expected, exponent = add_scaled(a, 3, b, 3 + gap, 7, **rounding_of(noise))
+    got, got_exponent = elements.add_scaled(rows(a), 3, rows(b), 3 + gap, 7, noise)
     assert got_exponent == exponent
     equal(got, expected)
 
 
-@pytest.mark.parametrize("rounding", [elements.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("noise", [None, STOCHASTIC], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (3, 17, 8, 9)], ids=str)
-def test_add_scaled(isa, shape, rounding):
+def test_add_scaled(isa, shape, noise):
     for gap in (-60, -32, -17, -16, -15, -3, 0, 1, 16, 18, 40):
-        check_sum(shape, gap, rounding)
+        check_sum(shape, gap, noise)
 
 
 def test_sum_of_zeros():
@@ -353,7 +357,7 @@ def test_sum_of_zeros():
     assert got[1] == expected[1]
 
 
-def check_steps(shape, dtype, rounding, bits, exponent, nesterov, size):
+def check_steps(shape, dtype, noise, bits, exponent, nesterov, size):
     """Three steps of weights of an exponent, with gradients of exponent ``size``."""
     rng = np.random.default_rng(4)
     high = (1 << (bits - 1)) - 1
@@ -365,7 +369,7 @@ def check_steps(shape, dtype, rounding, bits, exponent, nesterov, size):
     weight, momentum = (rows(a, torch.int16) for a in (start, speed))
     at = master.momentum_exponent
     for i in range(3):
-        now = rounding._replace(stream=rounding.stream + 2 * i)
+        now = None if noise is None else noise._replace(stream=noise.stream + 2 * i)
         master = sgd_step(master, gradient, size, step, **rounding_of(now))
         at = elements.sgd_step(
             weight,
@@ -376,17 +380,17 @@ def check_steps(shape, dtype, rounding, bits, exponent, nesterov, size):
             momentum_exponent=at,
             gradient_exponent=size,
             bits=bits,
-            rounding=now,
+            noise=now,
         )
         assert at == master.momentum_exponent
         equal(weight, master.weight)
         equal(momentum, master.momentum)
 
 
-@pytest.mark.parametrize("rounding", [elements.NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("noise", [None, STOCHASTIC], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("shape", [(13,), (10, 64), (16, 5, 3, 3)], ids=str)
-def test_sgd(isa, shape, dtype, rounding):
+def test_sgd(isa, shape, dtype, noise):
     for bits, exponent, nesterov, size in (
         (16, -15, True, -6),
         (16, -14, False, -12),
@@ -396,7 +400,7 @@ def test_sgd(isa, shape, dtype, rounding):
         (16, 14, False, -32),
         (16, -16, True, 30),
     ):
-        check_steps(shape, dtype, rounding, bits, exponent, nesterov, size)
+        check_steps(shape, dtype, noise, bits, exponent, nesterov, size)
 
 
 def test_threads_share_the_elements(isa, threads):
@@ -405,7 +409,7 @@ def test_threads_share_the_elements(isa, threads):
     value = np.random.default_rng(8).integers(-(2**31), 2**31, (5, 48, 21, 20))
     tensor = rows(value, torch.int32)
     expected = rescale(value, 24, **rounding_of(STOCHASTIC))
-    equal(elements.rescale(tensor, 24, rounding=STOCHASTIC), expected)
+    equal(elements.rescale(tensor, 24, noise=STOCHASTIC), expected)
     for place in (0, -1):
         tensor[place, 0, 0, 0] = -(2**31)
         assert elements.peak(tensor) == 2**31
@@ -424,7 +428,7 @@ def test_step_of_zeros_keeps_zero(isa):
         exponent=-15,
         momentum_exponent=-25,
         gradient_exponent=-9,
-        rounding=STOCHASTIC,
+        noise=STOCHASTIC,
     )
     assert exponent == -32
     assert not weight.any()
@@ -458,7 +462,7 @@ def _backward(**changes):
         (ValueError, "gamma: expected a contiguous (4,), got (3,)",
          lambda: native.norm_forward(IMAGE, CHANNEL[:3], CHANNEL, SPEC)),
         (ValueError, "residual: expected shape (2, 4, 3, 3), got (1, 4, 3, 3)",
-         lambda: native.norm_forward(IMAGE, CHANNEL, CHANNEL, SPEC, IMAGE[:1])),
+         lambda: native.norm_forward(IMAGE, CHANNEL, CHANNEL, SPEC, residual=IMAGE[:1])),
         (ValueError, "spec: expected a width of at most 8 bits, got 12",
          lambda: native.norm_forward(IMAGE, CHANNEL, CHANNEL, fp.NormSpec(12))),
         (ValueError, "fit the 32-bit element path",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from l1bn.ops.int8.checks import bits_of, like, require, require_dense, rows_of,
 from l1bn.ops.native.library import INT8_NORM
 
 if TYPE_CHECKING:
+    from l1bn.fixed_point.formats import Noise
     from l1bn.fixed_point.update import SgdStep
 
 _MASK = (1 << 64) - 1
@@ -23,29 +24,13 @@ _pack_add = struct.Struct("7qq2Qq").pack
 _pack_sgd = struct.Struct("14qq2Q").pack
 
 
-class Rounding(NamedTuple):
-    """How the last bit is found.
-
-    Attributes:
-        stochastic: Stochastically, or to nearest with ties up.
-        seed: Seed of the run.
-        stream: Number of the tensor and step.
-    """
-
-    stochastic: bool = False
-    seed: int = 0
-    stream: int = 0
-
-    def fields(self) -> tuple[int, int, int]:
-        """The three fields of an argument block."""
-        return int(self.stochastic), self.seed & _MASK, self.stream & _MASK
-
-
-NEAREST = Rounding()
+def rounding(noise: Noise | None) -> tuple[int, int, int]:
+    """The three fields of an argument block that say how a last bit is found."""
+    return (0, 0, 0) if noise is None else (1, noise.seed & _MASK, noise.stream & _MASK)
 
 
 def rescale(
-    value: Tensor, shift: Tensor | int, bits: int = 8, rounding: Rounding = NEAREST
+    value: Tensor, shift: int | Tensor, bits: int = 8, noise: Noise | None = None
 ) -> Tensor:
     """Shift int32 numbers right with rounding and saturate: ``l1bn.fixed_point.scaling.rescale``.
 
@@ -53,7 +38,7 @@ def rescale(
         value: Accumulators, int32.
         shift: Right shift, 0 to 31, an int32 tensor of one per channel or a number.
         bits: Bits of the result [bit].
-        rounding: How the last bit is found; the counter is the place in memory.
+        noise: Random bits of the rounding; the counter is the place in memory.
 
     Shape:
         - value, Output: ``(N, C, H, W)`` or ``(N, C)``
@@ -66,8 +51,8 @@ def rescale(
     shape = rows_of("value", value, torch.int32)
     pair = shift_of(shift, shape[1])
     out = torch.empty_like(value, dtype=torch.int8)
-    fields = rounding.fields()
-    block = _pack_rescale(*shape, value.data_ptr(), *pair, bits_of(bits), *fields, out.data_ptr())
+    how = bits_of(bits), *rounding(noise)
+    block = _pack_rescale(*shape, value.data_ptr(), *pair, *how, out.data_ptr())
     INT8_NORM.call("rescale", block)
     return out
 
@@ -88,7 +73,7 @@ def add_scaled(
     b: Tensor,
     b_exponent: int,
     bits: int = 8,
-    rounding: Rounding = NEAREST,
+    noise: Noise | None = None,
 ) -> tuple[Tensor, int]:
     """Sum of two scaled int8 tensors, and its exponent: ``l1bn.fixed_point.addition.add_scaled``.
 
@@ -110,7 +95,7 @@ def add_scaled(
         a_exponent,
         b_exponent,
         bits_of(bits),
-        *rounding.fields(),
+        *rounding(noise),
         out.data_ptr(),
     )
     return out, INT8_NORM.call("add", block)
@@ -129,7 +114,7 @@ def sgd_step(
     momentum_exponent: int,
     gradient_exponent: int,
     bits: int = 16,
-    rounding: Rounding = NEAREST,
+    noise: Noise | None = None,
 ) -> int:
     """One step of SGD in place: ``l1bn.fixed_point.update.sgd_step``.
 
@@ -142,7 +127,7 @@ def sgd_step(
         momentum_exponent: Exponent of the momentum.
         gradient_exponent: Exponent of the gradient.
         bits: Bits of weights and momentum [bit].
-        rounding: Rounding of the weights; the momentum takes ``stream + 1``.
+        noise: Random bits of the weights; the momentum takes the next stream.
 
     Returns:
         The new exponent of the momentum.
@@ -173,6 +158,6 @@ def sgd_step(
         step.momentum,
         step.decay,
         int(step.nesterov),
-        *rounding.fields(),
+        *rounding(noise),
     )
     return INT8_NORM.call("sgd", block)

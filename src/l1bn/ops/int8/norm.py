@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from l1bn.ops.int8.checks import bits_of, channels_of, like, per_channel, rows_of, shift_of
-from l1bn.ops.int8.elements import NEAREST, Rounding
+from l1bn.ops.int8.elements import rounding
 from l1bn.ops.native.library import INT8_NORM
 
 if TYPE_CHECKING:
     from l1bn.fixed_point import NormSpec
+    from l1bn.fixed_point.formats import Noise
 
 available, isas, isa, select = (
     INT8_NORM.available,
@@ -37,8 +38,8 @@ _pack_backward = struct.Struct("19q2Q4q").pack
 
 
 @dataclass(frozen=True)
-class NormState:
-    """What a forward pass leaves for the backward pass and the running statistics.
+class NativeState:
+    """A ``NormState``: what a forward pass leaves for the backward pass and the running statistics.
 
     Attributes:
         count: Elements per channel, M.
@@ -141,9 +142,10 @@ def norm_forward(
     gamma: Tensor,
     beta: Tensor,
     spec: NormSpec,
+    *,
     residual: Tensor | None = None,
     relu: bool = True,
-) -> tuple[Tensor, NormState]:
+) -> tuple[Tensor, NativeState]:
     """L1BN, residual and ReLU: ``l1bn.fixed_point.norm.layer.norm_layer_forward``.
 
     Args:
@@ -167,25 +169,26 @@ def norm_forward(
 
 
 def norm_forward_fused(
-    value: Tensor,
-    shift: Tensor | int,
+    sums: Tensor,
+    shift: int | Tensor,
     gamma: Tensor,
     beta: Tensor,
     spec: NormSpec,
+    *,
     residual: Tensor | None = None,
     relu: bool = True,
-) -> tuple[Tensor, Tensor, NormState]:
+) -> tuple[Tensor, Tensor, NativeState]:
     """``rescale`` to nearest and ``norm_forward`` of the result, one pass over memory less.
 
     Returns:
         x as ``rescale`` gives it in ``spec.width`` bits, y, and the state.
 
     Shape:
-        - value: ``(N, C, H, W)`` or ``(N, C)``, int32
+        - sums: ``(N, C, H, W)`` or ``(N, C)``, int32
         - shift: ``(C,)``
     """
-    shape = rows_of("value", value, torch.int32, 2)
-    x = torch.empty_like(value, dtype=torch.int8)
+    shape = rows_of("sums", sums, torch.int32, 2)
+    x = torch.empty_like(sums, dtype=torch.int8)
     pair = shift_of(shift, shape[1])
     y, state = _forward(
         shape,
@@ -193,7 +196,7 @@ def norm_forward_fused(
         gamma,
         beta,
         spec,
-        value=value.data_ptr(),
+        sums=sums.data_ptr(),
         shift=pair,
         residual=residual,
         relu=relu,
@@ -208,11 +211,11 @@ def _forward(
     beta: Tensor,
     spec: NormSpec,
     *,
-    value: int = 0,
+    sums: int = 0,
     shift: tuple[int, int] = (0, 0),
     residual: Tensor | None,
     relu: bool,
-) -> tuple[Tensor, NormState]:
+) -> tuple[Tensor, NativeState]:
     rows, channels, _ = shape
     y = torch.empty_like(x)
     wide = torch.empty((3, channels), dtype=torch.int64)
@@ -220,7 +223,7 @@ def _forward(
     block = _pack_forward(
         *shape,
         *_spec(spec, rows),
-        value,
+        sums,
         *shift,
         x.data_ptr(),
         channels_of("gamma", gamma, channels, torch.int8),
@@ -232,7 +235,7 @@ def _forward(
         narrow.data_ptr(),
     )
     INT8_NORM.call("norm_forward", block)
-    return y, NormState(rows, wide, narrow)
+    return y, NativeState(rows, wide, narrow)
 
 
 def norm_apply(
@@ -240,6 +243,7 @@ def norm_apply(
     coefficient: Tensor,
     offset: Tensor,
     shift: Tensor,
+    *,
     width: int = 8,
     residual: Tensor | None = None,
     relu: bool = True,
@@ -284,13 +288,13 @@ def norm_backward(
     g: Tensor,
     x: Tensor,
     y: Tensor | None,
-    state: NormState,
+    state: NativeState,
+    *,
     spec: NormSpec,
     g_exponent: int,
-    x_exponent: Tensor | int,
-    *,
+    x_exponent: int | Tensor,
     bits: int = 8,
-    rounding: Rounding = NEAREST,
+    noise: Noise | None = None,
     residual: bool = False,
 ) -> Gradients:
     """Exact gradient of ``norm_forward``: ``l1bn.fixed_point.norm.layer.norm_layer_backward``.
@@ -304,7 +308,7 @@ def norm_backward(
         g_exponent: Exponent of g.
         x_exponent: Exponent of x, an int32 tensor of one per channel or a number.
         bits: Bits of dx [bit].
-        rounding: Rounding of dx; the counter is the place in memory.
+        noise: Random bits of dx; the counter is the place in memory.
         residual: Whether to return the gradient of the residual.
 
     Shape:
@@ -337,7 +341,7 @@ def norm_backward(
         *per_channel("x_exponent", x_exponent, channels),
         g_exponent,
         bits_of(bits),
-        *rounding.fields(),
+        *rounding(noise),
         dx.data_ptr(),
         0 if dresidual is None else dresidual.data_ptr(),
         dgamma.data_ptr(),

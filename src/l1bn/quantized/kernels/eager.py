@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from l1bn.fixed_point.addition import MAX_GAP
+from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.norm.backward import l1_slopes
 from l1bn.fixed_point.norm.normalize import fold
 from l1bn.fixed_point.norm.spec import NormSpec
@@ -30,7 +31,6 @@ from l1bn.quantized.kernels.eager_norm import (
 from l1bn.quantized.kernels.interface import per_channel
 from l1bn.quantized.kernels.matmul import int_matmul, patches
 from l1bn.quantized.kernels.random import random_bits
-from l1bn.quantized.tensor import Noise
 
 
 class EagerKernels:
@@ -86,20 +86,21 @@ class EagerKernels:
 
     def norm_forward(
         self,
-        acc: Tensor,
+        sums: Tensor,
         shift: Tensor,
         gamma: Tensor,
         beta: Tensor,
         spec: NormSpec,
+        *,
         residual: Tensor | None,
         relu: bool,
     ) -> tuple[Tensor, Tensor, EagerState]:
         """See ``Kernels``."""
-        x = self.rescale(acc, shift, 8, None)
+        x = self.rescale(sums, shift, 8, None)
         statistics = l1_statistics(x, spec)
         channel, offset = fold(statistics, gamma.cpu().numpy(), beta.cpu().numpy(), spec)
         coefficient, shifts = tensor_of(channel.coefficient), tensor_of(channel.shift)
-        y = self.norm_apply(x, coefficient, tensor_of(offset), shifts, residual, relu)
+        y = self.norm_apply(x, coefficient, tensor_of(offset), shifts, residual=residual, relu=relu)
         return x, y, state_of(channel)
 
     def norm_apply(
@@ -108,6 +109,7 @@ class EagerKernels:
         coefficient: Tensor,
         offset: Tensor,
         shift: Tensor,
+        *,
         residual: Tensor | None,
         relu: bool,
     ) -> Tensor:
@@ -171,7 +173,7 @@ class EagerKernels:
         momentum_exponent: int,
         gradient_exponent: int,
         bits: int,
-        noise: tuple[Noise, Noise] | None,
+        noise: Noise | None,
     ) -> int:
         """See ``Kernels``."""
         d = _to_units(gradient.long(), gradient_exponent)
@@ -180,11 +182,11 @@ class EagerKernels:
         v = _limit(_momentum(v, step) + d)
         move = _limit(_momentum(v, step) + d) if step.nesterov else v
         high = (1 << (bits - 1)) - 1
-        first, second = noise or (None, None)
-        delta = _shift_long(move * step.rate, UNIT_BITS + RATE_BITS + exponent, first)
+        after = None if noise is None else Noise(noise.seed, noise.stream + 1)
+        delta = _shift_long(move * step.rate, UNIT_BITS + RATE_BITS + exponent, noise)
         weight.copy_((weight - delta).clamp(-high, high))
         shift = peak_shift(_peak(v), bits)
-        momentum.copy_(_shift_long(v, shift, second).clamp(-high, high))
+        momentum.copy_(_shift_long(v, shift, after).clamp(-high, high))
         return shift - UNIT_BITS
 
 

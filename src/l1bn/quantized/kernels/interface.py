@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
-from l1bn.quantized.tensor import Noise
 
 
 class NormState(Protocol):
@@ -90,19 +90,20 @@ class Kernels(Protocol):
         """Return int32 sums (K, C, *kernel)."""
 
     def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
-        """Return int8 from int32; ``shift`` is one number or one per channel."""
+        """Return int8 from int32; ``shift`` is one number, or an int32 one per channel."""
 
     def norm_forward(
         self,
-        acc: Tensor,
+        sums: Tensor,
         shift: Tensor,
         gamma: Tensor,
         beta: Tensor,
         spec: NormSpec,
+        *,
         residual: Tensor | None,
         relu: bool,
     ) -> tuple[Tensor, Tensor, NormState]:
-        """Return x (``acc`` in 8 bits), y and the state."""
+        """Return x (``sums`` in 8 bits), y and the state."""
 
     def norm_apply(
         self,
@@ -110,10 +111,11 @@ class Kernels(Protocol):
         coefficient: Tensor,
         offset: Tensor,
         shift: Tensor,
+        *,
         residual: Tensor | None,
         relu: bool,
     ) -> Tensor:
-        """Return y of given scalars: evaluation."""
+        """Return y of given scalars, int32: evaluation."""
 
     def norm_backward(
         self,
@@ -147,9 +149,12 @@ class Kernels(Protocol):
         momentum_exponent: int,
         gradient_exponent: int,
         bits: int,
-        noise: tuple[Noise, Noise] | None,
+        noise: Noise | None,
     ) -> int:
-        """Update weight and momentum (int16) in place; return the momentum's new exponent."""
+        """Update weight and momentum (int16) in place; return the momentum's new exponent.
+
+        The momentum takes the random bits of the stream after the weight's.
+        """
 
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:

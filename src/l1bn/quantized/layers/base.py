@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from l1bn.fixed_point.formats import Noise
 from l1bn.quantized.config import Config
 from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.selection import kernels_for
-from l1bn.quantized.tensor import Noise, QTensor
+from l1bn.quantized.tensor import QTensor
 
 _SITES = 1 << 12
 _STREAMS = 1 << 4
@@ -54,12 +55,14 @@ class Clock:
         place = (self.step * _SITES + site) * _STREAMS + stream
         return Noise(self.config.seed, place + (self.passes << _PASS_BITS))
 
-    def update_noise(self, index: int, stream: int) -> Noise | None:
-        """Return the random bits of the update of one parameter; None rounds to nearest."""
+    def update_noise(self, index: int) -> Noise | None:
+        """Return the random bits of the update of one parameter; None rounds to nearest.
+
+        The stream after it is the momentum's.
+        """
         if not self.config.stochastic:
             return None
-        place = (self.step * _SITES + _FIRST_UPDATE + index) * _STREAMS + stream
-        return Noise(self.config.seed, place)
+        return Noise(self.config.seed, (self.step * _SITES + _FIRST_UPDATE + index) * _STREAMS)
 
     def advance(self) -> None:
         """Note that a step was taken."""

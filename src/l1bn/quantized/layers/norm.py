@@ -14,7 +14,7 @@ from l1bn.quantized.kernels.interface import channels_last
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.product import Product
 from l1bn.quantized.norms.buffers import NormBuffers
-from l1bn.quantized.norms.rule import NormRule, Saved
+from l1bn.quantized.norms.rule import NormRule, Saved, Sums
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.tensor import QTensor
 
@@ -51,20 +51,17 @@ class NormalizingLayer(IntegerLayer):
         self.frozen = True
 
     def _normalize(
-        self, wide: Tensor, peak: Tensor, exponent: int, residual: QTensor | None
+        self, values: Tensor, peak: Tensor, exponent: int, residual: QTensor | None
     ) -> QTensor:
         fraction = self.rule.spec.output.fraction
         added = None if residual is None else to_exponent(residual, -fraction).values
+        kernels = self.clock.kernels(values)
         if self.training and not self.frozen:
-            shift = self.rule.shift(peak)
-            y, self._saved = self.rule.train(
-                self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
-            )
+            sums = Sums(values, self.rule.shift(peak), exponent)
+            y, self._saved = self.rule.train(kernels, sums, self.norm, added, self.relu)
         else:
-            shift = self.evaluation_shift(exponent)
-            y, saved = self.rule.evaluate(
-                self.clock.kernels(wide), wide, shift, exponent, self.norm, added, self.relu
-            )
+            sums = Sums(values, self.evaluation_shift(exponent), exponent)
+            y, saved = self.rule.evaluate(kernels, sums, self.norm, added, self.relu)
             if self.training:
                 self._saved = saved
         return QTensor(y, -fraction)
@@ -75,7 +72,7 @@ class NormalizingLayer(IntegerLayer):
         Shape:
             - Output: ``(C,)``
         """
-        return (self.norm.running_exponent.cpu().long() - exponent).clamp(0, MAX_SHIFT)
+        return (self.norm.running_exponent.cpu() - exponent).clamp(0, MAX_SHIFT)
 
     def _differentiate(self, error: QTensor, residual: bool) -> tuple[QTensor, QTensor | None]:
         saved = self._saved
@@ -147,9 +144,9 @@ class NormLayer(NormalizingLayer):
         """Return the normalized input, plus the second input if there is one."""
         x, residual = inputs[0], inputs[1] if len(inputs) > 1 else None
         self._residual = residual is not None
-        wide = channels_last(x.values).int()
-        peak = torch.full((wide.shape[1],), 127, dtype=torch.int32)  # 8 bits as they are
-        return self._normalize(wide, peak, x.exponent, residual)
+        values = channels_last(x.values).int()
+        peak = torch.full((values.shape[1],), 127, dtype=torch.int32)  # 8 bits as they are
+        return self._normalize(values, peak, x.exponent, residual)
 
     def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
         """Return the gradients of the inputs."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from l1bn.fixed_point.formats import divide_nearest, divide_truncated, integer_root
+from l1bn.fixed_point.formats import Noise, divide_nearest, divide_truncated, integer_root
 from l1bn.fixed_point.norm.backward import l2_slopes
 from l1bn.fixed_point.norm.normalize import Channel, fold
 from l1bn.fixed_point.norm.spec import NormSpec
@@ -31,8 +31,8 @@ from l1bn.quantized.kernels.eager_norm import (
 from l1bn.quantized.kernels.interface import channels_last, per_channel
 from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.norms.l1 import L1Rule
-from l1bn.quantized.norms.rule import Saved
-from l1bn.quantized.tensor import Noise, QTensor
+from l1bn.quantized.norms.rule import Saved, Sums
+from l1bn.quantized.tensor import QTensor
 
 _Numbers = npt.NDArray[Any]
 _CHUNKS = 16
@@ -53,21 +53,21 @@ class L2Rule(L1Rule):
     def train(
         self,
         kernels: Kernels,
-        wide: Tensor,
-        shift: Tensor,
-        exponent: int,
+        sums: Sums,
         buffers: NormBuffers,
         residual: Tensor | None,
         relu: bool,
     ) -> tuple[Tensor, Saved]:
         """Normalize by the batch's statistics and note them in the running ones."""
-        x = kernels.rescale(wide, shift, 8, None)
+        x = kernels.rescale(sums.values, sums.shift, 8, None)
         statistics, extremes = self._statistics(x)
         gamma, beta = (c.cpu().numpy() for c in buffers.codes(self.spec))
         channel, offset = fold(statistics, gamma, beta, self.spec)
-        coefficient, add, right = map(tensor_of, (channel.coefficient, offset, channel.shift))
-        y = kernels.norm_apply(x, coefficient, add, right, residual, relu)
-        exponents = shift + exponent
+        coefficient, add, right = (
+            tensor_of(a).int() for a in (channel.coefficient, offset, channel.shift)
+        )
+        y = kernels.norm_apply(x, coefficient, add, right, residual=residual, relu=relu)
+        exponents = sums.narrow_exponent
         buffers.update(statistics, exponents)
         return y, Saved(x, y if relu else None, exponents, _State(channel, extremes))
 
@@ -99,7 +99,7 @@ class L2Rule(L1Rule):
             - python_numbers(saved.exponent)
         )
         exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
-        dx = kernels.rescale(wide, torch.from_numpy(shift), bits, noise)
+        dx = kernels.rescale(wide, torch.from_numpy(shift).int(), bits, noise)
         branch = masked if residual else None
         return EagerGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.norm.backward import frozen_dgamma
 from l1bn.fixed_point.norm.normalize import fold
 from l1bn.fixed_point.norm.running import Running, evaluation_statistics
@@ -24,8 +25,8 @@ from l1bn.quantized.kernels.eager_norm import (
 )
 from l1bn.quantized.kernels.interface import NormGradient, per_channel
 from l1bn.quantized.norms.buffers import NormBuffers
-from l1bn.quantized.norms.rule import Saved
-from l1bn.quantized.tensor import Noise, QTensor
+from l1bn.quantized.norms.rule import Saved, Sums
+from l1bn.quantized.tensor import QTensor
 
 
 @dataclass(frozen=True)
@@ -65,35 +66,34 @@ class L1Rule:
     def train(
         self,
         kernels: Kernels,
-        wide: Tensor,
-        shift: Tensor,
-        exponent: int,
+        sums: Sums,
         buffers: NormBuffers,
         residual: Tensor | None,
         relu: bool,
     ) -> tuple[Tensor, Saved]:
         """Normalize by the batch's statistics and note them in the running ones."""
         gamma, beta = buffers.codes(self.spec)
-        x, y, state = kernels.norm_forward(wide, shift, gamma, beta, self.spec, residual, relu)
-        exponents = shift + exponent
+        x, y, state = kernels.norm_forward(
+            sums.values, sums.shift, gamma, beta, self.spec, residual=residual, relu=relu
+        )
+        exponents = sums.narrow_exponent
         buffers.update(_statistics(state), exponents)
         return y, Saved(x, y if relu else None, exponents, state)
 
     def evaluate(
         self,
         kernels: Kernels,
-        wide: Tensor,
-        shift: Tensor,
-        exponent: int,
+        sums: Sums,
         buffers: NormBuffers,
         residual: Tensor | None,
         relu: bool,
     ) -> tuple[Tensor, Saved]:
         """Normalize by the running statistics."""
-        x = kernels.rescale(wide, shift, 8, None)
-        exponents = shift + exponent
+        x = kernels.rescale(sums.values, sums.shift, 8, None)
+        exponents = sums.narrow_exponent
         coefficient, offset, right = self.constants(exponents, buffers)
-        y = kernels.norm_apply(x, coefficient, offset, right, residual, relu)
+        scalars = coefficient.int(), offset.int(), right.int()
+        y = kernels.norm_apply(x, *scalars, residual=residual, relu=relu)
         frozen = FrozenState(buffers.running(exponents), coefficient, right)
         return y, Saved(x, y if relu else None, exponents, frozen)
 
@@ -159,7 +159,7 @@ class L1Rule:
             - python_numbers(saved.exponent)
         )
         exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
-        dx = kernels.rescale(wide, torch.from_numpy(shift), bits, noise)
+        dx = kernels.rescale(wide, torch.from_numpy(shift).int(), bits, noise)
         branch = masked if residual else None
         return EagerGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
 

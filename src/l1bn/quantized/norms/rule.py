@@ -7,11 +7,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.interface import NormGradient
 from l1bn.quantized.norms.buffers import NormBuffers
-from l1bn.quantized.tensor import Noise, QTensor
+from l1bn.quantized.tensor import QTensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,26 @@ class Saved:
         return [self.x] if self.y is None else [self.x, self.y]
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What is normalized: sums of products, and how they become 8 bits.
+
+    Attributes:
+        values: int32.
+        shift: Right shift of each channel, int32.
+        exponent: Exponent of the values.
+    """
+
+    values: Tensor
+    shift: Tensor
+    exponent: int
+
+    @property
+    def narrow_exponent(self) -> Tensor:
+        """Exponent of each channel in 8 bits."""
+        return self.shift + self.exponent
+
+
 class NormRule(Protocol):
     """A normalization of 8-bit channels."""
 
@@ -46,9 +67,7 @@ class NormRule(Protocol):
     def train(
         self,
         kernels: Kernels,
-        wide: Tensor,
-        shift: Tensor,
-        exponent: int,
+        sums: Sums,
         buffers: NormBuffers,
         residual: Tensor | None,
         relu: bool,
@@ -58,9 +77,7 @@ class NormRule(Protocol):
     def evaluate(
         self,
         kernels: Kernels,
-        wide: Tensor,
-        shift: Tensor,
-        exponent: int,
+        sums: Sums,
         buffers: NormBuffers,
         residual: Tensor | None,
         relu: bool,
