@@ -91,7 +91,15 @@ class _L1BatchNorm(_BatchNorm):
                 factor = torch.full_like(factor, self.momentum)
             if running_mean is not None and running_var is not None:
                 count = input.numel() // input.shape[1]
-                scripted.update(running_mean, running_var, mean, scale, count, factor, self.eps)
+                scripted.update(
+                    running_mean,
+                    running_var,
+                    mean=mean,
+                    scale=scale,
+                    count=count,
+                    momentum=factor,
+                    eps=self.eps,
+                )
         return y
 
     def _as_batch_norm(self, arguments: tuple[Any, ...]) -> Tensor | None:

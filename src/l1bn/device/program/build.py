@@ -209,19 +209,19 @@ class _Builder:
         plan = partial(place, [*frozen.ops, *train.ops] if train.ops else [], shared, results)
         train_memory = self._fit([*frozen.ops, *train.ops], plan, infer_memory)
         return Build(
-            self.network,
-            self.options,
-            self.shape,
-            self.tables,
-            self.layout,
-            frozen.ops,
-            infer.ops,
-            train.ops,
-            infer_memory,
-            train_memory,
-            self.images,
-            logits,
-            self._exponents(),
+            network=self.network,
+            options=self.options,
+            shape=self.shape,
+            tables=self.tables,
+            layout=self.layout,
+            frozen=frozen.ops,
+            infer=infer.ops,
+            train=train.ops,
+            infer_memory=infer_memory,
+            train_memory=train_memory,
+            images=self.images,
+            logits=logits,
+            exponents=self._exponents(),
         )
 
     def _shared(self, frozen: list[Op], train: list[Op]) -> dict[Buffer, int]:

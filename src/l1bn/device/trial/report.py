@@ -54,14 +54,14 @@ def rows(build: Build, instructions: Mapping[str, tuple[int, int, int]] | None =
         once = _macs(build.frozen, name)
         found.append(
             Row(
-                name,
-                flash,
-                state,
-                kept.get(name, 0),
-                once + _macs(build.infer, name),
-                build.options.batch * once + _macs(build.train, name),
-                infer,
-                forward + backward,
+                layer=name,
+                flash=flash,
+                state=state,
+                kept=kept.get(name, 0),
+                infer_macs=once + _macs(build.infer, name),
+                train_macs=build.options.batch * once + _macs(build.train, name),
+                infer_instructions=infer,
+                train_instructions=forward + backward,
             )
         )
     return found

@@ -120,4 +120,12 @@ def evaluation_statistics(running: Running, spec: NormSpec) -> L1Statistics:
     total = running.mean.astype(object)
     flags = np.ones(len(total), dtype=bool)
     zeros = np.zeros(len(total), np.int64)
-    return L1Statistics(count, total, zeros, total, deviation, flags, flags)
+    return L1Statistics(
+        count=count,
+        total=total,
+        threshold=zeros,
+        above=total,
+        deviation=deviation,
+        live=flags,
+        second_pass=flags,
+    )

@@ -140,7 +140,15 @@ def l1_statistics(x: IntArray, spec: NormSpec, guess: IntArray | None = None) ->
     floor = spec.deviation_floor(count)
     live = deviation > floor
     deviation = np.where(live, deviation, floor)
-    return L1Statistics(count, total, threshold, above, deviation, live, second_pass)
+    return L1Statistics(
+        count=count,
+        total=total,
+        threshold=threshold,
+        above=above,
+        deviation=deviation,
+        live=live,
+        second_pass=second_pass,
+    )
 
 
 def l2_statistics(x: IntArray, spec: NormSpec) -> L2Statistics:

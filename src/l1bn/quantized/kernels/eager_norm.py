@@ -13,7 +13,7 @@ from l1bn.fixed_point.norm.backward import Slopes
 from l1bn.fixed_point.norm.normalize import Channel, Reciprocal
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.norm.statistics import L1Statistics
-from l1bn.quantized.kernels.interface import per_channel
+from l1bn.quantized.kernels.interface import NormState, per_channel
 
 _Numbers = npt.NDArray[np.object_]
 
@@ -77,13 +77,13 @@ def l1_statistics(x: Tensor, spec: NormSpec) -> L1Statistics:
     floor = spec.deviation_floor(count)
     live = deviation > floor
     return L1Statistics(
-        count,
-        python_numbers(total),
-        threshold.cpu().numpy(),
-        python_numbers(n),
-        np.where(live, deviation, floor),
-        live,
-        np.zeros(len(live), dtype=bool),
+        count=count,
+        total=python_numbers(total),
+        threshold=threshold.cpu().numpy(),
+        above=python_numbers(n),
+        deviation=np.where(live, deviation, floor),
+        live=live,
+        second_pass=np.zeros(len(live), dtype=bool),
     )
 
 
@@ -104,17 +104,26 @@ def state_of(channel: Channel) -> EagerState:
     )
 
 
-def channel_of(state: EagerState) -> Channel:
-    """The judge's view of a state. The mantissa of 1/σ is not needed any more."""
+def statistics_of(state: NormState) -> L1Statistics:
+    """The judge's view of a state of any backend."""
     live = np.array(state.live.tolist(), dtype=bool)
-    total, deviation = python_numbers(state.total), python_numbers(state.deviation)
-    threshold, above = state.threshold.numpy(), python_numbers(state.above)
-    statistics = L1Statistics(state.count, total, threshold, above, deviation, live, ~live)
+    return L1Statistics(
+        count=state.count,
+        total=python_numbers(state.total),
+        threshold=state.threshold.numpy().astype(np.int64),
+        above=python_numbers(state.above),
+        deviation=python_numbers(state.deviation),
+        live=live,
+        second_pass=~live,
+    )
+
+
+def channel_of(state: EagerState) -> Channel:
+    """The judge's view with its scalars. The mantissa of 1/σ is not needed any more."""
     exponent = python_numbers(state.exponent)
     reciprocal = Reciprocal(np.zeros_like(exponent), exponent)
-    return Channel(
-        statistics, python_numbers(state.coefficient), python_numbers(state.shift), reciprocal
-    )
+    coefficient, shift = python_numbers(state.coefficient), python_numbers(state.shift)
+    return Channel(statistics_of(state), coefficient, shift, reciprocal)
 
 
 def l1_products(g: Tensor, x: Tensor, state: EagerState, slopes: Slopes) -> Tensor:

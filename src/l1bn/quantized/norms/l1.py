@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,14 +12,14 @@ from l1bn.fixed_point.norm.backward import frozen_dgamma
 from l1bn.fixed_point.norm.normalize import fold
 from l1bn.fixed_point.norm.running import Running, evaluation_statistics
 from l1bn.fixed_point.norm.spec import NormSpec
-from l1bn.fixed_point.norm.statistics import L1Statistics
 from l1bn.fixed_point.scaling import common_exponent, peak_shift
-from l1bn.quantized.kernels import Kernels, NormState
+from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.eager_norm import (
     EagerGradient,
     all_but_channels,
     channel_peak,
     python_numbers,
+    statistics_of,
     tensor_of,
 )
 from l1bn.quantized.kernels.interface import NormGradient, per_channel
@@ -77,7 +76,7 @@ class L1Rule:
             sums.values, sums.shift, gamma, beta, self.spec, residual=residual, relu=relu
         )
         exponents = sums.narrow_exponent
-        buffers.update(_statistics(state), exponents)
+        buffers.update(statistics_of(state), exponents)
         return y, Saved(x, y if relu else None, exponents, state)
 
     def evaluate(
@@ -162,12 +161,3 @@ class L1Rule:
         dx = kernels.rescale(wide, torch.from_numpy(shift).int(), bits, noise)
         branch = masked if residual else None
         return EagerGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
-
-
-def _statistics(state: NormState) -> L1Statistics:
-    total, above, deviation = (
-        np.array(a.tolist(), dtype=object) for a in (state.total, state.above, state.deviation)
-    )
-    live = state.live.numpy().astype(bool)
-    threshold = state.threshold.numpy().astype(np.int64)
-    return L1Statistics(state.count, total, threshold, above, deviation, live, ~live)

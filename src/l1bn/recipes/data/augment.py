@@ -94,7 +94,13 @@ def plan_epoch(
     if mirror == "alternate":
         coin = _first_side(size, seed)[order] ^ (epoch % 2 == 1)
     return EpochPlan(
-        order, corner, coin, padding, edges, min(batch_size, size), processes or Processes()
+        order=order,
+        corner=corner,
+        mirror=coin,
+        padding=padding,
+        edges=edges,
+        batch_size=min(batch_size, size),
+        processes=processes or Processes(),
     )
 
 

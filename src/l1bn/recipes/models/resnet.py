@@ -159,7 +159,9 @@ def resnet18(
 ) -> ResNet:
     """Build ResNet-18, with the 3x3 stem for small images unless ``large_stem``."""
     widths = _scaled((64, 128, 256, 512), width)
-    return ResNet(BasicBlock, (2, 2, 2, 2), widths, in_channels, num_classes, norm, large_stem)
+    return ResNet(
+        BasicBlock, (2, 2, 2, 2), widths, in_channels, num_classes, norm, large_stem=large_stem
+    )
 
 
 def resnet50(
@@ -167,4 +169,6 @@ def resnet50(
 ) -> ResNet:
     """Build ResNet-50 (stride on the 3x3), with the small stem unless ``large_stem``."""
     widths = _scaled((64, 128, 256, 512), width)
-    return ResNet(Bottleneck, (3, 4, 6, 3), widths, in_channels, num_classes, norm, large_stem)
+    return ResNet(
+        Bottleneck, (3, 4, 6, 3), widths, in_channels, num_classes, norm, large_stem=large_stem
+    )

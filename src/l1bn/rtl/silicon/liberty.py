@@ -218,9 +218,9 @@ def _sequential(group: Group) -> Sequential | None:
         if state is not None:
             a = state.attributes
             return Sequential(
-                kind, state.arguments[0], (*state.arguments, "")[1], a.get(clock, ""),
-                a.get(data, ""),
-                a.get("clear", ""), a.get("preset", ""),
+                kind, *(*state.arguments, "")[:2],
+                clock=a.get(clock, ""), data=a.get(data, ""),
+                clear=a.get("clear", ""), preset=a.get("preset", ""),
             )  # fmt: skip
     return None
 

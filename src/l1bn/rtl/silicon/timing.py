@@ -78,7 +78,15 @@ def analyse(netlist: Netlist, library: Library, clock: str = "clk") -> Timing:
     slews = {n: (s[0], s[1]) for n, s in state.slew.items()}
     arrivals = {n: (a[0], a[1]) for n, a in state.arrival.items() if n not in clocks}
     path = _trace(state, net, edge)
-    return Timing(period, path, endpoint, load, slews, arrivals, delays)
+    return Timing(
+        period=period,
+        path=path,
+        endpoint=endpoint,
+        load=load,
+        slew=slews,
+        arrivals=arrivals,
+        delays=delays,
+    )
 
 
 def loads(netlist: Netlist, library: Library) -> dict[str, float]:

@@ -78,10 +78,21 @@ def scalars(config: UnitConfig, channels: Channels, i: int) -> Scalars:
         slope = max(-limit, min(limit, _truncated(coefficient * dgamma, root))) if live else 0
         low = high = _nearest(slope * total - coefficient * sum_g, n) + gradient_half
     return Scalars(
-        x[0].tolist(), g[0].tolist(), out.bits[0].tolist(), out.y[0].tolist(), back.dx[0].tolist(),
-        total, spread, int(out.channel.reciprocal.mantissa[0]), shift - spec.shift_min, coefficient,
-        _nearest(-coefficient * total, n) + (int(beta[0]) << shift) + half, low, high, -slope,
-    )  # fmt: skip
+        x=x[0].tolist(),
+        g=g[0].tolist(),
+        bits=out.bits[0].tolist(),
+        y=out.y[0].tolist(),
+        dx=back.dx[0].tolist(),
+        total=total,
+        spread=spread,
+        mantissa=int(out.channel.reciprocal.mantissa[0]),
+        exponent=shift - spec.shift_min,
+        coefficient=coefficient,
+        offset=_nearest(-coefficient * total, n) + (int(beta[0]) << shift) + half,
+        offset_low=low,
+        offset_high=high,
+        slope=-slope,
+    )
 
 
 def _nearest(value: int, count: int) -> int:

@@ -170,9 +170,15 @@ def describe(config: UnitConfig, module: str, *, axi: bool) -> Interface:
     if axi:
         words["framing_error"] = _number("framing_error", 1)
     return Interface(
-        module, "aclk" if axi else "clk", "aresetn" if axi else "rst", 0 if axi else 1, streams,
-        words, {o.name: o.value for o in Operation}, {p.name: p.value for p in Phase},
-    )  # fmt: skip
+        module=module,
+        clock="aclk" if axi else "clk",
+        reset="aresetn" if axi else "rst",
+        reset_level=0 if axi else 1,
+        streams=streams,
+        words=words,
+        operations={o.name: o.value for o in Operation},
+        phases={p.name: p.value for p in Phase},
+    )
 
 
 def _bare_streams(config: UnitConfig) -> dict[str, Stream]:
