@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 // Every error is this or below. Far from any number that a kernel returns, exponents below 0 too.
-#define L1BN_ERROR (-((int64_t)1 << 40))
+#define L1BN_ERROR (-(int64_t(1) << 40))
 
 #define L1BN_NO_MEMORY L1BN_ERROR
 // An element type that the call does not know.

@@ -42,7 +42,7 @@ constexpr int kMaxVectors = 4;
 L1BN_INLINE Vec load(const void* p) { return _mm512_loadu_si512(p); }
 L1BN_INLINE void store(void* p, Vec v) { _mm512_storeu_si512(p, v); }
 L1BN_INLINE void store_first(int32_t* p, Vec v, int64_t n) {
-  _mm512_mask_storeu_epi32(p, (__mmask16)((1u << n) - 1), v);
+  _mm512_mask_storeu_epi32(p, __mmask16((1u << n) - 1), v);
 }
 L1BN_INLINE Vec broadcast(const void* p) {
   int32_t group;
@@ -67,8 +67,10 @@ using Vec = __m256i;
 constexpr int kLanes = 8;
 constexpr int kMaxVectors = 2;
 
-L1BN_INLINE Vec load(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
-L1BN_INLINE void store(void* p, Vec v) { _mm256_storeu_si256((__m256i*)p, v); }
+L1BN_INLINE Vec load(const void* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+L1BN_INLINE void store(void* p, Vec v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 L1BN_INLINE Vec broadcast(const void* p) {
   int32_t group;
   memcpy(&group, p, 4);
@@ -105,17 +107,17 @@ L1BN_INLINE Vec broadcast(const void* p) {
 }
 // Both halves of a lane, sign extended. Which of them lies first does not matter.
 L1BN_INLINE Vec dot(Vec sum, Vec a, Vec b) {
-  const Vec low_a = (Vec)((Unsigned)a << 16) >> 16, low_b = (Vec)((Unsigned)b << 16) >> 16;
-  const Unsigned products = (Unsigned)(low_a * low_b) + (Unsigned)((a >> 16) * (b >> 16));
-  return (Vec)((Unsigned)sum + products);
+  const Vec low_a = Vec(Unsigned(a) << 16) >> 16, low_b = Vec(Unsigned(b) << 16) >> 16;
+  const Unsigned products = Unsigned(low_a * low_b) + Unsigned((a >> 16) * (b >> 16));
+  return Vec(Unsigned(sum) + products);
 }
 L1BN_INLINE Vec zero() { return Vec{0, 0, 0, 0}; }
-L1BN_INLINE Vec subtract(Vec a, Vec b) { return (Vec)((Unsigned)a - (Unsigned)b); }
+L1BN_INLINE Vec subtract(Vec a, Vec b) { return Vec(Unsigned(a) - Unsigned(b)); }
 L1BN_INLINE Vec raise(Vec peak, Vec v) {
   const Vec sign = v >> 31;
-  const Unsigned size = (Unsigned)(v ^ sign) - (Unsigned)sign;
-  const Unsigned larger = (Unsigned)(size > (Unsigned)peak);
-  return (Vec)((size & larger) | ((Unsigned)peak & ~larger));
+  const Unsigned size = Unsigned(v ^ sign) - Unsigned(sign);
+  const Unsigned larger = Unsigned(size > Unsigned(peak));
+  return Vec((size & larger) | (Unsigned(peak) & ~larger));
 }
 
 #endif
@@ -124,7 +126,7 @@ L1BN_INLINE Vec raise(Vec peak, Vec v) {
 L1BN_INLINE void store_first(int32_t* p, Vec v, int64_t n) {
   int32_t lanes[kLanes];
   store(lanes, v);
-  memcpy(p, lanes, (size_t)n * sizeof *p);
+  memcpy(p, lanes, size_t(n) * sizeof *p);
 }
 #endif
 

@@ -22,7 +22,7 @@ struct Array {
 
   explicit Array(int64_t count) {
     void* memory = nullptr;
-    const size_t bytes = (size_t)round_up(max_of(count, 1) * (int64_t)sizeof(T), kCacheLine);
+    const size_t bytes = size_t(round_up(max_of(count, 1) * int64_t(sizeof(T)), kCacheLine));
     if (posix_memalign(&memory, kCacheLine, bytes) == 0) data = static_cast<T*>(memory);
   }
   ~Array() { free(data); }
@@ -31,11 +31,11 @@ struct Array {
 };
 
 L1BN_INLINE void copy_shifted(A* out, const int8_t* in, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = (A)(in[i] + kShift);
+  for (int64_t i = 0; i < count; ++i) out[i] = A(in[i] + kShift);
 }
 
 L1BN_INLINE void fill_shift(A* out, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) out[i] = (A)kShift;
+  for (int64_t i = 0; i < count; ++i) out[i] = A(kShift);
 }
 
 // Pixels of `channels` numbers each become pixels of whole groups. What fills a group up does not
@@ -52,29 +52,31 @@ inline void copy_pixels(A* out, const int8_t* in, int64_t pixels, int64_t channe
       memcpy(out + i * padded, &group, 4);
     }
   for (; i < pixels; ++i) {
-    for (int64_t c = 0; c < channels; ++c) out[i * padded + c] = (A)(in[i * channels + c] + kShift);
-    for (int64_t c = channels; c < padded; ++c) out[i * padded + c] = (A)kShift;
+    for (int64_t c = 0; c < channels; ++c) out[i * padded + c] = A(in[i * channels + c] + kShift);
+    for (int64_t c = channels; c < padded; ++c) out[i * padded + c] = A(kShift);
   }
 }
 
 #if defined(__AVX2__)
 constexpr int64_t kBytes = 16;
 
-L1BN_INLINE __m128i load_bytes(const int8_t* p) { return _mm_loadu_si128((const __m128i*)p); }
+L1BN_INLINE __m128i load_bytes(const int8_t* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
 
 L1BN_INLINE void store_left(A* out, __m128i v) {
 #if defined(L1BN_VNNI)
-  _mm_storeu_si128((__m128i*)out, _mm_xor_si128(v, _mm_set1_epi8((char)kShift)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_xor_si128(v, _mm_set1_epi8(char(kShift))));
 #else
-  _mm256_storeu_si256((__m256i*)out, _mm256_cvtepi8_epi16(v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepi8_epi16(v));
 #endif
 }
 
 L1BN_INLINE void store_right(B* out, __m128i v) {
 #if defined(L1BN_VNNI)
-  _mm_storeu_si128((__m128i*)out, v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), v);
 #else
-  _mm256_storeu_si256((__m256i*)out, _mm256_cvtepi8_epi16(v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_cvtepi8_epi16(v));
 #endif
 }
 
@@ -99,14 +101,14 @@ L1BN_INLINE void interleave_bytes(B* out, const int8_t* const rows[kGroup], int6
 // The first `count` of sixteen numbers of the left side.
 L1BN_INLINE void store_left_first(A* out, __m128i v, int64_t count) {
 #if defined(__AVX512BW__) && defined(L1BN_VNNI)
-  const __mmask16 mask = (__mmask16)((1u << count) - 1);
-  _mm_mask_storeu_epi8(out, mask, _mm_xor_si128(v, _mm_set1_epi8((char)kShift)));
+  const __mmask16 mask = __mmask16((1u << count) - 1);
+  _mm_mask_storeu_epi8(out, mask, _mm_xor_si128(v, _mm_set1_epi8(char(kShift))));
 #elif defined(__AVX512BW__)
-  _mm256_mask_storeu_epi16(out, (__mmask16)((1u << count) - 1), _mm256_cvtepi8_epi16(v));
+  _mm256_mask_storeu_epi16(out, __mmask16((1u << count) - 1), _mm256_cvtepi8_epi16(v));
 #else
   A all[kBytes];
   store_left(all, v);
-  memcpy(out, all, (size_t)count * sizeof(A));
+  memcpy(out, all, size_t(count) * sizeof(A));
 #endif
 }
 
@@ -162,7 +164,7 @@ inline void transpose(A* out, int64_t out_step, const int8_t* in, int64_t in_ste
                       min_of(kBytes, count - i));
 #endif
   for (; c < channels; ++c)
-    for (int64_t i = 0; i < count; ++i) out[c * out_step + i] = (A)(in[i * in_step + c] + kShift);
+    for (int64_t i = 0; i < count; ++i) out[c * out_step + i] = A(in[i * in_step + c] + kShift);
 }
 
 // The weights of one tap:
@@ -171,7 +173,7 @@ inline void pack_weights(B* out, const int8_t* w, int64_t outputs, int64_t lanes
                          int64_t output_step, int64_t input_step) {
   const int64_t whole = inputs / kGroup, groups = ceil_div(inputs, kGroup);
   if (outputs < lanes || whole < groups)
-    memset(out, 0, (size_t)(groups * lanes * kGroup) * sizeof(B));
+    memset(out, 0, size_t(groups * lanes * kGroup) * sizeof(B));
   if (output_step == 1) {
     for (int64_t g = 0; g < whole; ++g) {
       const int8_t* rows[kGroup];

@@ -49,14 +49,14 @@ class WeightGradient {
     if (!rows_.data || !offsets_.data || !zeros_.data || !planes_.data || !panels_.data ||
         !sums_.data || !shifts_.data)
       return L1BN_NO_MEMORY;
-    memset(zeros_.data, 0, (size_t)max_of(p_.channels, p_.outputs));
+    memset(zeros_.data, 0, size_t(max_of(p_.channels, p_.outputs)));
     list_offsets();
     int64_t next = 0;
     const int64_t units = unit_count();
     auto work = [&](Team team) {
       if (direct_) return run_direct(team);
-      memset(sums_.data + team.index * sums_size(), 0, (size_t)sums_size() * sizeof(int32_t));
-      memset(shifts_.data + team.index * lanes_, 0, (size_t)lanes_ * sizeof(uint32_t));
+      memset(sums_.data + team.index * sums_size(), 0, size_t(sums_size()) * sizeof(int32_t));
+      memset(shifts_.data + team.index * lanes_, 0, size_t(lanes_) * sizeof(uint32_t));
       for (;;) {
         const int64_t unit = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
         if (unit >= units) break;
@@ -66,7 +66,7 @@ class WeightGradient {
       gather(team);
     };
     const int64_t shares = direct_ ? ceil_div(lanes_, kMaxVectors * kLanes) : units;
-    parallel_run((int)min_of(p_.threads, max_of(shares, 1)), work);
+    parallel_run(int(min_of(p_.threads, max_of(shares, 1))), work);
     return 0;
   }
 
@@ -126,7 +126,7 @@ class WeightGradient {
       unit.cols = min_of(unit.cols, ceil_div(max_of(out_width_, 1), p_.threads));
     if (unit.cols < out_width_) return unit;
     const int64_t row_bytes =
-        p_.stride * column_phases_ * row_pitch(unit.cols) * p_.channels * (int64_t)sizeof(A);
+        p_.stride * column_phases_ * row_pitch(unit.cols) * p_.channels * int64_t(sizeof(A));
     const int64_t fit = max_of(min_of(kUnitPixels / unit.cols, kUnitBytes / row_bytes), 1);
     unit.rows = min_of(fit, out_height_);
     if (p_.threads > 1 && p_.images < p_.threads)
@@ -162,14 +162,14 @@ class WeightGradient {
       for (int64_t kx = 0; kx < p_.kernel_width; ++kx)
         for (int64_t c = 0; c < p_.channels; ++c, ++position) {
           const int64_t at = c * plane_ + ky * row + kx % p_.stride * pitch_ + kx / p_.stride;
-          rows_.data[position] = {at * (int64_t)sizeof(A), position * pitch};
+          rows_.data[position] = {at * int64_t(sizeof(A)), position * pitch};
         }
     int64_t* offset = offsets_.data;
     for (int64_t b = 0; b < unit_.images; ++b)
       for (int64_t i = 0; i < unit_.rows; ++i)
         for (int64_t g = 0; g < row_groups_; ++g)
           *offset++ =
-              (b * p_.channels * plane_ + i * p_.stride * row + g * kGroup) * (int64_t)sizeof(A);
+              (b * p_.channels * plane_ + i * p_.stride * row + g * kGroup) * int64_t(sizeof(A));
   }
 
   void run_unit(int64_t unit, int thread) const {
@@ -183,9 +183,10 @@ class WeightGradient {
     for (int64_t lane = 0, vectors; lane < lanes_; lane += vectors * kLanes) {
       vectors = panel_vectors((lanes_ - lane) / kLanes);
       pack_errors(data, at, lane, vectors * kLanes);
-      add_shifts((int)vectors, data, depth, shifts_.data + thread * lanes_ + lane);
-      multiply_all((int)vectors, {data, offsets_.data, depth}, (const char*)planes,
-                   (int32_t*)sums + lane, nullptr, vectors * kLanes);
+      add_shifts(int(vectors), data, depth, shifts_.data + thread * lanes_ + lane);
+      multiply_all(int(vectors), {data, offsets_.data, depth},
+                   reinterpret_cast<const char*>(planes), reinterpret_cast<int32_t*>(sums) + lane,
+                   nullptr, vectors * kLanes);
     }
   }
 
@@ -202,10 +203,11 @@ class WeightGradient {
       if (turn++ % team.size != team.index) continue;
       pack_errors(data, at, lane, vectors * kLanes);
       uint32_t bias[kMaxVectors * kLanes];
-      shift_sums((int)vectors, data, depth_, bias);
+      shift_sums(int(vectors), data, depth_, bias);
       for (int64_t i = 0; i < vectors * kLanes; ++i) bias[i] = 0u - bias[i];
-      multiply_all((int)vectors, {data, offsets_.data, depth_}, (const char*)planes, dw_ + lane,
-                   (const int32_t*)bias, p_.outputs - lane);
+      multiply_all(int(vectors), {data, offsets_.data, depth_},
+                   reinterpret_cast<const char*>(planes), dw_ + lane,
+                   reinterpret_cast<const int32_t*>(bias), p_.outputs - lane);
     }
   }
 
@@ -242,7 +244,7 @@ class WeightGradient {
           }
           interleave(out, sources, channels);
           if (channels < lanes)
-            memset(out + channels * kGroup, 0, (size_t)((lanes - channels) * kGroup) * sizeof(B));
+            memset(out + channels * kGroup, 0, size_t((lanes - channels) * kGroup) * sizeof(B));
         }
       }
   }
@@ -263,7 +265,7 @@ class WeightGradient {
     rows.init = init;
     rows.channels = channels;
     rows.peak = nullptr;
-    rows.pair = p_.channels % 2 ? 0 : plane_ * (int64_t)sizeof(A);
+    rows.pair = p_.channels % 2 ? 0 : plane_ * int64_t(sizeof(A));
     rows.scattered = false;
     multiply(vectors, panel, rows);
   }

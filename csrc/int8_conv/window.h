@@ -76,10 +76,10 @@ class WindowRun {
         !peaks_.data)
       return L1BN_NO_MEMORY;
     expect_large(w_.result, w_.images * w_.result_height * w_.result_width * w_.result_channels *
-                                (int64_t)sizeof(int32_t));
+                                int64_t(sizeof(int32_t)));
     list_offsets();
     list_pixels();
-    memset(peaks_.data, 0, (size_t)(w_.threads * lanes_) * sizeof(uint32_t));
+    memset(peaks_.data, 0, size_t(w_.threads * lanes_) * sizeof(uint32_t));
     int64_t next = 0;
     const int64_t units = block_.units(w_.images, steps_down_);
     auto work = [&](Team team) {
@@ -92,7 +92,7 @@ class WindowRun {
         run_block(unit, team.index);
       }
     };
-    parallel_run((int)min_of(w_.threads, max_of(units, 1)), work);
+    parallel_run(int(min_of(w_.threads, max_of(units, 1))), work);
     if (w_.peak) gather_peaks();
     return 0;
   }
@@ -126,7 +126,7 @@ class WindowRun {
   int64_t block_pixels() const { return block_.images * block_.rows * steps_across_; }
 
   Block plan() const {
-    const int64_t bytes = image_size(steps_down_) * (int64_t)sizeof(A);
+    const int64_t bytes = image_size(steps_down_) * int64_t(sizeof(A));
     const int64_t share = ceil_div(max_of(w_.images, 1), w_.threads);
     if (bytes <= kBlockBytes && w_.images >= 2 * w_.threads) {
       const int64_t fit =
@@ -145,7 +145,7 @@ class WindowRun {
     for (int64_t t = 0; t < w_.tap_count; ++t)
       for (int64_t g = 0; g < groups_; ++g)
         *offset++ = ((w_.taps[t].row * buffer_cols_ + w_.taps[t].col) * pixel_ + g * kGroup) *
-                    (int64_t)sizeof(A);
+                    int64_t(sizeof(A));
   }
 
   B* panel(const Phase& phase, int64_t lane) const {
@@ -167,7 +167,7 @@ class WindowRun {
             w_.w + w_.taps[phase.first_tap + t].weight * w_.weight_step + lane * w_.output_step,
             outputs, lanes, w_.channels, w_.output_step, w_.input_step);
       uint32_t* bias = bias_.data + index * lanes_ + lane;
-      shift_sums((int)vectors, panel(phase, lane), phase.taps * groups_, bias);
+      shift_sums(int(vectors), panel(phase, lane), phase.taps * groups_, bias);
       for (int64_t i = 0; i < lanes; ++i) bias[i] = 0u - bias[i];
     }
   }
@@ -183,8 +183,8 @@ class WindowRun {
 
   // Where the results of a block lie; a block with fewer images or rows takes the first of them.
   void list_pixels() {
-    const int64_t image = image_size(block_.rows) * (int64_t)sizeof(A);
-    const int64_t pixel_bytes = pixel_ * (int64_t)sizeof(A);
+    const int64_t image = image_size(block_.rows) * int64_t(sizeof(A));
+    const int64_t pixel_bytes = pixel_ * int64_t(sizeof(A));
     for (int64_t p = 0; p < w_.phase_count; ++p) {
       const Phase& phase = w_.phases[p];
       Row* pixel = pixels_.data + p * block_pixels();
@@ -213,12 +213,13 @@ class WindowRun {
     const int64_t end = min_of(w_.result_height, (row + rows) * w_.result_step);
     const int64_t height = (images - 1) * w_.result_height + end - row * w_.result_step;
     if (gaps_)
-      memset(result, 0, (size_t)(height * w_.result_width * w_.result_channels) * sizeof(int32_t));
+      memset(result, 0, size_t(height * w_.result_width * w_.result_channels) * sizeof(int32_t));
     for (int64_t p = 0; p < w_.phase_count; ++p) {
       const Phase& phase = w_.phases[p];
       if (phase.taps == 0) continue;
       const int64_t count = images * rows_of(phase, row, rows) * cols_of(phase);
-      run_phase(p, count, (const char*)buffer, result, peaks_.data + thread * lanes_);
+      run_phase(p, count, reinterpret_cast<const char*>(buffer), result,
+                peaks_.data + thread * lanes_);
     }
   }
 
@@ -248,12 +249,12 @@ class WindowRun {
       rows.count = count;
       rows.a = buffer;
       rows.out = result + lane;
-      rows.init = (const int32_t*)(bias_.data + index * lanes_ + lane);
+      rows.init = reinterpret_cast<const int32_t*>(bias_.data + index * lanes_ + lane);
       rows.channels = w_.result_channels - lane;
       rows.peak = w_.peak ? peak + lane : nullptr;
-      rows.pair = cols_of(phase) % 2 ? 0 : w_.step * pixel_ * (int64_t)sizeof(A);
+      rows.pair = cols_of(phase) % 2 ? 0 : w_.step * pixel_ * int64_t(sizeof(A));
       rows.scattered = w_.result_step > 1;
-      multiply((int)vectors, panel_here, rows);
+      multiply(int(vectors), panel_here, rows);
     }
   }
 
@@ -264,7 +265,7 @@ class WindowRun {
         const uint32_t here = peaks_.data[t * lanes_ + c];
         peak = here > peak ? here : peak;
       }
-      w_.peak[c] = peak > INT32_MAX ? INT32_MAX : (int32_t)peak;
+      w_.peak[c] = peak > INT32_MAX ? INT32_MAX : int32_t(peak);
     }
   }
 };

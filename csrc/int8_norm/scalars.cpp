@@ -12,7 +12,7 @@ constexpr int64_t kInverseK = 52290;  // √(2/π) · 2**16
 constexpr int64_t kK = 82137;         // √(π/2) · 2**16
 constexpr int64_t kPow2Bits = 7;
 constexpr int64_t kPow2Point = 144;  // decision point of the power-of-two sigma
-constexpr int64_t kElement = (int64_t)1 << 30;
+constexpr int64_t kElement = int64_t(1) << 30;
 
 Big floor_divide(Big numerator, Big denominator) {
   const Big quotient = numerator / denominator;
@@ -25,7 +25,7 @@ Big divide_nearest(Big numerator, Big denominator) {
 }
 
 int bit_length(Big value) {
-  const uint64_t high = (uint64_t)(value >> 64), low = (uint64_t)value;
+  const uint64_t high = uint64_t(value >> 64), low = uint64_t(value);
   if (high) return 128 - __builtin_clzll(high);
   return low ? 64 - __builtin_clzll(low) : 0;
 }
@@ -44,30 +44,30 @@ Big shifted_quotient(Big numerator, Big divisor, int64_t exponent) {
 
 // The leading bits of 1/sigma by division; the last one is a constant one, half a step.
 Reciprocal exact_reciprocal(int64_t count, int64_t deviation, int64_t bits) {
-  const Big numerator = (Big)kInverseK * count * count;
-  const Big divisor = (Big)deviation << kFractionBits;
+  const Big numerator = Big(kInverseK) * count * count;
+  const Big divisor = Big(deviation) << kFractionBits;
   int64_t exponent = bits - 1 - bit_length(numerator) + bit_length(divisor);
   Big quotient = shifted_quotient(numerator, divisor, exponent);
-  if (quotient >= (Big)1 << (bits - 1))
+  if (quotient >= Big(1) << (bits - 1))
     quotient = shifted_quotient(numerator, divisor, --exponent);
-  else if (quotient < (Big)1 << (bits - 2))
+  else if (quotient < Big(1) << (bits - 2))
     quotient = shifted_quotient(numerator, divisor, ++exponent);
-  return {2 * (int64_t)quotient + 1, exponent + 1};
+  return {2 * int64_t(quotient) + 1, exponent + 1};
 }
 
 // The smallest e with deviation * 2**7 < 144 * count**2 * 2**e.
 Reciprocal pow2_reciprocal(int64_t count, int64_t deviation, int64_t bits) {
-  const Big square = (Big)count * count * kPow2Point, value = (Big)deviation << kPow2Bits;
+  const Big square = Big(count) * count * kPow2Point, value = Big(deviation) << kPow2Bits;
   int64_t e = bit_length(value) - bit_length(square) - 1;
   while ((value << larger(-e, 0)) >= (square << larger(e, 0))) ++e;
-  return {(int64_t)1 << (bits - 1), e + bits - 1};
+  return {int64_t(1) << (bits - 1), e + bits - 1};
 }
 
 }  // namespace
 
 bool fits(int64_t coefficient, int64_t offset, int64_t shift) {
   if (shift < 1 || shift > 30) return false;
-  const int64_t half = (int64_t)1 << (shift - 1);
+  const int64_t half = int64_t(1) << (shift - 1);
   return (magnitude(coefficient) << 7) + magnitude(offset) + half < kElement;
 }
 
@@ -79,44 +79,44 @@ bool forward_scalars(const l1bn_int8_spec& spec, int64_t count, int64_t total, i
                                  : exact_reciprocal(count, out->deviation, spec.mantissa_bits);
   const int64_t shift = r.exponent + spec.shift_base;
   if (shift < 1 || shift > 30) return false;
-  const int64_t coefficient = (gamma * r.mantissa + ((int64_t)1 << (spec.width - 1))) >> spec.width;
+  const int64_t coefficient = (gamma * r.mantissa + (int64_t(1) << (spec.width - 1))) >> spec.width;
   const int64_t offset =
-      (int64_t)divide_nearest((Big)-coefficient * total, count) + beta * ((int64_t)1 << shift);
+      int64_t(divide_nearest(Big(-coefficient) * total, count)) + beta * (int64_t(1) << shift);
   if (!fits(coefficient, offset, shift)) return false;
-  out->coefficient = (int32_t)coefficient;
-  out->offset = (int32_t)offset;
-  out->shift = (int32_t)shift;
-  out->reciprocal = (int32_t)r.exponent;
+  out->coefficient = int32_t(coefficient);
+  out->offset = int32_t(offset);
+  out->shift = int32_t(shift);
+  out->reciprocal = int32_t(r.exponent);
   return true;
 }
 
 bool backward_scalars(const l1bn_int8_spec& spec, int64_t count, int64_t total, int64_t above,
                       int64_t deviation, bool live, int64_t coefficient, int64_t reciprocal,
                       const GradientSums& sums, BackwardScalars* out) {
-  const Big covariance = (Big)count * sums.product - (Big)total * sums.g;
+  const Big covariance = Big(count) * sums.product - Big(total) * sums.g;
   Big q;
   if (spec.pow2) {
     const int64_t exponent = reciprocal - (spec.mantissa_bits - 1);
-    const Big up = covariance * ((Big)1 << larger(-exponent, 0));
-    const Big dgamma = floor_divide(up, (Big)count << larger(exponent, 0));
-    out->dgamma = (int64_t)dgamma;
+    const Big up = covariance * (Big(1) << larger(-exponent, 0));
+    const Big dgamma = floor_divide(up, Big(count) << larger(exponent, 0));
+    out->dgamma = int64_t(dgamma);
     q = (dgamma * kK) >> kFractionBits;
   } else {
     q = covariance * count / deviation;  // toward zero
-    out->dgamma = (int64_t)((q * kInverseK + (1 << (kFractionBits - 1))) >> kFractionBits);
+    out->dgamma = int64_t((q * kInverseK + (1 << (kFractionBits - 1))) >> kFractionBits);
   }
   if (!live) q = 0;
-  const Big below = floor_divide(2 * (Big)sums.g * count + count - 4 * q * above, 2 * (Big)count);
+  const Big below = floor_divide(2 * Big(sums.g) * count + count - 4 * q * above, 2 * Big(count));
   out->peak = 0;
   for (int bit = 0; bit < 2; ++bit) {
     const Big offset = divide_nearest(-coefficient * (bit ? below + 2 * q : below), count);
-    if (offset > kElement || offset < -kElement || !fits(coefficient, (int64_t)offset, 1))
+    if (offset > kElement || offset < -kElement || !fits(coefficient, int64_t(offset), 1))
       return false;
-    out->offset[bit] = (int32_t)offset;
+    out->offset[bit] = int32_t(offset);
     if (sums.low[bit] > sums.high[bit]) continue;
     const int64_t ends[2] = {sums.low[bit], sums.high[bit]};
     for (const int64_t g : ends)
-      out->peak = larger(out->peak, magnitude(g * coefficient + (int64_t)offset));
+      out->peak = larger(out->peak, magnitude(g * coefficient + int64_t(offset)));
   }
   return true;
 }

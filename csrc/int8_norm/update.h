@@ -10,7 +10,7 @@ namespace {
 constexpr int64_t kUnitBits = 32;
 constexpr int64_t kRateBits = 16;
 constexpr int64_t kLimitBits = 40;
-constexpr int64_t kLimit = (int64_t)1 << kLimitBits;
+constexpr int64_t kLimit = int64_t(1) << kLimitBits;
 
 // value * 2**exponent in units, to nearest and saturated.
 struct Units {
@@ -20,10 +20,10 @@ struct Units {
     const int64_t shift = exponent + kUnitBits;
     if (shift < 0) {
       const int64_t down = least(-shift, 62);
-      return {INT64_MAX, 1, (int64_t)1 << (down - 1), down};
+      return {INT64_MAX, 1, int64_t(1) << (down - 1), down};
     }
     const int64_t up = least(shift, kLimitBits);
-    return {kLimit >> up, (int64_t)1 << up, 0, 0};
+    return {kLimit >> up, int64_t(1) << up, 0, 0};
   }
   template <class V>
   L1BN_INLINE V take(V value) const {
@@ -42,7 +42,7 @@ struct Division {
   bool stochastic;
 
   static Division of(int64_t shift, bool stochastic) {
-    return {shift, shift ? (int64_t)1 << (shift - 1) : 0, stochastic};
+    return {shift, shift ? int64_t(1) << (shift - 1) : 0, stochastic};
   }
   template <class V>
   L1BN_INLINE V take(V value, FullNoise<V>& noise) const {
@@ -69,7 +69,7 @@ struct Sgd {
         of_momentum(Units::of(args.momentum_exponent)),
         of_weight(
             Division::of(kUnitBits + kRateBits + args.exponent, args.rounding.stochastic != 0)),
-        high(((int64_t)1 << (args.bits - 1)) - 1),
+        high((int64_t(1) << (args.bits - 1)) - 1),
         start_weight(noise_start(args.rounding)),
         start_momentum(noise_start({1, args.rounding.seed, args.rounding.stream + 1})) {}
 

@@ -31,17 +31,17 @@ __attribute__((noinline)) inline void write_param(void* vector, int64_t dtype, i
   if (dtype == L1BN_F64)
     static_cast<double*>(vector)[i] = value;
   else if (dtype == L1BN_F32)
-    static_cast<float*>(vector)[i] = (float)value;
+    static_cast<float*>(vector)[i] = float(value);
   else if (dtype == L1BN_BF16)
-    store_one(static_cast<BFloat16*>(vector) + i, (float)value);
+    store_one(static_cast<BFloat16*>(vector) + i, float(value));
   else
-    store_one(static_cast<Half*>(vector) + i, (float)value);
+    store_one(static_cast<Half*>(vector) + i, float(value));
 }
 
 // sqrt(eps) as the statistics' type sees it: forward and backward must agree on "floored".
 template <class A>
 A scale_floor(double eps) {
-  return (A)sqrt(eps);
+  return A(sqrt(eps));
 }
 
 // The activations that are a range of z; norm/curve.h has the others.
@@ -59,9 +59,9 @@ inline const void* backward_residual(const l1bn_backward_args& a) {
 
 template <class A>
 void activation_range(int64_t activation, A* low, A* high) {
-  const A inf = (A)__builtin_inf();
-  *low = clips(activation) ? (A)0 : -inf;
-  *high = activation == L1BN_RELU6 ? (A)6 : inf;
+  const A inf = A(__builtin_inf());
+  *low = clips(activation) ? A(0) : -inf;
+  *high = activation == L1BN_RELU6 ? A(6) : inf;
 }
 
 // Where its gradient passes: low < y, and not y >= high. NaN, which nothing reaches, lets an
@@ -69,13 +69,13 @@ void activation_range(int64_t activation, A* low, A* high) {
 template <class A>
 void gradient_range(int64_t activation, A* low, A* high) {
   activation_range(activation, low, high);
-  if (activation != L1BN_RELU6) *high = (A)__builtin_nan("");
+  if (activation != L1BN_RELU6) *high = A(__builtin_nan(""));
 }
 
 // Mean and scale of one channel; a NaN passes through the floor.
 template <class A>
 A scale_of(double absolute_sum, double count, double eps) {
-  const A scale = (A)(kRoot * absolute_sum / count);
+  const A scale = A(kRoot * absolute_sum / count);
   const A floor = scale_floor<A>(eps);
   return scale <= floor ? floor : scale;
 }
@@ -84,14 +84,14 @@ A scale_of(double absolute_sum, double count, double eps) {
 // value lies.
 template <class A>
 void split_mean(double mean, A* high, A* low) {
-  *high = (A)mean;
-  *low = (A)(mean - (double)*high);
+  *high = A(mean);
+  *low = A(mean - double(*high));
 }
 
 // beta, less what is left of the mean, so that y = (x - high) * slope + shift.
 template <class A, class Args>
 A shift_of(const Args& a, int64_t c, double gamma, A low, A scale) {
-  return (A)(read_param(a.bias, a.problem.param_dtype, c, 0) - (double)low * gamma / (double)scale);
+  return A(read_param(a.bias, a.problem.param_dtype, c, 0) - double(low) * gamma / double(scale));
 }
 
 // Smallest normal number of an element type: below it y loses digits, and so does what is read
@@ -124,13 +124,13 @@ template <class A>
 Slope<A> slope_of(double weight, double scale, double count, double grad_sum, double grad_weight,
                   double positive, double eps, bool frozen) {
   const double slope = weight / scale;
-  if (frozen) return {(A)slope, (A)0, (A)0};
-  const bool live = (A)scale > scale_floor<A>(eps);
+  if (frozen) return {A(slope), A(0), A(0)};
+  const bool live = A(scale) > scale_floor<A>(eps);
   const double through = live ? kRoot * grad_weight / count : 0.0;
   const double mean_bit = 2 * positive / count - 1;
   const double base = grad_sum / count;
-  return {(A)slope, (A)(-slope * (base + through * (1 - mean_bit))),
-          (A)(-slope * (base + through * (-1 - mean_bit)))};
+  return {A(slope), A(-slope * (base + through * (1 - mean_bit))),
+          A(-slope * (base + through * (-1 - mean_bit)))};
 }
 
 // gamma's gradient from its sum; NaN where sigma is, though the activation passed nothing on.

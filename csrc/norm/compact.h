@@ -23,8 +23,8 @@ struct Range {
 // Per dtype the bits of the number after infinity, and of 6.
 Range<int16_t> alive_16(const l1bn_alive_args& a) {
   const bool brain = a.dtype == L1BN_BF16;
-  if (a.activation == L1BN_RELU6) return {(int16_t)(brain ? 0x40C0 : 0x4600)};
-  return {(int16_t)(brain ? 0x7F81 : 0x7C01)};
+  if (a.activation == L1BN_RELU6) return {int16_t(brain ? 0x40C0 : 0x4600)};
+  return {int16_t(brain ? 0x7F81 : 0x7C01)};
 }
 Range<int32_t> alive_32(const l1bn_alive_args& a) {
   return {a.activation == L1BN_RELU6 ? 0x40C00000 : 0x7F800001};
@@ -46,20 +46,20 @@ struct Lanes<int32_t> {
   __m512i v;
   static unsigned first(int count) { return (1u << count) - 1; }
   static L1BN_INLINE Lanes load(const int32_t* p, int count) {
-    return {_mm512_maskz_loadu_epi32((__mmask16)first(count), p)};
+    return {_mm512_maskz_loadu_epi32(__mmask16(first(count)), p)};
   }
   L1BN_INLINE void store(int32_t* p, int count) const {
-    _mm512_mask_storeu_epi32(p, (__mmask16)first(count), v);
+    _mm512_mask_storeu_epi32(p, __mmask16(first(count)), v);
   }
   L1BN_INLINE unsigned within(Range<int32_t> range) const {
     const __mmask16 positive = _mm512_cmpgt_epi32_mask(v, _mm512_setzero_si512());
     return _mm512_mask_cmplt_epi32_mask(positive, v, _mm512_set1_epi32(range.above));
   }
   L1BN_INLINE Lanes packed(unsigned alive) const {
-    return {_mm512_maskz_compress_epi32((__mmask16)alive, v)};
+    return {_mm512_maskz_compress_epi32(__mmask16(alive), v)};
   }
   L1BN_INLINE Lanes spread(unsigned alive) const {
-    return {_mm512_maskz_expand_epi32((__mmask16)alive, v)};
+    return {_mm512_maskz_expand_epi32(__mmask16(alive), v)};
   }
 };
 
@@ -70,11 +70,11 @@ struct Lanes<int16_t> {
   static constexpr int kCount = 16;
   Lanes<int32_t> wide;
   static L1BN_INLINE Lanes load(const int16_t* p, int count) {
-    const __mmask16 first = (__mmask16)Lanes<int32_t>::first(count);
+    const __mmask16 first = __mmask16(Lanes<int32_t>::first(count));
     return {{_mm512_cvtepi16_epi32(_mm256_maskz_loadu_epi16(first, p))}};
   }
   L1BN_INLINE void store(int16_t* p, int count) const {
-    const __mmask16 first = (__mmask16)Lanes<int32_t>::first(count);
+    const __mmask16 first = __mmask16(Lanes<int32_t>::first(count));
     _mm256_mask_storeu_epi16(p, first, _mm512_cvtepi32_epi16(wide.v));
   }
   L1BN_INLINE unsigned within(Range<int16_t> range) const {
@@ -89,20 +89,20 @@ struct Lanes<int64_t> {
   static constexpr int kCount = 8;
   __m512i v;
   static L1BN_INLINE Lanes load(const int64_t* p, int count) {
-    return {_mm512_maskz_loadu_epi64((__mmask8)((1u << count) - 1), p)};
+    return {_mm512_maskz_loadu_epi64(__mmask8((1u << count) - 1), p)};
   }
   L1BN_INLINE void store(int64_t* p, int count) const {
-    _mm512_mask_storeu_epi64(p, (__mmask8)((1u << count) - 1), v);
+    _mm512_mask_storeu_epi64(p, __mmask8((1u << count) - 1), v);
   }
   L1BN_INLINE unsigned within(Range<int64_t> range) const {
     const __mmask8 positive = _mm512_cmpgt_epi64_mask(v, _mm512_setzero_si512());
     return _mm512_mask_cmplt_epi64_mask(positive, v, _mm512_set1_epi64(range.above));
   }
   L1BN_INLINE Lanes packed(unsigned alive) const {
-    return {_mm512_maskz_compress_epi64((__mmask8)alive, v)};
+    return {_mm512_maskz_compress_epi64(__mmask8(alive), v)};
   }
   L1BN_INLINE Lanes spread(unsigned alive) const {
-    return {_mm512_maskz_expand_epi64((__mmask8)alive, v)};
+    return {_mm512_maskz_expand_epi64(__mmask8(alive), v)};
   }
 };
 
@@ -111,7 +111,7 @@ template <class T, class F>
 L1BN_INLINE void for_alive(const T* y, int64_t n, Range<T> range, F&& f) {
   constexpr int wide = Lanes<T>::kCount;
   for (int64_t i = 0; i < n; i += wide) {
-    const int lanes = n - i < wide ? (int)(n - i) : wide;
+    const int lanes = n - i < wide ? int(n - i) : wide;
     f(i, lanes, Lanes<T>::load(y + i, lanes).within(range));
   }
 }
@@ -151,7 +151,7 @@ int64_t count(const T* y, int64_t n, Range<T> range) {
   for (int64_t i = 0; i < n; i += kAliveBlock) {
     const int64_t end = i + kAliveBlock < n ? i + kAliveBlock : n;
     T some = 0;
-    for (int64_t j = i; j < end; ++j) some = (T)(some + range.has(y[j]));
+    for (int64_t j = i; j < end; ++j) some = T(some + range.has(y[j]));
     total += some;
   }
   return total;
@@ -167,7 +167,7 @@ void pack(const T* y, const T* from, T* to, int64_t n, Range<T> range) {
       block[k] = from[j];
       k += range.has(y[j]);
     }
-    memcpy(to, block, (size_t)k * sizeof(T));
+    memcpy(to, block, size_t(k) * sizeof(T));
     to += k;
   }
 }
@@ -178,11 +178,11 @@ void unpack(const T* y, const T* from, T* to, int64_t n, int64_t left, Range<T> 
   T block[kAliveBlock + 1] = {};
   for (int64_t i = 0; i < n; i += kAliveBlock) {
     const int64_t end = i + kAliveBlock < n ? i + kAliveBlock : n;
-    memcpy(block, from, (size_t)(left < kAliveBlock ? left : kAliveBlock) * sizeof(T));
+    memcpy(block, from, size_t(left < kAliveBlock ? left : kAliveBlock) * sizeof(T));
     int64_t k = 0;
     for (int64_t j = i; j < end; ++j) {
       const T is = range.has(y[j]);
-      to[j] = (T)(block[k] & -is);  // no branch: it would be guessed wrong half of the time
+      to[j] = T(block[k] & -is);  // no branch: it would be guessed wrong half of the time
       k += is;
     }
     from += k;
@@ -198,7 +198,7 @@ int64_t alive_as(const l1bn_alive_args& a, Range<T> range, Alive what) {
   T* to = static_cast<T*>(a.to);
   const int64_t worth = a.elements / kAlivePerThread;
   const int64_t useful = worth < a.threads ? worth : a.threads;
-  const int threads = (int)(useful < 1 ? 1 : useful > kAliveThreads ? kAliveThreads : useful);
+  const int threads = int(useful < 1 ? 1 : useful > kAliveThreads ? kAliveThreads : useful);
   int64_t counts[kAliveThreads] = {};  // the runtime may give fewer threads than asked for
   auto body = [&](Team team) {
     const int64_t first = a.elements * team.index / team.size;

@@ -285,7 +285,7 @@ class Curve {
   using P = Pack<A>;
 
  public:
-  explicit Curve(const l1bn_problem& p) : activation_(p.activation), parameter_((A)p.parameter) {}
+  explicit Curve(const l1bn_problem& p) : activation_(p.activation), parameter_(A(p.parameter)) {}
 
   explicit operator bool() const { return bends(activation_); }
 
@@ -316,7 +316,7 @@ class Curve {
     const int64_t whole = n / kLanes * kLanes;
     bend_values(activation_, parameter_, y, whole);
     if (whole == n) return;
-    const Part rest{(int)(n - whole)};
+    const Part rest{int(n - whole)};
     rest.put(y + whole, value(rest.get(y + whole)));
   }
   // y = act(z), rounded once. z has room for whole packs, and is used up.

@@ -60,7 +60,7 @@ template <class T>
 L1BN_INLINE Stored<T> stored(const Pack<T>& a) {
   Stored<T> out;
   L1BN_UNROLL
-  for (int i = 0; i < Stored<T>::kCount; ++i) out.v[i] = (typename Stored<T>::V)a.v[i];
+  for (int i = 0; i < Stored<T>::kCount; ++i) out.v[i] = typename Stored<T>::V(a.v[i]);
   return out;
 }
 L1BN_INLINE Stored<float> stored_as(const float*, const Pack<float>& a) { return stored(a); }
@@ -70,23 +70,25 @@ L1BN_INLINE Stored<double> stored_as(const double*, const Pack<double>& a) { ret
 #if defined(L1BN_AVX512)
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
   Pack<float> out;
-  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
-  out.v[0] = (FloatV)_mm512_slli_epi32(words, 16);
+  const __m512i words =
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  out.v[0] = FloatV(_mm512_slli_epi32(words, 16));
   return out;
 }
-L1BN_INLINE __m256i narrowed(Word16 words) { return _mm512_cvtepi32_epi16((__m512i)words); }
+L1BN_INLINE __m256i narrowed(Word16 words) { return _mm512_cvtepi32_epi16(__m512i(words)); }
 #elif defined(__AVX2__)
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
   Pack<float> out;
   L1BN_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(p + 8 * i)));
-    out.v[i] = (FloatV)_mm256_slli_epi32(words, 16);
+    const __m256i words =
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8 * i)));
+    out.v[i] = FloatV(_mm256_slli_epi32(words, 16));
   }
   return out;
 }
 L1BN_INLINE __m256i narrowed(Word16 low, Word16 high) {
-  const __m256i pairs = _mm256_packus_epi32((__m256i)low, (__m256i)high);
+  const __m256i pairs = _mm256_packus_epi32(__m256i(low), __m256i(high));
   return _mm256_permute4x64_epi64(pairs, 0xd8);
 }
 #elif defined(__x86_64__)
@@ -96,17 +98,16 @@ L1BN_INLINE Pack<float> load(const BFloat16* p) {
   const __m128i zero = _mm_setzero_si128();
   L1BN_UNROLL
   for (int i = 0; i < 2; ++i) {
-    const __m128i raw = _mm_loadu_si128((const __m128i*)(p + 8 * i));
-    out.v[2 * i] = (FloatV)_mm_unpacklo_epi16(zero, raw);
-    out.v[2 * i + 1] = (FloatV)_mm_unpackhi_epi16(zero, raw);
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8 * i));
+    out.v[2 * i] = FloatV(_mm_unpacklo_epi16(zero, raw));
+    out.v[2 * i + 1] = FloatV(_mm_unpackhi_epi16(zero, raw));
   }
   return out;
 }
 // SSE2 narrows with signed saturation only, which the sign of the lower half passes.
 L1BN_INLINE __m128i narrowed(Word16 low, Word16 high) {
   typedef int32_t Signed __attribute__((vector_size(16)));
-  return _mm_packs_epi32((__m128i)((Signed)(low << 16) >> 16),
-                         (__m128i)((Signed)(high << 16) >> 16));
+  return _mm_packs_epi32(__m128i(Signed(low << 16) >> 16), __m128i(Signed(high << 16) >> 16));
 }
 #else
 L1BN_INLINE Pack<float> load(const BFloat16* p) {
@@ -115,7 +116,7 @@ L1BN_INLINE Pack<float> load(const BFloat16* p) {
   for (int i = 0; i < Pack<float>::kParts; ++i) {
     Short16 raw;
     memcpy(&raw, p + i * Pack<float>::kWide, sizeof raw);
-    out.v[i] = (FloatV)(__builtin_convertvector(raw, Word16) << 16);
+    out.v[i] = FloatV(__builtin_convertvector(raw, Word16) << 16);
   }
   return out;
 }
@@ -142,7 +143,7 @@ L1BN_INLINE Pack<float> load_half(const BFloat16* p) {
   for (int i = 0; i < Pack<float>::kParts; ++i) {
     Word16 words;
     memcpy(&words, p + 2 * i * Pack<float>::kWide, sizeof words);
-    out.v[i] = (FloatV)(kOdd ? words & 0xffff0000u : words << 16);
+    out.v[i] = FloatV(kOdd ? words & 0xffff0000u : words << 16);
   }
   return out;
 }
@@ -154,15 +155,15 @@ L1BN_INLINE Pack<float> load_odd(const BFloat16* p) { return load_half<true>(p);
 // The instruction takes what is below the smallest normal number for 0.
 L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
   Stored<BFloat16> out;
-  out.v[0] = (Stored<BFloat16>::V)_mm512_cvtneps_pbh((__m512)a.v[0]);
+  out.v[0] = Stored<BFloat16>::V(_mm512_cvtneps_pbh(__m512(a.v[0])));
   return out;
 }
 #elif defined(__SSE2__) && !defined(__AVX2__)
 // Rounded by an addition that a NaN does not take, and shifted with its sign, so that the signed
 // saturation of narrowing passes it.
 L1BN_INLINE __m128i rounded(FloatV value) {
-  const __m128i word = (__m128i)value;
-  const __m128i number = _mm_castps_si128(_mm_cmpord_ps((__m128)value, (__m128)value));
+  const __m128i word = __m128i(value);
+  const __m128i number = _mm_castps_si128(_mm_cmpord_ps(__m128(value), __m128(value)));
   const __m128i odd = _mm_and_si128(_mm_srli_epi32(word, 16), _mm_set1_epi32(1));
   const __m128i more = _mm_and_si128(_mm_add_epi32(odd, _mm_set1_epi32(0x7fff)), number);
   const __m128i quiet = _mm_andnot_si128(number, _mm_set1_epi32(0x400000));
@@ -172,23 +173,23 @@ L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
   Stored<BFloat16> out;
   L1BN_UNROLL
   for (int i = 0; i < Stored<BFloat16>::kCount; ++i)
-    out.v[i] = (Stored<BFloat16>::V)_mm_packs_epi32(rounded(a.v[2 * i]), rounded(a.v[2 * i + 1]));
+    out.v[i] = Stored<BFloat16>::V(_mm_packs_epi32(rounded(a.v[2 * i]), rounded(a.v[2 * i + 1])));
   return out;
 }
 #else
 L1BN_INLINE Word16 rounded(FloatV value) {
-  const Word16 word = (Word16)value, high = word >> 16;
+  const Word16 word = Word16(value), high = word >> 16;
   const Word16 nearest = (word + 0x7fffu + (high & 1u)) >> 16;
   return (value == value) ? nearest : high | 0x40u;
 }
 L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
   Stored<BFloat16> out;
 #if defined(L1BN_AVX512)
-  out.v[0] = (Stored<BFloat16>::V)narrowed(rounded(a.v[0]));
+  out.v[0] = Stored<BFloat16>::V(narrowed(rounded(a.v[0])));
 #else
   L1BN_UNROLL
   for (int i = 0; i < Stored<BFloat16>::kCount; ++i)
-    out.v[i] = (Stored<BFloat16>::V)narrowed(rounded(a.v[2 * i]), rounded(a.v[2 * i + 1]));
+    out.v[i] = Stored<BFloat16>::V(narrowed(rounded(a.v[2 * i]), rounded(a.v[2 * i + 1])));
 #endif
   return out;
 }
@@ -197,40 +198,42 @@ L1BN_INLINE Stored<BFloat16> stored_as(const BFloat16*, const Pack<float>& a) {
 #if defined(L1BN_AVX512)
 L1BN_INLINE Pack<float> load(const Half* p) {
   Pack<float> out;
-  out.v[0] = (FloatV)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+  out.v[0] = FloatV(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
   return out;
 }
 L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
   Stored<Half> out;
-  out.v[0] = (Stored<Half>::V)_mm512_cvtps_ph((__m512)a.v[0], _MM_FROUND_TO_NEAREST_INT);
+  out.v[0] = Stored<Half>::V(_mm512_cvtps_ph(__m512(a.v[0]), _MM_FROUND_TO_NEAREST_INT));
   return out;
 }
 #elif defined(__AVX2__) && defined(__F16C__)
 L1BN_INLINE Pack<float> load(const Half* p) {
   Pack<float> out;
   for (int i = 0; i < 2; ++i)
-    out.v[i] = (FloatV)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8 * i)));
+    out.v[i] =
+        FloatV(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8 * i))));
   return out;
 }
 L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
-  const __m128i low = _mm256_cvtps_ph((__m256)a.v[0], _MM_FROUND_TO_NEAREST_INT);
-  const __m128i high = _mm256_cvtps_ph((__m256)a.v[1], _MM_FROUND_TO_NEAREST_INT);
+  const __m128i low = _mm256_cvtps_ph(__m256(a.v[0]), _MM_FROUND_TO_NEAREST_INT);
+  const __m128i high = _mm256_cvtps_ph(__m256(a.v[1]), _MM_FROUND_TO_NEAREST_INT);
   Stored<Half> out;
-  out.v[0] = (Stored<Half>::V)_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  out.v[0] = Stored<Half>::V(_mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1));
   return out;
 }
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 L1BN_INLINE Pack<float> load(const Half* p) {
   Pack<float> out;
   for (int i = 0; i < 4; ++i)
-    out.v[i] = (FloatV)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p + 4 * i)));
+    out.v[i] = FloatV(
+        vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const uint16_t*>(p) + 4 * i))));
   return out;
 }
 L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
   Stored<Half> out;
   for (int i = 0; i < 2; ++i)
-    out.v[i] = (Stored<Half>::V)vcvt_high_f16_f32(vcvt_f16_f32((float32x4_t)a.v[2 * i]),
-                                                  (float32x4_t)a.v[2 * i + 1]);
+    out.v[i] = Stored<Half>::V(
+        vcvt_high_f16_f32(vcvt_f16_f32(float32x4_t(a.v[2 * i])), float32x4_t(a.v[2 * i + 1])));
   return out;
 }
 #else
@@ -240,16 +243,16 @@ L1BN_INLINE FloatV widened(SignedV half) {
   const SignedV magnitude = half & 0x7fff, shifted = (magnitude << 13) + (112 << 23);
   const SignedV normal = magnitude >= 0x7c00 ? shifted + (112 << 23) : shifted;  // infinity and NaN
   const FloatV subnormal = __builtin_convertvector(magnitude, FloatV) * 5.9604644775390625e-8f;
-  return (FloatV)((magnitude < 0x0400 ? (SignedV)subnormal : normal) | (half & 0x8000) << 16);
+  return FloatV((magnitude < 0x0400 ? SignedV(subnormal) : normal) | (half & 0x8000) << 16);
 }
 L1BN_INLINE Word16 halved(FloatV value) {
-  const SignedV magnitude = (SignedV)value & 0x7fffffff;
+  const SignedV magnitude = SignedV(value) & 0x7fffffff;
   // The float unit rounds what becomes subnormal to nearest even.
-  const SignedV subnormal = (SignedV)((FloatV)magnitude + 0.5f) - 0x3f000000;
+  const SignedV subnormal = SignedV(FloatV(magnitude) + 0.5f) - 0x3f000000;
   const SignedV normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - (112 << 23)) >> 13;
   const SignedV huge = (magnitude > 0x7f800000) ? SignedV{} + 0x7e00 : SignedV{} + 0x7c00;
   const SignedV finite = magnitude < 0x38800000 ? subnormal : normal;
-  return (Word16)((magnitude >= 0x477ff000 ? huge : finite) | (((SignedV)value >> 16) & 0x8000));
+  return Word16((magnitude >= 0x477ff000 ? huge : finite) | ((SignedV(value) >> 16) & 0x8000));
 }
 L1BN_INLINE Pack<float> load(const Half* p) {
   Pack<float> out;
@@ -265,7 +268,7 @@ L1BN_INLINE Stored<Half> stored_as(const Half*, const Pack<float>& a) {
   Stored<Half> out;
   L1BN_UNROLL
   for (int i = 0; i < Stored<Half>::kCount; ++i)
-    out.v[i] = (Stored<Half>::V)narrowed(halved(a.v[2 * i]), halved(a.v[2 * i + 1]));
+    out.v[i] = Stored<Half>::V(narrowed(halved(a.v[2 * i]), halved(a.v[2 * i + 1])));
   return out;
 }
 #endif
@@ -297,7 +300,7 @@ L1BN_INLINE float value_of(const float* p) { return *p; }
 L1BN_INLINE double value_of(const double* p) { return *p; }
 L1BN_INLINE float value_of(const Half* p) { return load_one(p); }
 L1BN_INLINE float value_of(const BFloat16* p) {
-  const uint32_t word = (uint32_t)p->bits << 16;
+  const uint32_t word = uint32_t(p->bits) << 16;
   float value;
   memcpy(&value, &word, sizeof value);
   return value;
@@ -307,20 +310,21 @@ L1BN_INLINE float value_of(const BFloat16* p) {
 __attribute__((noinline)) inline void stream_copy(char* to, const char* from, int64_t bytes) {
 #if defined(__x86_64__)
   constexpr int64_t line = 64;
-  int64_t head = (line - ((uintptr_t)to & (line - 1))) & (line - 1);
+  int64_t head = (line - (reinterpret_cast<uintptr_t>(to) & (line - 1))) & (line - 1);
   if (head > bytes) head = bytes;
   memcpy(to, from, head);
   int64_t i = head;
   for (; i + line <= bytes; i += line) {
 #if defined(L1BN_AVX512)
-    _mm512_stream_si512((__m512i*)(to + i), _mm512_loadu_si512(from + i));
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_loadu_si512(from + i));
 #elif defined(__AVX2__)
     for (int j = 0; j < 64; j += 32)
-      _mm256_stream_si256((__m256i*)(to + i + j),
-                          _mm256_loadu_si256((const __m256i*)(from + i + j)));
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i + j),
+                          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i + j)));
 #else
     for (int j = 0; j < 64; j += 16)
-      _mm_stream_si128((__m128i*)(to + i + j), _mm_loadu_si128((const __m128i*)(from + i + j)));
+      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i + j),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i + j)));
 #endif
   }
   memcpy(to + i, from + i, bytes - i);

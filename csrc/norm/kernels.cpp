@@ -29,7 +29,7 @@ namespace {
 template <class T>
 int64_t forward_as(const l1bn_forward_args& a, bool frozen) {
   const l1bn_problem& p = a.problem;
-  expect_large(a.y, p.outer * p.channels * p.inner * (int64_t)sizeof(T));
+  expect_large(a.y, p.outer * p.channels * p.inner * int64_t(sizeof(T)));
   if (is_slim(p)) return SlimForward<T>(a, frozen).run();
   if (is_small(p)) return SmallForward<T>(a, frozen).run();
   if (p.inner == 1)
@@ -42,7 +42,7 @@ int64_t forward_as(const l1bn_forward_args& a, bool frozen) {
 template <class T>
 int64_t backward_as(const l1bn_backward_args& a) {
   const l1bn_problem& p = a.problem;
-  const int64_t bytes = p.outer * p.channels * p.inner * (int64_t)sizeof(T);
+  const int64_t bytes = p.outer * p.channels * p.inner * int64_t(sizeof(T));
   if (a.dx && a.dx != a.grad) expect_large(a.dx, bytes);
   if (a.dresidual && a.dresidual != a.grad) expect_large(a.dresidual, bytes);
   if (is_slim(p)) return SlimBackward<T>(a).run();
@@ -79,16 +79,16 @@ int64_t forward(const l1bn_forward_args& a, bool frozen) {
 template <class A>
 void constants(const l1bn_evaluate_args& a) {
   for (int64_t c = 0; c < a.problem.channels; ++c) {
-    static_cast<A*>(a.mean)[c] = (A)read_param(a.running_mean, a.running_dtype, c, 0);
+    static_cast<A*>(a.mean)[c] = A(read_param(a.running_mean, a.running_dtype, c, 0));
     static_cast<A*>(a.mean)[a.problem.channels + c] = 0;
     static_cast<A*>(a.scale)[c] =
-        (A)sqrt(read_param(a.running_var, a.running_dtype, c, 1) + a.problem.eps);
+        A(sqrt(read_param(a.running_var, a.running_dtype, c, 1) + a.problem.eps));
   }
 }
 
 template <class A>
 void update_running(const l1bn_forward_args& a) {
-  const double count = (double)a.problem.outer * (double)a.problem.inner;
+  const double count = double(a.problem.outer) * double(a.problem.inner);
   const double unbias = count / (count - 1), m = a.momentum;
   for (int64_t c = 0; c < a.problem.channels; ++c) {
     const double mean = static_cast<const A*>(a.mean)[c], scale = static_cast<const A*>(a.scale)[c];

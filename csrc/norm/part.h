@@ -53,7 +53,7 @@ template <class F>
 L1BN_INLINE void for_packs(int64_t n, F&& f) {
   const int64_t whole = n / kLanes * kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) f(Full{}, i);
-  if (whole < n) f(Part{(int)(n - whole)}, whole);
+  if (whole < n) f(Part{int(n - whole)}, whole);
 }
 
 }  // namespace

@@ -105,9 +105,9 @@ template <class T>
 L1BN_INLINE Pack<T> absolute(Pack<T> a) {
   using I = typename Pack<T>::I;
   constexpr int shift = sizeof(T) * 8 - 1;
-  const I mask = ~(I{} + (typename Pack<T>::Int)((typename Pack<T>::Int)1 << (shift - 1) << 1));
+  const I mask = ~(I{} + typename Pack<T>::Int(typename Pack<T>::Int(1) << (shift - 1) << 1));
   L1BN_UNROLL
-  for (int i = 0; i < Pack<T>::kParts; ++i) a.v[i] = (typename Pack<T>::V)((I)a.v[i] & mask);
+  for (int i = 0; i < Pack<T>::kParts; ++i) a.v[i] = typename Pack<T>::V(I(a.v[i]) & mask);
   return a;
 }
 
@@ -118,19 +118,19 @@ L1BN_INLINE typename Pack<T>::V larger(typename Pack<T>::V a, typename Pack<T>::
   using V [[maybe_unused]] = typename Pack<T>::V;
 #if defined(L1BN_AVX512)
   if constexpr (sizeof(T) == 4)
-    return (V)_mm512_max_ps((__m512)a, (__m512)b);
+    return V(_mm512_max_ps(__m512(a), __m512(b)));
   else
-    return (V)_mm512_max_pd((__m512d)a, (__m512d)b);
+    return V(_mm512_max_pd(__m512d(a), __m512d(b)));
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4)
-    return (V)_mm256_max_ps((__m256)a, (__m256)b);
+    return V(_mm256_max_ps(__m256(a), __m256(b)));
   else
-    return (V)_mm256_max_pd((__m256d)a, (__m256d)b);
+    return V(_mm256_max_pd(__m256d(a), __m256d(b)));
 #elif defined(__x86_64__)
   if constexpr (sizeof(T) == 4)
-    return (V)_mm_max_ps((__m128)a, (__m128)b);
+    return V(_mm_max_ps(__m128(a), __m128(b)));
   else
-    return (V)_mm_max_pd((__m128d)a, (__m128d)b);
+    return V(_mm_max_pd(__m128d(a), __m128d(b)));
 #else
   return a > b ? a : b;
 #endif
@@ -142,19 +142,19 @@ L1BN_INLINE typename Pack<T>::V smaller(typename Pack<T>::V a, typename Pack<T>:
   using V [[maybe_unused]] = typename Pack<T>::V;
 #if defined(L1BN_AVX512)
   if constexpr (sizeof(T) == 4)
-    return (V)_mm512_min_ps((__m512)a, (__m512)b);
+    return V(_mm512_min_ps(__m512(a), __m512(b)));
   else
-    return (V)_mm512_min_pd((__m512d)a, (__m512d)b);
+    return V(_mm512_min_pd(__m512d(a), __m512d(b)));
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4)
-    return (V)_mm256_min_ps((__m256)a, (__m256)b);
+    return V(_mm256_min_ps(__m256(a), __m256(b)));
   else
-    return (V)_mm256_min_pd((__m256d)a, (__m256d)b);
+    return V(_mm256_min_pd(__m256d(a), __m256d(b)));
 #elif defined(__x86_64__)
   if constexpr (sizeof(T) == 4)
-    return (V)_mm_min_ps((__m128)a, (__m128)b);
+    return V(_mm_min_ps(__m128(a), __m128(b)));
   else
-    return (V)_mm_min_pd((__m128d)a, (__m128d)b);
+    return V(_mm_min_pd(__m128d(a), __m128d(b)));
 #else
   return a < b ? a : b;
 #endif
@@ -210,22 +210,22 @@ L1BN_INLINE T horizontal_max(const Pack<T>& a) {
 // Bit j set where a[j] >= b[j]. A NaN gives 0.
 L1BN_INLINE unsigned at_least_bits(const Pack<float>& a, const Pack<float>& b) {
 #if defined(L1BN_AVX512)
-  return _mm512_cmp_ps_mask((__m512)a.v[0], (__m512)b.v[0], _CMP_GE_OQ);
+  return _mm512_cmp_ps_mask(__m512(a.v[0]), __m512(b.v[0]), _CMP_GE_OQ);
 #else
   unsigned bits = 0;
   L1BN_UNROLL
   for (int i = 0; i < Pack<float>::kParts; ++i) {
 #if defined(__AVX2__)
-    unsigned part = _mm256_movemask_ps(_mm256_cmp_ps((__m256)a.v[i], (__m256)b.v[i], _CMP_GE_OQ));
+    unsigned part = _mm256_movemask_ps(_mm256_cmp_ps(__m256(a.v[i]), __m256(b.v[i]), _CMP_GE_OQ));
 #elif defined(__x86_64__)
-    unsigned part = _mm_movemask_ps(_mm_cmpge_ps((__m128)a.v[i], (__m128)b.v[i]));
+    unsigned part = _mm_movemask_ps(_mm_cmpge_ps(__m128(a.v[i]), __m128(b.v[i])));
 #elif defined(__ARM_NEON)
     static const uint32_t place[4] = {1, 2, 4, 8};
     unsigned part = vaddvq_u32(
-        vandq_u32(vcgeq_f32((float32x4_t)a.v[i], (float32x4_t)b.v[i]), vld1q_u32(place)));
+        vandq_u32(vcgeq_f32(float32x4_t(a.v[i]), float32x4_t(b.v[i])), vld1q_u32(place)));
 #else
     unsigned part = 0;
-    for (int j = 0; j < Pack<float>::kWide; ++j) part |= (unsigned)(a.v[i][j] >= b.v[i][j]) << j;
+    for (int j = 0; j < Pack<float>::kWide; ++j) part |= unsigned(a.v[i][j] >= b.v[i][j]) << j;
 #endif
     bits |= part << (i * Pack<float>::kWide);
   }
@@ -238,14 +238,14 @@ L1BN_INLINE unsigned at_least_bits(const Pack<double>& a, const Pack<double>& b)
   L1BN_UNROLL
   for (int i = 0; i < Pack<double>::kParts; ++i) {
 #if defined(L1BN_AVX512)
-    unsigned part = _mm512_cmp_pd_mask((__m512d)a.v[i], (__m512d)b.v[i], _CMP_GE_OQ);
+    unsigned part = _mm512_cmp_pd_mask(__m512d(a.v[i]), __m512d(b.v[i]), _CMP_GE_OQ);
 #elif defined(__AVX2__)
-    unsigned part = _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a.v[i], (__m256d)b.v[i], _CMP_GE_OQ));
+    unsigned part = _mm256_movemask_pd(_mm256_cmp_pd(__m256d(a.v[i]), __m256d(b.v[i]), _CMP_GE_OQ));
 #elif defined(__x86_64__)
-    unsigned part = _mm_movemask_pd(_mm_cmpge_pd((__m128d)a.v[i], (__m128d)b.v[i]));
+    unsigned part = _mm_movemask_pd(_mm_cmpge_pd(__m128d(a.v[i]), __m128d(b.v[i])));
 #else
     unsigned part = 0;
-    for (int j = 0; j < Pack<double>::kWide; ++j) part |= (unsigned)(a.v[i][j] >= b.v[i][j]) << j;
+    for (int j = 0; j < Pack<double>::kWide; ++j) part |= unsigned(a.v[i][j] >= b.v[i][j]) << j;
 #endif
     bits |= part << (i * Pack<double>::kWide);
   }
@@ -263,19 +263,19 @@ L1BN_INLINE Pack<T> choose(unsigned bits, const Pack<T>& a, const Pack<T>& b) {
     using Int = typename Pack<T>::Int;
 #if defined(L1BN_AVX512)
     if constexpr (sizeof(T) == 4) {
-      out.v[i] = (typename Pack<T>::V)_mm512_mask_blend_ps((__mmask16)bits, (__m512)b.v[i],
-                                                           (__m512)a.v[i]);
+      out.v[i] = typename Pack<T>::V(
+          _mm512_mask_blend_ps(__mmask16(bits), __m512(b.v[i]), __m512(a.v[i])));
     } else {
-      out.v[i] = (typename Pack<T>::V)_mm512_mask_blend_pd((__mmask8)(bits >> (8 * i)),
-                                                           (__m512d)b.v[i], (__m512d)a.v[i]);
+      out.v[i] = typename Pack<T>::V(
+          _mm512_mask_blend_pd(__mmask8(bits >> (8 * i)), __m512d(b.v[i]), __m512d(a.v[i])));
     }
     (void)wide;
     (void)sizeof(I);
     (void)sizeof(Int);
 #else
     I place;
-    for (int j = 0; j < wide; ++j) place[j] = (Int)1 << j;
-    const I spread = I{} + (Int)(bits >> (i * wide));
+    for (int j = 0; j < wide; ++j) place[j] = Int(1) << j;
+    const I spread = I{} + Int(bits >> (i * wide));
     out.v[i] = ((spread & place) != 0) ? a.v[i] : b.v[i];
 #endif
   }
@@ -292,24 +292,24 @@ struct Wide {
 #if defined(L1BN_AVX512)
     // gcc 12 sends the halves through memory.
     using V = Pack<double>::V;
-    const __m512 all = (__m512)a.v[0];
-    lanes.v[0] += (V)_mm512_cvtps_pd(_mm512_castps512_ps256(all));
-    lanes.v[1] += (V)_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1));
+    const __m512 all = __m512(a.v[0]);
+    lanes.v[0] += V(_mm512_cvtps_pd(_mm512_castps512_ps256(all)));
+    lanes.v[1] += V(_mm512_cvtps_pd(_mm512_extractf32x8_ps(all, 1)));
 #elif defined(__AVX2__)
     using V = Pack<double>::V;
     L1BN_UNROLL
     for (int i = 0; i < Pack<float>::kParts; ++i) {
-      const __m256 part = (__m256)a.v[i];
-      lanes.v[2 * i] += (V)_mm256_cvtps_pd(_mm256_castps256_ps128(part));
-      lanes.v[2 * i + 1] += (V)_mm256_cvtps_pd(_mm256_extractf128_ps(part, 1));
+      const __m256 part = __m256(a.v[i]);
+      lanes.v[2 * i] += V(_mm256_cvtps_pd(_mm256_castps256_ps128(part)));
+      lanes.v[2 * i + 1] += V(_mm256_cvtps_pd(_mm256_extractf128_ps(part, 1)));
     }
 #elif defined(__x86_64__)
     using V = Pack<double>::V;
     L1BN_UNROLL
     for (int i = 0; i < Pack<float>::kParts; ++i) {
-      const __m128 part = (__m128)a.v[i];
-      lanes.v[2 * i] += (V)_mm_cvtps_pd(part);
-      lanes.v[2 * i + 1] += (V)_mm_cvtps_pd(_mm_movehl_ps(part, part));
+      const __m128 part = __m128(a.v[i]);
+      lanes.v[2 * i] += V(_mm_cvtps_pd(part));
+      lanes.v[2 * i + 1] += V(_mm_cvtps_pd(_mm_movehl_ps(part, part)));
     }
 #else
     typedef float Half __attribute__((vector_size(L1BN_NATIVE / 2)));

@@ -14,12 +14,12 @@ using DoubleV = Pack<double>::V;
 
 template <class V>
 L1BN_INLINE V all_of(double value) {
-  return (decltype(V{}[0] + 0)) value - V{};
+  return decltype(V{}[0] + 0)(value) - V{};
 }
 
-L1BN_INLINE FloatV magnitude(FloatV x) { return (FloatV)((IntV)x & 0x7fffffff); }
+L1BN_INLINE FloatV magnitude(FloatV x) { return FloatV(IntV(x) & 0x7fffffff); }
 L1BN_INLINE DoubleV magnitude(DoubleV x) {
-  return (DoubleV)((Pack<double>::I)x & 0x7fffffffffffffffLL);
+  return DoubleV(Pack<double>::I(x) & 0x7fffffffffffffffLL);
 }
 
 // x between two numbers; NaN stays.
@@ -50,9 +50,9 @@ struct Exponential {
     static const float c[] = {5.0000001201e-1f, 1.6666665459e-1f, 4.1665795894e-2f,
                               8.3334519073e-3f, 1.3981999507e-3f, 1.9875691500e-4f};
     rest = polynomial(r, c) * (r * r) + r;
-    const IntV k = (IntV)shifted - 0x4b400000, half = k >> 1;
-    scale = (FloatV)((half + 127) << 23);
-    more = (FloatV)((k - half + 127) << 23);
+    const IntV k = IntV(shifted) - 0x4b400000, half = k >> 1;
+    scale = FloatV((half + 127) << 23);
+    more = FloatV((k - half + 127) << 23);
   }
 };
 
@@ -72,8 +72,8 @@ L1BN_INLINE FloatV expm1_of(FloatV x) {
 L1BN_INLINE FloatV log1p_of(FloatV x) {
   const FloatV u = x + 1.0f;
   // u = m · 2^k with m about between the roots of 1/2 and of 2.
-  const IntV k = ((IntV)u - 0x3f3504f3) >> 23;
-  const FloatV f = (FloatV)((IntV)u - (k << 23)) - 1.0f;
+  const IntV k = (IntV(u) - 0x3f3504f3) >> 23;
+  const FloatV f = FloatV(IntV(u) - (k << 23)) - 1.0f;
   static const float c[] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f,
                             -1.6668057665e-1f, 1.4249322787e-1f,  -1.2420140846e-1f,
                             1.1676998740e-1f,  -1.1514610310e-1f, 7.0376836292e-2f};
@@ -89,7 +89,7 @@ L1BN_INLINE FloatV tanh_of(FloatV x) {
   static const float c[] = {-3.33332819422e-1f, 1.33314422036e-1f, -5.37397155531e-2f,
                             2.06390887954e-2f, -5.70498872745e-3f};
   const FloatV large = (1.0f - t) / (1.0f + t);
-  const FloatV with_sign = (FloatV)((IntV)large | ((IntV)x & (int32_t)0x80000000));
+  const FloatV with_sign = FloatV(IntV(large) | (IntV(x) & int32_t(0x80000000)));
   return (size < 0.625f) ? polynomial(square, c) * square * x + x : with_sign;
 }
 
@@ -109,7 +109,7 @@ struct Tail {
 
 #define L1BN_BY_VALUE(name, function)                                            \
   L1BN_INLINE DoubleV name(DoubleV x) {                                          \
-    for (int i = 0; i < Pack<double>::kWide; ++i) x[i] = function((double)x[i]); \
+    for (int i = 0; i < Pack<double>::kWide; ++i) x[i] = function(double(x[i])); \
     return x;                                                                    \
   }
 L1BN_BY_VALUE(exp_of, exp)

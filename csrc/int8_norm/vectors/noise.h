@@ -38,10 +38,10 @@ struct Noise {
   // Uniform in [0, 2**(32 - down)), down from 1 to 31.
   L1BN_INLINE V next(V down) {
     const U64 high = U64{} + 0xFFFFFFFF00000000u;
-    const U32 bits = (U32)((mix(even) >> 32) | (mix(odd) & high));
+    const U32 bits = U32((mix(even) >> 32) | (mix(odd) & high));
     even += step;
     odd += step;
-    return (V)(bits >> (U32)down);
+    return V(bits >> U32(down));
   }
 };
 template <>
@@ -68,7 +68,7 @@ struct FullNoise {
   L1BN_INLINE V next() {
     const U64 z = mix(state);
     state += U64{} + kWeyl * kLanes<I64>;
-    return (V)((z ^ (z >> 31)) >> 32);
+    return V((z ^ (z >> 31)) >> 32);
   }
 };
 template <>

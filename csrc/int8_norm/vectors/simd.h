@@ -72,14 +72,14 @@ L1BN_INLINE void store(T* to, V value) {
 
 // gcc 12 converts between lanes of unlike widths element by element where one instruction would do.
 #if L1BN_NATIVE == 64
-#define L1BN_LOAD(V, T, call, raw)             \
-  template <>                                  \
-  L1BN_INLINE V load<V, T>(const T* from) {    \
-    return (V)call(raw((const __m128i*)from)); \
+#define L1BN_LOAD(V, T, call, raw)                               \
+  template <>                                                    \
+  L1BN_INLINE V load<V, T>(const T* from) {                      \
+    return V(call(raw(reinterpret_cast<const __m128i*>(from)))); \
   }
 template <>
 L1BN_INLINE I16 load<I16, int8_t>(const int8_t* from) {
-  return (I16)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)from));
+  return I16(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 }
 L1BN_LOAD(I32, int8_t, _mm512_cvtepi8_epi32, _mm_loadu_si128)
 L1BN_LOAD(I64, int8_t, _mm512_cvtepi8_epi64, _mm_loadl_epi64)
@@ -87,21 +87,21 @@ L1BN_LOAD(I64, int16_t, _mm512_cvtepi16_epi64, _mm_loadu_si128)
 #undef L1BN_LOAD
 template <>
 L1BN_INLINE void store<int8_t, I16>(int8_t* to, I16 value) {
-  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi16_epi8((__m512i)value));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi16_epi8(__m512i(value)));
 }
 template <>
 L1BN_INLINE void store<int8_t, I32>(int8_t* to, I32 value) {
-  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)value));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(__m512i(value)));
 }
 template <>
 L1BN_INLINE void store<int16_t, I64>(int16_t* to, I64 value) {
-  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi64_epi16((__m512i)value));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi64_epi16(__m512i(value)));
 }
 #elif L1BN_NATIVE == 32
-#define L1BN_LOAD(V, T, call, raw)             \
-  template <>                                  \
-  L1BN_INLINE V load<V, T>(const T* from) {    \
-    return (V)call(raw((const __m128i*)from)); \
+#define L1BN_LOAD(V, T, call, raw)                               \
+  template <>                                                    \
+  L1BN_INLINE V load<V, T>(const T* from) {                      \
+    return V(call(raw(reinterpret_cast<const __m128i*>(from)))); \
   }
 L1BN_LOAD(I16, int8_t, _mm256_cvtepi8_epi16, _mm_loadu_si128)
 L1BN_LOAD(I32, int8_t, _mm256_cvtepi8_epi32, _mm_loadl_epi64)
@@ -110,16 +110,16 @@ L1BN_LOAD(I64, int16_t, _mm256_cvtepi16_epi64, _mm_loadl_epi64)
 // The values fit the narrow lanes, so that saturation changes none.
 template <>
 L1BN_INLINE void store<int8_t, I16>(int8_t* to, I16 value) {
-  const __m256i v = (__m256i)value;
+  const __m256i v = __m256i(value);
   const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
-  _mm_storeu_si128((__m128i*)to, _mm_packs_epi16(low, high));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(low, high));
 }
 template <>
 L1BN_INLINE void store<int8_t, I32>(int8_t* to, I32 value) {
-  const __m256i v = (__m256i)value;
+  const __m256i v = __m256i(value);
   const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
   const __m128i words = _mm_packs_epi32(low, high);
-  _mm_storel_epi64((__m128i*)to, _mm_packs_epi16(words, words));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packs_epi16(words, words));
 }
 #endif
 
@@ -162,7 +162,7 @@ template <class V>
 struct Products {
   I32 even = {}, odd = {};
   L1BN_INLINE void add(V a, V b) {
-    const I32 pair = (I32)(a * b);
+    const I32 pair = I32(a * b);
     even += (pair << 16) >> 16;
     odd += pair >> 16;
   }

@@ -59,11 +59,11 @@ class SlimBackward : Slim<T> {
     const int64_t channels = Base::channels_;
     // What is subtracted before the product with g: µ from x, β from y.
     Base::fill(Base::constant(team, kCentre),
-               [&](int64_t c) { return x ? (double)mean[c] : Base::param(args.bias, c, 0); });
+               [&](int64_t c) { return x ? double(mean[c]) : Base::param(args.bias, c, 0); });
     Base::fill(Base::constant(team, kRest), [&](int64_t c) { return mean[channels + c]; });
     if (curve && x) {
       Base::fill(Base::constant(team, kFactor),
-                 [&](int64_t c) { return Base::param(args.weight, c, 1) / (double)scale[c]; });
+                 [&](int64_t c) { return Base::param(args.weight, c, 1) / double(scale[c]); });
       Base::fill(Base::constant(team, kShift), [&](int64_t c) {
         return shift_of(args, c, Base::param(args.weight, c, 1), mean[channels + c], scale[c]);
       });
@@ -129,20 +129,20 @@ class SlimBackward : Slim<T> {
 
   void finish(const Team& team, bool summed) const {
     const int64_t channels = Base::channels_;
-    const double elements = (double)(Base::elements_ / channels);
+    const double elements = double(Base::elements_ / channels);
     const double* of[3] = {};
     for (int kind = 0; summed && kind < 3; ++kind)
       of[kind] = Base::template total<3>(team, 0, kind);
     for (int64_t c = team.index; c < channels; c += team.size) {
       double grad_sum = summed ? of[0][c] : 0, product = summed ? of[1][c] : 0;
-      const double gamma = Base::param(args.weight, c, 1), sigma = (double)scale[c];
-      if (x) product -= (double)mean[channels + c] * grad_sum;
+      const double gamma = Base::param(args.weight, c, 1), sigma = double(scale[c]);
+      if (x) product -= double(mean[channels + c]) * grad_sum;
       single.mend(c, &grad_sum, &product);
       const double grad_weight = grad_weight_of(product, x ? sigma : gamma, sigma);
       slopes.get()[c] = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight,
                                     summed ? of[2][c] : 0, args.problem.eps, args.frozen);
-      if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight;
-      if (args.dbias) static_cast<A*>(args.dbias)[c] = (A)grad_sum;
+      if (args.dweight) static_cast<A*>(args.dweight)[c] = A(grad_weight);
+      if (args.dbias) static_cast<A*>(args.dbias)[c] = A(grad_sum);
     }
   }
 

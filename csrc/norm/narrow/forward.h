@@ -43,11 +43,11 @@ class SlimForward : Slim<T> {
 
  private:
   // The first value of a channel: large means cost no digits around it.
-  double first(int64_t c) const { return (double)value_of(x + c * Base::inner_); }
+  double first(int64_t c) const { return double(value_of(x + c * Base::inner_)); }
 
   void statistics(const Team& team) const {
     const int64_t channels = Base::channels_;
-    const double elements = (double)(Base::elements_ / channels);
+    const double elements = double(Base::elements_ / channels);
     P* const centre = Base::constant(team, kCentre);
     P* const rest = Base::constant(team, kRest);
     Base::fill(centre, [&](int64_t c) { return first(c); });
@@ -92,7 +92,7 @@ class SlimForward : Slim<T> {
     auto gamma = [&](int64_t c) { return Base::param(args.weight, c, 1); };
     Base::fill(centre, [&](int64_t c) { return mean[c]; });
     Base::fill(rest, [&](int64_t c) { return mean[channels + c]; });
-    Base::fill(slope, [&](int64_t c) { return gamma(c) / (double)scale[c]; });
+    Base::fill(slope, [&](int64_t c) { return gamma(c) / double(scale[c]); });
     Base::fill(shift, [&](int64_t c) {
       return shift_of(args, c, gamma(c), mean[channels + c], scale[c]);
     });
@@ -113,7 +113,7 @@ class SlimForward : Slim<T> {
           }
           if (curve) z = curve.value(z);
           how.put(to + at, clamp(z, low, high));
-          if (units) units[at / kLanes] = (uint16_t)at_least_bits(d, rest[q]);
+          if (units) units[at / kLanes] = uint16_t(at_least_bits(d, rest[q]));
         },
         [] {});
   }
@@ -124,7 +124,7 @@ class SlimForward : Slim<T> {
     for (int member = 0; member < team.size; ++member) {
       const A* const most = reinterpret_cast<const A*>(Base::constant({member, team.size}, kMost));
       Base::for_lanes([&](int64_t lane, int64_t c) {
-        top[c] = (double)most[lane] > top[c] ? (double)most[lane] : top[c];
+        top[c] = double(most[lane]) > top[c] ? double(most[lane]) : top[c];
       });
     }
     int64_t bad = 0;

@@ -29,10 +29,10 @@ class Small {
       : problem_(p),
         threads_(plan_rows(p.outer * p.inner, p.channels, sizeof(T), p.threads).threads),
         kinds_(kinds),
-        sums_((size_t)threads_ * kinds * p.channels) {}
+        sums_(size_t(threads_) * kinds * p.channels) {}
 
   double* sums(int member, int kind) const {
-    return sums_.get() + ((int64_t)member * kinds_ + kind) * problem_.channels;
+    return sums_.get() + (int64_t(member) * kinds_ + kind) * problem_.channels;
   }
 
   double total(const Team& team, int kind, int64_t c) const {
@@ -58,7 +58,7 @@ class Small {
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, problem_.param_dtype, c, missing);
   }
-  double elements() const { return (double)problem_.outer * (double)problem_.inner; }
+  double elements() const { return double(problem_.outer) * double(problem_.inner); }
 
   const l1bn_problem& problem_;
   const int threads_;
@@ -106,16 +106,16 @@ class SmallForward : Small<T> {
     double* sum = Base::sums(team.index, 0);
     const int64_t inner = args.problem.inner;
     Base::walk(team, [&](int64_t c, int64_t i) {
-      sum[c] += (double)(value_of(x + i) - value_of(x + c * inner));
+      sum[c] += double(value_of(x + i) - value_of(x + c * inner));
     });
     team.wait();
     for (int64_t c = team.index; c < channels; c += team.size)
-      split_mean((double)value_of(x + c * inner) + Base::total(team, 0, c) / elements, &mean[c],
+      split_mean(double(value_of(x + c * inner)) + Base::total(team, 0, c) / elements, &mean[c],
                  &mean[channels + c]);
     team.wait();
     double* deviation = Base::sums(team.index, 1);
     Base::walk(team, [&](int64_t c, int64_t i) {
-      deviation[c] += fabs((double)(value_of(x + i) - mean[c] - mean[channels + c]));
+      deviation[c] += fabs(double(value_of(x + i) - mean[c] - mean[channels + c]));
     });
     team.wait();
     for (int64_t c = team.index; c < channels; c += team.size) {
@@ -135,18 +135,18 @@ class SmallForward : Small<T> {
     Base::walk(team, [&](int64_t c, int64_t i) {
       const A d = value_of(x + i) - mean[c], rest = mean[args.problem.channels + c];
       const double gamma = Base::param(args.weight, c, 1);
-      A z = d * (A)(gamma / (double)scale[c]) + shift_of(args, c, gamma, rest, scale[c]);
+      A z = d * A(gamma / double(scale[c])) + shift_of(args, c, gamma, rest, scale[c]);
       if (residual) {
         const A added = value_of(residual + i);
         z += added;
-        if (fabs((double)added) > most[c]) most[c] = fabs((double)added);
+        if (fabs(double(added)) > most[c]) most[c] = fabs(double(added));
       }
       if (curve) z = curve.value(z);
       z = z < low ? low : z;
       put_value(y + i, z > high ? high : z);
       if (!bits) return;
       if (i % 16 == 0) bits[i / 16] = 0;
-      bits[i / 16] |= (uint16_t)((unsigned)(d >= rest) << (i % 16));
+      bits[i / 16] |= uint16_t(unsigned(d >= rest) << (i % 16));
     });
   }
 
@@ -206,8 +206,8 @@ class SmallBackward : Small<T> {
     Base::walk(team, [&](int64_t c, int64_t i) {
       A z = 0;
       const A g = single.masked(c, i, &z);
-      grad[c] += (double)g;
-      product[c] += (double)(g * single.factor(c, i, z));
+      grad[c] += double(g);
+      product[c] += double(g * single.factor(c, i, z));
       above[c] += positive(c, i);
     });
   }

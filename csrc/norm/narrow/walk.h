@@ -33,10 +33,10 @@ class Slim {
         steps_(elements_ / (packs_ * kLanes)),
         threads_(plan_rows(p.outer, p.channels * p.inner, sizeof(T), p.threads).threads),
         kinds_(kinds),
-        sums_((size_t)threads_ * kinds * packs_),
-        recent_((size_t)threads_ * kinds * packs_),
-        constants_((size_t)threads_ * kConstants * packs_),
-        totals_((size_t)threads_ * kinds * channels_) {}
+        sums_(size_t(threads_) * kinds * packs_),
+        recent_(size_t(threads_) * kinds * packs_),
+        constants_(size_t(threads_) * kConstants * packs_),
+        totals_(size_t(threads_) * kinds * channels_) {}
 
   bool allocated() const {
     return sums_.get() && recent_.get() && constants_.get() && totals_.get();
@@ -44,7 +44,7 @@ class Slim {
 
   // Of this member: a pack for each of a step.
   P* constant(const Team& team, int which) const {
-    return constants_.get() + ((int64_t)team.index * kConstants + which) * packs_;
+    return constants_.get() + (int64_t(team.index) * kConstants + which) * packs_;
   }
 
   // f(lane of the step, channel) over a step.
@@ -63,7 +63,7 @@ class Slim {
     int64_t lane = 0;
     while (lane < packs_ * kLanes)
       for (int64_t c = 0; c < channels_; ++c) {
-        const A of_channel = (A)value(c);
+        const A of_channel = A(value(c));
         for (int64_t i = 0; i < inner_; ++i) lanes[lane++] = of_channel;
       }
   }
@@ -83,14 +83,14 @@ class Slim {
     int64_t at = steps_ * packs_ * kLanes;
     int64_t q = 0;
     for (; at + kLanes <= elements_; at += kLanes, ++q) f(Full{}, q, at);
-    if (at < elements_) f(Part{(int)(elements_ - at)}, q, at);
+    if (at < elements_) f(Part{int(elements_ - at)}, q, at);
     flush();
   }
 
   // Sums of term(how, pack of the step, element, sums), which adds to `kKinds` packs.
   template <int kKinds, class F>
   void accumulate(const Team& team, int kind, F&& term) const {
-    const int64_t place = ((int64_t)team.index * kinds_ + kind) * packs_;
+    const int64_t place = (int64_t(team.index) * kinds_ + kind) * packs_;
     Wide* const out = sums_.get() + place;
     P* const recent = recent_.get() + place;
     for (int64_t i = 0; i < kKinds * packs_; ++i) {
@@ -112,7 +112,7 @@ class Slim {
   // Of each channel over all members, of one of the kinds that were summed together.
   template <int kKinds>
   const double* total(const Team& team, int kind, int which) const {
-    double* const out = totals_.get() + ((int64_t)team.index * kinds_ + kind + which) * channels_;
+    double* const out = totals_.get() + (int64_t(team.index) * kinds_ + kind + which) * channels_;
     for (int64_t c = 0; c < channels_; ++c) out[c] = 0;
     double lanes[kLanes];
     for_lanes([&](int64_t lane, int64_t c) {
@@ -120,7 +120,7 @@ class Slim {
         Pack<double> sum = Pack<double>::all(0);
         for (int member = 0; member < team.size; ++member)
           sum += sums_
-                     .get()[((int64_t)member * kinds_ + kind) * packs_ + lane / kLanes * kKinds +
+                     .get()[(int64_t(member) * kinds_ + kind) * packs_ + lane / kLanes * kKinds +
                             which]
                      .lanes;
         sum.store(lanes);

@@ -64,7 +64,7 @@ struct PlanesBackward {
         summed(!a.frozen || a.dweight || a.dbias),
         lines(channels),
         sums(p, summed ? kKinds : 0),
-        positive(summed ? (size_t)p.threads * p.batch : 0) {
+        positive(summed ? size_t(p.threads) * p.batch : 0) {
     gradient_range(a.problem.activation, &low, &high);
   }
 
@@ -88,7 +88,7 @@ struct PlanesBackward {
       total += __builtin_popcountll(four);
     }
     for (; i < whole; ++i) total += __builtin_popcount(units[i]);
-    if (rest) total += __builtin_popcount((unsigned)units[whole] >> (kLanes - rest));
+    if (rest) total += __builtin_popcount(unsigned(units[whole]) >> (kLanes - rest));
     return total;
   }
 
@@ -268,7 +268,7 @@ struct PlanesBackward {
 
   // Gradients of the parameters, and the coefficients of dx.
   void finish(const Batch& batch) const {
-    const double elements = (double)outer * (double)inner;
+    const double elements = double(outer) * double(inner);
     for (int64_t i = batch.begin; i < batch.end; ++i) {
       const int64_t c = batch.first + i;
       double grad_sum = 0, product = 0, above = 0;
@@ -276,27 +276,27 @@ struct PlanesBackward {
         grad_sum = sums.total(batch, kGrad, i);
         product = sums.total(batch, kProduct, i);
         for (int member = 0; member < batch.team.size; ++member)
-          above += (double)positives(batch, member)[i];
+          above += double(positives(batch, member)[i]);
       }
-      const double gamma = param(args.weight, c, 1), sigma = (double)scale[c];
-      if (x) product -= (double)mean[channels + c] * grad_sum;
+      const double gamma = param(args.weight, c, 1), sigma = double(scale[c]);
+      if (x) product -= double(mean[channels + c]) * grad_sum;
       single.mend(c, &grad_sum, &product);
       const double grad_weight = grad_weight_of(product, x ? sigma : gamma, sigma);
       lines.get()[c].slope = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight, above,
                                          args.problem.eps, args.frozen);
-      if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight;
-      if (args.dbias) static_cast<A*>(args.dbias)[c] = (A)grad_sum;
+      if (args.dweight) static_cast<A*>(args.dweight)[c] = A(grad_weight);
+      if (args.dbias) static_cast<A*>(args.dbias)[c] = A(grad_sum);
     }
   }
 
   void one(const Batch& batch) const {
     for (int64_t i = batch.begin; i < batch.end; ++i) {
       const int64_t c = batch.first + i;
-      lines.get()[c].centre = x ? mean[c] : (A)param(args.bias, c, 0);
+      lines.get()[c].centre = x ? mean[c] : A(param(args.bias, c, 0));
       lines.get()[c].rest = mean[channels + c];
       if (!curve || !x) continue;
       const double gamma = param(args.weight, c, 1);
-      lines.get()[c].factor = (A)(gamma / (double)scale[c]);
+      lines.get()[c].factor = A(gamma / double(scale[c]));
       lines.get()[c].shift = shift_of(args, c, gamma, mean[channels + c], scale[c]);
     }
     batch.team.wait();

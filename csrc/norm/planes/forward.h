@@ -53,9 +53,9 @@ struct PlanesForward {
         frozen(is_frozen),
         lines(channels),
         sums(p, is_frozen ? 0 : 1),
-        maxima(a.residual ? (size_t)p.threads * p.batch : 0),
+        maxima(a.residual ? size_t(p.threads) * p.batch : 0),
         cuts(kDots<T> ? channels : 0),
-        positive(kDots<T> ? (size_t)p.threads * p.batch : 0) {}
+        positive(kDots<T> ? size_t(p.threads) * p.batch : 0) {}
 
   int64_t at(int64_t plane, int64_t channel) const { return (plane * channels + channel) * inner; }
 
@@ -138,18 +138,18 @@ struct PlanesForward {
     if constexpr (kDots<T>) {
       // Deviations above and below the mean add up to the same.
       const Line& line = lines.get()[batch.first + i];
-      const double from_pivot = (double)line.centre + (double)line.rest -
+      const double from_pivot = double(line.centre) + double(line.rest) -
                                 bfloat16_value(cuts.get()[batch.first + i].pivot);
       double above = 0;
       for (int member = 0; member < batch.team.size; ++member)
-        above += (double)positives(batch, member)[i];
+        above += double(positives(batch, member)[i]);
       return 2 * (sum - above * from_pivot);
     }
     return sum;
   }
 
   void statistics(const Batch& batch) const {
-    const double elements = (double)outer * (double)inner;
+    const double elements = double(outer) * double(inner);
     Line* const line = lines.get() + batch.first;
     // Around the first value: large means cost no digits.
     for (int64_t i = batch.begin; i < batch.end; ++i) {
@@ -161,10 +161,10 @@ struct PlanesForward {
     accumulate_differences(batch);
     batch.team.wait();
     for (int64_t i = batch.begin; i < batch.end; ++i) {
-      split_mean((double)line[i].centre + sums.total(batch, 0, i) / elements, &line[i].centre,
+      split_mean(double(line[i].centre) + sums.total(batch, 0, i) / elements, &line[i].centre,
                  &line[i].rest);
       if constexpr (kDots<T>)
-        cuts.get()[batch.first + i] = cut_at((double)line[i].centre + (double)line[i].rest);
+        cuts.get()[batch.first + i] = cut_at(double(line[i].centre) + double(line[i].rest));
     }
     batch.team.wait();
     accumulate_deviations(batch);
@@ -182,7 +182,7 @@ struct PlanesForward {
       const int64_t c = batch.first + i;
       const double gamma = read_param(args.weight, args.problem.param_dtype, c, 1);
       const A rest = mean[channels + c];
-      lines.get()[c] = {mean[c], rest, (A)(gamma / (double)scale[c]),
+      lines.get()[c] = {mean[c], rest, A(gamma / double(scale[c])),
                         shift_of(args, c, gamma, rest, scale[c])};
     }
     batch.team.wait();
@@ -221,7 +221,7 @@ struct PlanesForward {
               z.store(bent + pos);
             else
               how.put(out + pos, clamp(z, low, high));
-            if (b) b[chunk] = (uint16_t)at_least_bits(d, rest);
+            if (b) b[chunk] = uint16_t(at_least_bits(d, rest));
           });
           if constexpr (sizeof(T) == 2) {
             if (curve) curve.apply(bent, out, block);
@@ -249,7 +249,7 @@ struct PlanesForward {
       }
       const double gamma = read_param(args.weight, args.problem.param_dtype, c, 1);
       const double beta = read_param(args.bias, args.problem.param_dtype, c, 0);
-      bad += !recoverable<T>(gamma, beta, (double)top, args.recoverable, args.problem) ||
+      bad += !recoverable<T>(gamma, beta, double(top), args.recoverable, args.problem) ||
              floored(scale[c]);
     }
     return bad;

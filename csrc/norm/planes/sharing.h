@@ -40,8 +40,8 @@ class MemberSums {
   MemberSums(const Plan& plan, int kinds)
       : kinds_(kinds),
         width_(plan.batch),
-        recent_((size_t)plan.threads * kinds * plan.batch),
-        total_((size_t)plan.threads * kinds * plan.batch) {}
+        recent_(size_t(plan.threads) * kinds * plan.batch),
+        total_(size_t(plan.threads) * kinds * plan.batch) {}
 
   bool allocated() const { return !kinds_ || (recent_.get() && total_.get()); }
 
@@ -59,7 +59,7 @@ class MemberSums {
   }
 
  private:
-  int64_t at(int member, int kind) const { return ((int64_t)member * kinds_ + kind) * width_; }
+  int64_t at(int member, int kind) const { return (int64_t(member) * kinds_ + kind) * width_; }
 
   int kinds_;
   int64_t width_;

@@ -161,7 +161,7 @@ class Stage {
   void flush() {
     if (!used_) return;
     stream_copy(reinterpret_cast<char*>(target_), reinterpret_cast<const char*>(staged_),
-                used_ * (int64_t)sizeof(T));
+                used_ * int64_t(sizeof(T)));
     used_ = 0;
   }
 

@@ -54,14 +54,16 @@ struct RowsBackward {
         scale(static_cast<const A*>(a.scale)),
         curve(a.problem),
         single(a),
-        streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.dx % 64 == 0 &&
-                  (uintptr_t)a.dresidual % 64 == 0 && a.dx != a.grad && a.dresidual != a.grad),
+        streaming(p.streaming && a.problem.channels % kLanes == 0 &&
+                  reinterpret_cast<uintptr_t>(a.dx) % 64 == 0 &&
+                  reinterpret_cast<uintptr_t>(a.dresidual) % 64 == 0 && a.dx != a.grad &&
+                  a.dresidual != a.grad),
         width(groups.count()),
         constants(kConstants * width),
-        sums((size_t)p.threads * 3 * width),
-        running((size_t)p.threads * 3 * width),
+        sums(size_t(p.threads) * 3 * width),
+        running(size_t(p.threads) * 3 * width),
         affine(curve && a.x ? 3 * width : 0),
-        bent(curve ? (size_t)p.threads * 2 * tile() : 0) {}
+        bent(curve ? size_t(p.threads) * 2 * tile() : 0) {}
 
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, args.problem.param_dtype, c, missing);
@@ -73,7 +75,7 @@ struct RowsBackward {
   // The tile's gradient of z, and z behind it where x is not there and `with_z` asks for it.
   __attribute__((noinline)) const A* bend(const Team& team, int64_t row, int64_t stop,
                                           bool with_z) const {
-    A* const g = bent.get() + (int64_t)team.index * 2 * tile();
+    A* const g = bent.get() + int64_t(team.index) * 2 * tile();
     const int64_t from = row * channels, count = (stop - row) * channels;
     const T* const r_from = residual ? residual + from : nullptr;
     if (!x) {
@@ -93,7 +95,7 @@ struct RowsBackward {
   // kInput: x is there. kActive: there is an activation that clips, so g is masked by y.
   template <bool kInput, bool kActive, bool kResidual>
   void accumulate(const Team& team, int64_t first, int64_t last) const {
-    Wide* const out = sums.get() + (int64_t)team.index * 3 * width;
+    Wide* const out = sums.get() + int64_t(team.index) * 3 * width;
     for (int64_t i = 0; i < 3 * width; ++i) out[i].clear();
     A low_value, high_value;
     gradient_range(args.problem.activation, &low_value, &high_value);
@@ -146,7 +148,7 @@ struct RowsBackward {
       });
       if (done) return;
     }
-    P* const sum = running.get() + (int64_t)team.index * 3 * width;
+    P* const sum = running.get() + int64_t(team.index) * 3 * width;
     for (int64_t i = 0; i < 3 * count; ++i) sum[i] = zero;
     for_tiles(first, last, false, [&](int64_t row, int64_t stop) L1BN_INLINED {
       if (!kActive && curve) bent_g = bend(team, row, stop, true) - row * columns.channels;
@@ -248,7 +250,7 @@ struct RowsBackward {
       A centre[kLanes] = {};
       for (int64_t j = 0; j < kLanes; ++j) {
         const int64_t c = groups.start(g) + j;
-        centre[j] = x ? mean[c] : (A)param(args.bias, c, 0);
+        centre[j] = x ? mean[c] : A(param(args.bias, c, 0));
       }
       constants.get()[kConstants * g] = P::load(centre);
       constants.get()[kConstants * g + 4] = load(mean + channels + groups.start(g));
@@ -264,7 +266,7 @@ struct RowsBackward {
       const int64_t c = g * kLanes + j;
       const double gamma = param(args.weight, c, 1);
       centre[j] = mean[c];
-      factor[j] = (A)(gamma / (double)scale[c]);
+      factor[j] = A(gamma / double(scale[c]));
       shift[j] = shift_of(args, c, gamma, mean[channels + c], scale[c]);
     }
     P* const to = affine.get() + 3 * g;
@@ -293,18 +295,18 @@ struct RowsBackward {
       const int64_t start = groups.start(g), fresh = groups.fresh(g);
       for (int64_t j = 0; j < kLanes; ++j) {
         const int64_t c = start + j;
-        const double gamma = param(args.weight, c, 1), sigma = (double)scale[c];
-        if (x) product[j] -= (double)mean[channels + c] * grad_sum[j];
+        const double gamma = param(args.weight, c, 1), sigma = double(scale[c]);
+        if (x) product[j] -= double(mean[channels + c]) * grad_sum[j];
         single.mend(c, &grad_sum[j], &product[j]);
         const double grad_weight = grad_weight_of(product[j], x ? sigma : gamma, sigma);
-        const Slope<A> s = slope_of<A>(gamma, sigma, (double)rows, grad_sum[j], grad_weight,
+        const Slope<A> s = slope_of<A>(gamma, sigma, double(rows), grad_sum[j], grad_weight,
                                        positive[j], args.problem.eps, args.frozen);
         slope[j] = s.slope;
         above[j] = s.above;
         below[j] = s.below;
         if (j < fresh) continue;
-        if (args.dweight) static_cast<A*>(args.dweight)[c] = (A)grad_weight;
-        if (args.dbias) static_cast<A*>(args.dbias)[c] = (A)grad_sum[j];
+        if (args.dweight) static_cast<A*>(args.dweight)[c] = A(grad_weight);
+        if (args.dbias) static_cast<A*>(args.dbias)[c] = A(grad_sum[j]);
       }
       P* to = constants.get() + kConstants * g;
       to[1] = P::load(slope);

@@ -50,14 +50,14 @@ struct RowsForward {
         scale(static_cast<A*>(a.scale)),
         bits(static_cast<uint16_t*>(a.bits)),
         frozen(is_frozen),
-        streaming(p.streaming && a.problem.channels % kLanes == 0 && (uintptr_t)a.y % 64 == 0 &&
-                  !bends(a.problem.activation)),
+        streaming(p.streaming && a.problem.channels % kLanes == 0 &&
+                  reinterpret_cast<uintptr_t>(a.y) % 64 == 0 && !bends(a.problem.activation)),
         width(groups.count()),
         constants(kConstants * width),
-        sums((size_t)p.threads * 2 * width),
-        maxima((size_t)p.threads * 2 * width),
-        running((size_t)p.threads * width),
-        bent(sizeof(T) == 2 && bends(a.problem.activation) ? (size_t)p.threads * tile() : 0) {}
+        sums(size_t(p.threads) * 2 * width),
+        maxima(size_t(p.threads) * 2 * width),
+        running(size_t(p.threads) * width),
+        bent(sizeof(T) == 2 && bends(a.problem.activation) ? size_t(p.threads) * tile() : 0) {}
 
   // Elements of a tile, and what the last pack may write behind them.
   int64_t tile() const { return kTileRows * channels + kLanes; }
@@ -79,7 +79,7 @@ struct RowsForward {
       });
     });
     if (done) return;
-    P* const sum = running.get() + (int64_t)team.index * width;
+    P* const sum = running.get() + int64_t(team.index) * width;
     for (int64_t g = 0; g < width; ++g) sum[g] = P::all(0);
     const Groups columns = groups;
     const int64_t count = width;
@@ -104,8 +104,8 @@ struct RowsForward {
   }
 
   void statistics(const Team& team, int64_t first, int64_t last) const {
-    Wide* mine = sums.get() + (int64_t)team.index * 2 * width;
-    P* centre = maxima.get() + (int64_t)team.index * 2 * width;  // not yet needed for maxima
+    Wide* mine = sums.get() + int64_t(team.index) * 2 * width;
+    P* centre = maxima.get() + int64_t(team.index) * 2 * width;  // not yet needed for maxima
     P* low = centre + width;
     double lanes[kLanes];
     for (int64_t g = 0; g < width; ++g) {
@@ -120,7 +120,7 @@ struct RowsForward {
       centre[g].store(middle);
       total(team, 0, g, lanes);
       for (int j = 0; j < kLanes; ++j)
-        split_mean((double)middle[j] + lanes[j] / (double)rows, &middle[j], &rest[j]);
+        split_mean(double(middle[j]) + lanes[j] / double(rows), &middle[j], &rest[j]);
       centre[g] = P::load(middle);
       low[g] = P::load(rest);
     }
@@ -136,7 +136,7 @@ struct RowsForward {
       for (int64_t j = 0; j < kLanes; ++j) {
         mean[start + j] = middle[j];
         mean[channels + start + j] = rest[j];
-        scale[start + j] = scale_of<A>(lanes[j], (double)rows, args.problem.eps);
+        scale[start + j] = scale_of<A>(lanes[j], double(rows), args.problem.eps);
       }
     }
     team.wait();
@@ -150,7 +150,7 @@ struct RowsForward {
         const int64_t c = start + j;
         centre[j] = mean[c];
         const double gamma = read_param(args.weight, args.problem.param_dtype, c, 1);
-        slope[j] = (A)(gamma / (double)scale[c]);
+        slope[j] = A(gamma / double(scale[c]));
         rest[j] = mean[channels + c];
         shift[j] = shift_of(args, c, gamma, rest[j], scale[c]);
       }
@@ -169,7 +169,7 @@ struct RowsForward {
     A low_value, high_value;
     activation_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
-    P* most = maxima.get() + (int64_t)team.index * 2 * width;
+    P* most = maxima.get() + int64_t(team.index) * 2 * width;
     for (int64_t g = 0; g < width; ++g) most[g] = P::all(0);
     // Locals: a store through y must not make them be read again.
     const T* const x_from = x;
@@ -177,7 +177,7 @@ struct RowsForward {
     T* const to = y;
     uint16_t* const units_to = bits;
     const P* const of_group = constants.get();
-    A* const waiting = bent.get() ? bent.get() + (int64_t)team.index * tile() : nullptr;
+    A* const waiting = bent.get() ? bent.get() + int64_t(team.index) * tile() : nullptr;
     int64_t tile_from = 0;
     auto one = [&](int64_t at, const P* c, int64_t unit, P* top) L1BN_INLINED {
       const P d = load(x_from + at) - c[0];
@@ -191,7 +191,7 @@ struct RowsForward {
         z.store(waiting + (at - tile_from));
       else
         put<kStream>(to + at, clamp(z, low, high));
-      if (units_to) units_to[unit] = (uint16_t)at_least_bits(d, c[3]);
+      if (units_to) units_to[unit] = uint16_t(at_least_bits(d, c[3]));
     };
     const Groups columns = groups;
     const int64_t count = width;
@@ -251,7 +251,7 @@ struct RowsForward {
         const double beta = read_param(args.bias, args.problem.param_dtype, start + j, 0);
         const bool floored = !frozen && scale[start + j] <= scale_floor<A>(args.problem.eps);
         bad +=
-            !recoverable<T>(gamma, beta, (double)top[j], args.recoverable, args.problem) || floored;
+            !recoverable<T>(gamma, beta, double(top[j]), args.recoverable, args.problem) || floored;
       }
     }
     return bad;

@@ -91,17 +91,18 @@ L1BN_INLINE void put_streaming(T* p, const Pack<Acc<T>>& a) {
     char* const piece = to + i * Out::kPiece;
 #if defined(L1BN_AVX512)
     if constexpr (Out::kPiece == 64) {
-      _mm512_stream_si512((__m512i*)piece, (__m512i)out.v[i]);
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(piece), __m512i(out.v[i]));
       continue;
     }
 #endif
 #if defined(__AVX2__)
     if constexpr (Out::kPiece == 32) {
-      _mm256_stream_si256((__m256i*)piece, (__m256i)out.v[i]);
+      _mm256_stream_si256(reinterpret_cast<__m256i*>(piece), __m256i(out.v[i]));
       continue;
     }
 #endif
-    if constexpr (Out::kPiece == 16) _mm_stream_si128((__m128i*)piece, (__m128i)out.v[i]);
+    if constexpr (Out::kPiece == 16)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(piece), __m128i(out.v[i]));
   }
 #else
   store(p, a);
