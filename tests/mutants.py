@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+DEVICE_SOURCES = "csrc/device/"
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,19 @@ class Mutant:
 
     @property
     def is_native(self) -> bool:
-        """Whether the file is compiled."""
-        return self.file.startswith("csrc/")
+        """Whether the file is of the native library, which is then compiled."""
+        return self.file.startswith("csrc/") and not self.file.startswith(DEVICE_SOURCES)
+
+    @property
+    def source(self) -> Path:
+        """The file in this checkout."""
+        return ROOT / ("" if self.file.startswith("csrc/") else "src/l1bn") / self.file
+
+    def copied(self, folder: Path) -> Path:
+        """The file in a copy, where the runtime of devices lies as in an installation."""
+        if self.is_native:
+            return folder / self.file
+        return folder / "l1bn" / self.file.replace(DEVICE_SOURCES, "device/csrc/")
 
 
 FIXED_POINT = ("tests/test_fixed_point.py",)
@@ -44,6 +56,9 @@ HARDWARE = ("tests/rtl/verify/test_simulation.py",)
 NATIVE = ("tests/ops/cpu/test_backend.py",)
 POOL = ("tests/ops/cpu/test_pool.py",)
 NOT_FINITE = ("tests/ops/test_not_finite.py",)
+CURVES = ("tests/test_backends.py", "tests/test_activation.py")
+DEVICE = ("tests/device/test_equal.py",)
+FLASH = ("tests/device/test_faults.py",)
 GENERATED = ("tests/convert/test_generated.py", "tests/convert/test_fuse.py")
 MUTANTS = [
     Mutant(
@@ -126,8 +141,8 @@ MUTANTS = [
     Mutant(
         "native: gradient of bfloat16: bits of a plane's end are the plane's first",
         "csrc/norm/planes/bf16_dot.h",
-        "(uint32_t)units[0] >> (kLanes - rest)",
-        "(uint32_t)units[0]",
+        "uint32_t(units[0]) >> (kLanes - rest)",
+        "uint32_t(units[0])",
         NATIVE,
     ),
     Mutant(
@@ -161,9 +176,58 @@ MUTANTS = [
     Mutant(
         "native: an infinite output of ReLU passes no gradient",
         "csrc/norm/channel.h",
-        'if (activation != L1BN_RELU6) *high = (A)__builtin_nan("");',
+        'if (activation != L1BN_RELU6) *high = A(__builtin_nan(""));',
         "",
         NOT_FINITE,
+    ),
+    Mutant(
+        "curves: the elements after the last whole pack are left as they are",
+        "csrc/norm/curve.h",
+        "rest.put(y + whole, value(rest.get(y + whole)));",
+        "",
+        CURVES,
+    ),
+    Mutant(
+        "curves: z is computed again without the residual",
+        "csrc/norm/curve.h",
+        "if (residual) z += how.get(residual + from + i);",
+        "",
+        CURVES,
+    ),
+    Mutant(
+        "curves: an output is taken for z plus the residual",
+        "csrc/norm/curve.h",
+        "if (residual) before = before - how.get(residual + from + i);",
+        "",
+        CURVES,
+    ),
+    Mutant(
+        "curves: the second block of a run takes the first one's constants",
+        "csrc/norm/curve.h",
+        "const Affine<A> line = affine(from + i);",
+        "const Affine<A> line = affine(i);",
+        CURVES,
+    ),
+    Mutant(
+        "curves: of a slope left of 0 the logistic's complement",
+        "csrc/norm/curve.h",
+        "q = (z >= 0) ? small : large;",
+        "q = small;",
+        CURVES,
+    ),
+    Mutant(
+        "curves: GELU's slope without the density",
+        "csrc/norm/curve.h",
+        "return share + z * tail.density * all_of<V>(0.3989422804014326779);",
+        "return share;",
+        CURVES,
+    ),
+    Mutant(
+        "curves: ELU's parameter is 1 in its slope",
+        "csrc/norm/curve.h",
+        "*slope_of_z = (y > 0) ? all_of<V>(1) : y + p;",
+        "*slope_of_z = (y > 0) ? all_of<V>(1) : y + 1;",
+        CURVES,
     ),
     Mutant(
         "eager: gradient without the mean of the signs",
@@ -186,7 +250,7 @@ MUTANTS = [
     Mutant(
         "running statistics take what is not finite",
         "ops/running.py",
-        "torch.where(finite, moved, running)",
+        "torch.where(finite, moved, old)",
         "moved",
     ),
     Mutant(
@@ -266,6 +330,118 @@ MUTANTS = [
         "4 * distance * count * count > estimate",
         "distance * 0 > estimate",
         FIXED_POINT,
+    ),
+    Mutant(
+        "device: gradient without the mean of the bits",
+        "csrc/device/arithmetic/channel.c",
+        "4 * q * s->above",
+        "2 * q * count",
+        DEVICE,
+    ),
+    Mutant(
+        "device: gradient of a deviation that its floor holds",
+        "csrc/device/arithmetic/channel.c",
+        "  if (!s->live) q = 0;\n",
+        "",
+        DEVICE,
+    ),
+    Mutant(
+        "device: no carry into the upper half of a square",
+        "csrc/device/arithmetic/channel.c",
+        "a.high + b.high + (low < a.low ? 1u : 0u)",
+        "a.high + b.high",
+        DEVICE,
+    ),
+    Mutant(
+        "device: the momentum takes the weights' random bits",
+        "csrc/device/arithmetic/parameter.c",
+        "l1bn_noise_of(run, FIRST_UPDATE + p->index, 1)",
+        "l1bn_noise_of(run, FIRST_UPDATE + p->index, 0)",
+        DEVICE,
+    ),
+    Mutant(
+        "device: masters never make room",
+        "csrc/device/arithmetic/parameter.c",
+        "  make_room(run, p, high);\n",
+        "",
+        DEVICE,
+    ),
+    Mutant(
+        "device: sums beyond the border",
+        "csrc/device/arithmetic/sums.c",
+        "l1bn_min(w->kernel_width, w->width - left)",
+        "w->kernel_width",
+        DEVICE,
+    ),
+    Mutant(
+        "device: the first batch is averaged with nothing",
+        "csrc/device/steps/norm.c",
+        "if (*in_state(w, w->norm->batches) == 0) {",
+        "if (0) {",
+        DEVICE,
+    ),
+    Mutant(
+        "device: every step draws the same random bits",
+        "csrc/device/run.c",
+        "  advance(&run);\n",
+        "",
+        DEVICE,
+    ),
+    Mutant(
+        "device: the last of equal values is a window's largest",
+        "csrc/device/steps/pooling.c",
+        "if (value <= best) continue;",
+        "if (value < best) continue;",
+        DEVICE,
+    ),
+    Mutant(
+        "device: an error of zeros gives the sum its exponent",
+        "csrc/device/steps/simple.c",
+        "if (is_zero(more, count)) return;",
+        "",
+        DEVICE,
+    ),
+    Mutant(
+        "device: sums of weights that are computed twice are kept from the first time",
+        "csrc/device/steps/product.c",
+        "if (pass == 0 || twice) weight_sums(",
+        "if (pass == 0) weight_sums(",
+        DEVICE,
+    ),
+    Mutant(
+        "device: labels are not smoothed",
+        "csrc/device/steps/loss.c",
+        "target += (1 << PROBABILITY_BITS) - net->smoothing;",
+        "target += 1 << PROBABILITY_BITS;",
+        DEVICE,
+    ),
+    Mutant(
+        "device: the newest slot is overwritten",
+        "csrc/device/state.c",
+        "const uint32_t slot = have == 0u ? 1u : 0u;",
+        "const uint32_t slot = have == 1u ? 1u : 0u;",
+        FLASH,
+    ),
+    Mutant(
+        "device: a slot that cannot be read holds nothing",
+        "csrc/device/state.c",
+        "if (content == SLOT_UNREAD) return L1BN_STORAGE;",
+        "if (content == SLOT_UNREAD) continue;",
+        FLASH,
+    ),
+    Mutant(
+        "device: the state's checksum is not looked at",
+        "csrc/device/state.c",
+        "return h.checksum == crc ? SLOT_INTACT : SLOT_OTHER;",
+        "return SLOT_INTACT;",
+        FLASH,
+    ),
+    Mutant(
+        "device: a buffer dies where it is read first",
+        "device/program/memory.py",
+        "found[buffer].first if buffer in found else (0 if buffer in copies else step)",
+        "0 if buffer in copies else step",
+        DEVICE,
     ),
     Mutant(
         "hardware: bit of the mean itself zero",
@@ -470,7 +646,8 @@ def survives(mutant: Mutant) -> bool:
         if mutant.is_native:
             shutil.copytree(ROOT / "csrc", Path(folder) / "csrc")
             shutil.copy(ROOT / "CMakeLists.txt", folder)
-        source = (Path(folder) if mutant.is_native else package) / mutant.file
+        shutil.copytree(ROOT / DEVICE_SOURCES, package / "device" / "csrc")
+        source = mutant.copied(Path(folder))
         text = source.read_text()
         if text.count(mutant.old) != 1:
             raise SystemExit(f"mutant {mutant.name!r}: its text is not once in {mutant.file}")
