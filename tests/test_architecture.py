@@ -26,6 +26,26 @@ def test_a_named_file_exists(name: str) -> None:
     assert path.is_file()
 
 
+CONTRACTS = (ROOT / "pyproject.toml").read_text()
+
+
+def _floors() -> list[set[str]]:
+    """The floors of the import contract, the lowest first."""
+    layers = re.search(r"^layers = \[\n(.*?)^\]", CONTRACTS, re.DOTALL | re.MULTILINE)
+    assert layers is not None
+    rows = re.findall(r'"(.+)"', layers[1])
+    return [set(row.split(" | ")) - {"__main__"} for row in reversed(rows) if row != "__main__"]
+
+
+def test_the_floors_are_those_of_the_contract() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    said = text[text.index("lower floors:") : text.index("`make lint` checks it")]
+    assert [set(re.findall(r"`(\w+)`", floor)) for floor in said.split("·")] == _floors()
+    picture = PAGE[PAGE.index("```text") : PAGE.index("```\n", PAGE.index("```text") + 7)]
+    for name in set().union(*_floors()):
+        assert re.search(rf"\b{name}(/|\.py)", picture), name
+
+
 #: Arguments that a call passes by position at most; more go by name, or in a record.
 MOST = 6
 FILES = sorted((ROOT / "src/l1bn").rglob("*.py"))
