@@ -60,6 +60,21 @@ static inline uint32_t l1bn_out_size(const l1bn_window* w) {
   return l1bn_out_pixels(w) * w->out_channels;
 }
 
+/* Where the window of an output pixel lies: its image, and its corner, which padding may put
+ * outside. */
+typedef struct {
+  uint32_t image;
+  int32_t top, left;
+} l1bn_corner;
+
+static inline l1bn_corner l1bn_corner_of(const l1bn_window* w, uint32_t pixel) {
+  const uint32_t pixels = l1bn_out_pixels(w), place = pixel % pixels;
+  const l1bn_corner corner = {pixel / pixels,
+                              (int32_t)(place / w->out_width) * w->stride - w->padding,
+                              (int32_t)(place % w->out_width) * w->stride - w->padding};
+  return corner;
+}
+
 /* Shift of a layer's output: fitted to the batch and remembered, or what is remembered. */
 int32_t l1bn_output_shift(const l1bn_run* run, const l1bn_op* op, uint32_t peak, int32_t exponent);
 

@@ -8,10 +8,7 @@
 uint32_t l1bn_master_peak(const l1bn_run* run, const l1bn_parameter* p) {
   const l1bn_i16* master = l1bn_master(run, p);
   uint32_t peak = 0;
-  for (uint32_t i = 0; i < p->count; ++i) {
-    const uint32_t magnitude = l1bn_magnitude(master[i]);
-    if (magnitude > peak) peak = magnitude;
-  }
+  for (uint32_t i = 0; i < p->count; ++i) peak = l1bn_peak(peak, master[i]);
   return peak;
 }
 
@@ -22,10 +19,7 @@ static int64_t limited(int64_t value) {
 /* value * 2**exponent in units, to nearest and saturated. */
 static int64_t to_units(int64_t value, int32_t exponent) {
   const int32_t shift = exponent + UNIT_BITS;
-  if (shift < 0) {
-    const int32_t down = l1bn_min(-shift, 62);
-    return limited((value + ((int64_t)1 << (down - 1))) >> down);
-  }
+  if (shift < 0) return limited(l1bn_nearest(value, l1bn_min(-shift, 62)));
   const int32_t up = l1bn_min(shift, LIMIT_BITS);
   const int64_t bound = ((int64_t)1 << LIMIT_BITS) >> up;
   return l1bn_scaled(l1bn_clip(value, -bound, bound), up);
@@ -34,7 +28,7 @@ static int64_t to_units(int64_t value, int32_t exponent) {
 /* value / 2**shift with 32 random bits, or to nearest. */
 static int64_t shifted(int64_t value, int32_t shift, l1bn_noise noise, uint32_t counter) {
   if (shift == 0) return value;
-  if (!noise.stochastic) return (value + ((int64_t)1 << (shift - 1))) >> shift;
+  if (!noise.stochastic) return l1bn_nearest(value, shift);
   const uint64_t bits = l1bn_random(noise.start, counter);
   return (value + (int64_t)(shift > 32 ? bits << (shift - 32) : bits >> (32 - shift))) >> shift;
 }

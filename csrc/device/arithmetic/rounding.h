@@ -47,6 +47,16 @@ static inline uint32_t l1bn_magnitude(int32_t value) {
   return value < 0 ? 0u - (uint32_t)value : (uint32_t)value;
 }
 
+/* The largest magnitude so far, with one more value. */
+static inline uint32_t l1bn_peak(uint32_t peak, int32_t value) {
+  return l1bn_magnitude(value) > peak ? l1bn_magnitude(value) : peak;
+}
+
+/* value / 2**down to nearest, ties up; down: 1 to 62. */
+static inline int64_t l1bn_nearest(int64_t value, int32_t down) {
+  return (value + ((int64_t)1 << (down - 1))) >> down;
+}
+
 /* Right shift that brings magnitudes up to `peak` into `bits` bits, before rounding. */
 static inline int32_t l1bn_peak_shift(uint64_t peak, int32_t bits) {
   return l1bn_max(0, l1bn_bits(peak) - (bits - 1));

@@ -37,8 +37,7 @@ void l1bn_sums_channel(const l1bn_run* run, const l1bn_op* op, uint32_t channel,
   if (shift >= 0) {
     value = l1bn_scaled(value, l1bn_min(shift, 40));
   } else {
-    const int32_t down = l1bn_min(-shift, 62);
-    value = (value + ((int64_t)1 << (down - 1))) >> down;
+    value = l1bn_nearest(value, l1bn_min(-shift, 62));
   }
   sums->bias = (int32_t)l1bn_clip(value, -((int64_t)1 << 30), (int64_t)1 << 30);
 }
@@ -46,19 +45,18 @@ void l1bn_sums_channel(const l1bn_run* run, const l1bn_op* op, uint32_t channel,
 int32_t l1bn_sum(const l1bn_sums* sums, uint32_t pixel, uint32_t channel) {
   const l1bn_window* w = sums->window;
   if (sums->weight == 0) return sums->x[pixel * w->channels + channel];
-  const uint32_t pixels = l1bn_out_pixels(w), image = pixel / pixels, place = pixel % pixels;
-  const int32_t top = (int32_t)(place / w->out_width) * w->stride - w->padding;
-  const int32_t left = (int32_t)(place % w->out_width) * w->stride - w->padding;
-  const int8_t* x = sums->x + image * l1bn_in_size(w);
+  const l1bn_corner at = l1bn_corner_of(w, pixel);
+  const int8_t* x = sums->x + at.image * l1bn_in_size(w);
   const uint32_t row = (uint32_t)w->kernel_width * w->channels;
   const int8_t* weight = sums->weight + channel * w->kernel_height * row;
-  const int32_t first = l1bn_max(0, -left), last = l1bn_min(w->kernel_width, w->width - left);
+  const int32_t first = l1bn_max(0, -at.left);
+  const int32_t last = l1bn_min(w->kernel_width, w->width - at.left);
   int32_t total = sums->bias;
   if (last <= first) return total;
   for (int32_t i = 0; i < w->kernel_height; ++i) {
-    const int32_t y = top + i;
+    const int32_t y = at.top + i;
     if (y < 0 || y >= w->height) continue;
-    total += l1bn_dot(x + ((uint32_t)y * w->width + (uint32_t)(left + first)) * w->channels,
+    total += l1bn_dot(x + ((uint32_t)y * w->width + (uint32_t)(at.left + first)) * w->channels,
                       weight + (uint32_t)i * row + (uint32_t)first * w->channels,
                       (uint32_t)(last - first) * w->channels);
   }

@@ -54,7 +54,7 @@ void l1bn_loss(const l1bn_run* run, const l1bn_op* op) {
       int32_t target = spread;
       if (c == run->labels[n]) target += (1 << PROBABILITY_BITS) - net->smoothing;
       wide[at] = (probability - target) * inverse;
-      if (l1bn_magnitude(wide[at]) > peak) peak = l1bn_magnitude(wide[at]);
+      peak = l1bn_peak(peak, wide[at]);
     }
   }
   const int32_t shift = l1bn_peak_shift(peak, net->error_bits);

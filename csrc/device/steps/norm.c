@@ -32,7 +32,7 @@ static uint32_t channel_peak(const walk* w) {
   for (uint32_t p = 0; p < w->pixels; ++p) {
     const int32_t sum = sum_at(w, p);
     if (w->kept != 0) w->kept[p] = sum;
-    if (l1bn_magnitude(sum) > peak) peak = l1bn_magnitude(sum);
+    peak = l1bn_peak(peak, sum);
   }
   return peak;
 }
@@ -242,8 +242,7 @@ static int32_t common_exponent(const l1bn_run* run, const l1bn_op* op, const l1b
     uint32_t peak = 0;
     for (uint32_t p = 0; p < pixels; ++p) {
       const uint32_t at = p * w->out_channels + k;
-      const uint32_t size = l1bn_magnitude(error_at(&kept[k], offsets + 2 * k, g[at], x[at]));
-      if (size > peak) peak = size;
+      peak = l1bn_peak(peak, error_at(&kept[k], offsets + 2 * k, g[at], x[at]));
     }
     if (peak == 0) continue;
     const int32_t needed =

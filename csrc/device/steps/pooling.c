@@ -10,15 +10,19 @@ static int32_t inverse_of(const l1bn_window* w) {
   return (int32_t)((((uint32_t)2 << INVERSE_BITS) + pixels) / (2u * pixels));
 }
 
+/* First value of the window of an output pixel. Windows of averages have no padding and do not
+ * overlap: the stride is the window's side, or there is one window only. */
+static uint32_t start_of(const l1bn_window* w, uint32_t pixel, uint32_t channel) {
+  const l1bn_corner at = l1bn_corner_of(w, pixel);
+  return at.image * l1bn_in_size(w) + channel +
+         ((uint32_t)at.top * w->width + (uint32_t)at.left) * w->channels;
+}
+
 static int32_t window_sum(const l1bn_window* w, const int8_t* a, uint32_t pixel, uint32_t channel) {
-  const uint32_t image = pixel / l1bn_out_pixels(w), place = pixel % l1bn_out_pixels(w);
-  const uint32_t top = place / w->out_width * w->stride, left = place % w->out_width * w->stride;
-  const int8_t* from = a + image * l1bn_in_size(w) + channel;
-  /* windows that do not overlap: the stride is the window's side, or there is one window only */
+  const int8_t* from = a + start_of(w, pixel, channel);
   int32_t total = 0;
   for (uint32_t i = 0; i < w->kernel_height; ++i)
-    for (uint32_t j = 0; j < w->kernel_width; ++j)
-      total += from[((top + i) * w->width + left + j) * w->channels];
+    for (uint32_t j = 0; j < w->kernel_width; ++j) total += from[(i * w->width + j) * w->channels];
   return total;
 }
 
@@ -33,8 +37,7 @@ void l1bn_average(const l1bn_run* run, const l1bn_op* op) {
   if (l1bn_needs_peak(run, op)) {
     for (uint32_t p = 0; p < pixels; ++p) {
       for (uint32_t c = 0; c < w->channels; ++c) {
-        const uint32_t size = l1bn_magnitude(window_sum(w, a, p, c) * inverse);
-        if (size > peak) peak = size;
+        peak = l1bn_peak(peak, window_sum(w, a, p, c) * inverse);
       }
     }
   }
@@ -50,12 +53,9 @@ void l1bn_average(const l1bn_run* run, const l1bn_op* op) {
 
 static void spread(const l1bn_window* w, int8_t* out, uint32_t pixel, uint32_t channel,
                    int8_t value) {
-  const uint32_t image = pixel / l1bn_out_pixels(w), place = pixel % l1bn_out_pixels(w);
-  const uint32_t top = place / w->out_width * w->stride, left = place % w->out_width * w->stride;
-  int8_t* to = out + image * l1bn_in_size(w) + channel;
+  int8_t* to = out + start_of(w, pixel, channel);
   for (uint32_t i = 0; i < w->kernel_height; ++i)
-    for (uint32_t j = 0; j < w->kernel_width; ++j)
-      to[((top + i) * w->width + left + j) * w->channels] = value;
+    for (uint32_t j = 0; j < w->kernel_width; ++j) to[(i * w->width + j) * w->channels] = value;
 }
 
 void l1bn_average_error(const l1bn_run* run, const l1bn_op* op) {
@@ -66,8 +66,7 @@ void l1bn_average_error(const l1bn_run* run, const l1bn_op* op) {
   const int8_t* error = l1bn_at(run, op->a);
   int8_t* out = l1bn_at(run, op->out);
   uint32_t peak = 0;
-  for (uint32_t i = 0; i < pixels * w->channels; ++i)
-    if (l1bn_magnitude(error[i] * inverse) > peak) peak = l1bn_magnitude(error[i] * inverse);
+  for (uint32_t i = 0; i < pixels * w->channels; ++i) peak = l1bn_peak(peak, error[i] * inverse);
   const int32_t shift = l1bn_peak_shift(peak, bits);
   memset(out, 0, run->count * l1bn_in_size(w));
   for (uint32_t p = 0; p < pixels; ++p) {
@@ -82,14 +81,12 @@ void l1bn_average_error(const l1bn_run* run, const l1bn_op* op) {
 /* The largest value of a window and its place; ties go to the first, in the order of rows. */
 static int32_t largest(const l1bn_window* w, const int8_t* a, uint32_t pixel, uint32_t channel,
                        int8_t* place) {
-  const uint32_t image = pixel / l1bn_out_pixels(w), at = pixel % l1bn_out_pixels(w);
-  const int32_t top = (int32_t)(at / w->out_width) * w->stride - w->padding;
-  const int32_t left = (int32_t)(at % w->out_width) * w->stride - w->padding;
-  const int8_t* from = a + image * l1bn_in_size(w) + channel;
+  const l1bn_corner at = l1bn_corner_of(w, pixel);
+  const int8_t* from = a + at.image * l1bn_in_size(w) + channel;
   int32_t best = -129;
   for (int32_t i = 0; i < w->kernel_height; ++i) {
     for (int32_t j = 0; j < w->kernel_width; ++j) {
-      const int32_t y = top + i, x = left + j;
+      const int32_t y = at.top + i, x = at.left + j;
       const int inside = y >= 0 && y < w->height && x >= 0 && x < w->width;
       const int32_t value =
           inside ? from[((uint32_t)y * w->width + (uint32_t)x) * w->channels] : -128;
@@ -151,7 +148,7 @@ void l1bn_maximum_error(const l1bn_run* run, const l1bn_op* op) {
       for (uint32_t c = 0; c < w->channels; ++c) {
         const int32_t sum = gathered(w, error, places, p, c);
         const uint32_t at = p * w->channels + c;
-        if (l1bn_magnitude(sum) > peak) peak = l1bn_magnitude(sum);
+        peak = l1bn_peak(peak, sum);
         if (pass == 1) out[at] = (int8_t)l1bn_rescale(sum, shift, bits, noise, at);
       }
     }

@@ -43,10 +43,7 @@ static uint32_t product_peak(const l1bn_run* run, const l1bn_op* op, l1bn_sums* 
   uint32_t peak = 0;
   for (uint32_t k = 0; k < w->out_channels; ++k) {
     l1bn_sums_channel(run, op, k, sums);
-    for (uint32_t p = 0; p < pixels; ++p) {
-      const uint32_t magnitude = l1bn_magnitude(l1bn_sum(sums, p, k));
-      if (magnitude > peak) peak = magnitude;
-    }
+    for (uint32_t p = 0; p < pixels; ++p) peak = l1bn_peak(peak, l1bn_sum(sums, p, k));
   }
   return peak;
 }
@@ -95,8 +92,7 @@ static void input_sums(const l1bn_window* w, const int8_t* error, const int8_t* 
 }
 
 static uint32_t peak_of(const l1bn_i32* sums, uint32_t count, uint32_t peak) {
-  for (uint32_t i = 0; i < count; ++i)
-    if (l1bn_magnitude(sums[i]) > peak) peak = l1bn_magnitude(sums[i]);
+  for (uint32_t i = 0; i < count; ++i) peak = l1bn_peak(peak, sums[i]);
   return peak;
 }
 
@@ -140,15 +136,15 @@ static void weight_sums(const l1bn_window* w, const int8_t* x, const int8_t* err
   for (uint32_t p = 0; p < images * l1bn_out_pixels(w); ++p) {
     const int32_t e = error[p * w->out_channels + channel];
     if (e == 0) continue;
-    const uint32_t image = p / l1bn_out_pixels(w), place = p % l1bn_out_pixels(w);
-    const int8_t* from = x + image * l1bn_in_size(w);
-    const int32_t top = (int32_t)(place / w->out_width) * w->stride - w->padding;
-    const int32_t left = (int32_t)(place % w->out_width) * w->stride - w->padding;
-    const int32_t first = l1bn_max(0, -left), last = l1bn_min(w->kernel_width, w->width - left);
+    const l1bn_corner corner = l1bn_corner_of(w, p);
+    const int8_t* from = x + corner.image * l1bn_in_size(w);
+    const int32_t first = l1bn_max(0, -corner.left);
+    const int32_t last = l1bn_min(w->kernel_width, w->width - corner.left);
     if (last <= first) continue;
     for (int32_t i = 0; i < w->kernel_height; ++i) {
-      if (top + i < 0 || top + i >= w->height) continue;
-      const uint32_t at = (uint32_t)(top + i) * w->width + (uint32_t)(left + first);
+      const int32_t y = corner.top + i;
+      if (y < 0 || y >= w->height) continue;
+      const uint32_t at = (uint32_t)y * w->width + (uint32_t)(corner.left + first);
       l1bn_axpy(sums + (uint32_t)i * row + (uint32_t)first * w->channels, from + at * w->channels,
                 e, (uint32_t)(last - first) * w->channels);
     }

@@ -76,8 +76,7 @@ static int is_zero(const int8_t* values, uint32_t count) {
 
 static int32_t align_wide(int32_t value, int32_t shift) {
   if (shift >= 0) return value * (int32_t)((uint32_t)1 << shift);
-  const int32_t down = l1bn_min(-shift, L1BN_MAX_SHIFT);
-  return (int32_t)((value + ((int64_t)1 << (down - 1))) >> down);
+  return (int32_t)l1bn_nearest(value, l1bn_min(-shift, L1BN_MAX_SHIFT));
 }
 
 void l1bn_join(const l1bn_run* run, const l1bn_op* op) {
@@ -98,7 +97,7 @@ void l1bn_join(const l1bn_run* run, const l1bn_op* op) {
   uint32_t peak = 0;
   for (uint32_t i = 0; i < count; ++i) {
     const int32_t sum = align_wide(have[i], a - exponent) + align_wide(more[i], b - exponent);
-    if (l1bn_magnitude(sum) > peak) peak = l1bn_magnitude(sum);
+    peak = l1bn_peak(peak, sum);
   }
   const int32_t shift = l1bn_peak_shift(peak, bits);
   for (uint32_t i = 0; i < count; ++i) {

@@ -27,7 +27,7 @@ def choose(network: IntegerNetwork, learn: Learn) -> None:
     Raises:
         ValueError: If it is none of these, or the network has fewer layers with weights.
     """
-    layers = [_layer(network, n.layer) for n in network.nodes]
+    layers = [layer_of(network, i) for i in range(len(network.nodes))]
     weighted = [i for i, layer in enumerate(layers) if _parameters(layer)]
     first = _first(learn, weighted)
     network.train()
@@ -60,8 +60,9 @@ def _first(learn: Learn, weighted: list[int]) -> int:
     return weighted[-count] if count else len(weighted)
 
 
-def _layer(network: IntegerNetwork, index: int) -> IntegerLayer:
-    layer = network.layers[index]
+def layer_of(network: IntegerNetwork, index: int) -> IntegerLayer:
+    """Return the layer of a node."""
+    layer = network.layers[network.nodes[index].layer]
     assert isinstance(layer, IntegerLayer)
     return layer
 

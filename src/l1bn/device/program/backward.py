@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from l1bn.device.program.lowering import Lowering, keeps_order, plain_window, raw, scratch_of
-from l1bn.device.program.steps import NONE, Kind, Mode, Op, Tensor
+from l1bn.device.program.steps import INPUT, NONE, Kind, Mode, Op, Tensor
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
@@ -21,7 +21,6 @@ from l1bn.quantized.layers import (
 )
 from l1bn.quantized.layers.product import Product
 
-_INPUT = -1
 _OFFSETS = 8 + 8 + 8
 """Bytes a channel of the gradients of γ and β, and of two offsets."""
 
@@ -59,7 +58,7 @@ class Backward:
     def wants(self, index: int, place: int = 0) -> bool:
         """Whether an input of a node takes an error."""
         source = self.low.network.nodes[index].inputs[place]
-        return source != _INPUT and self.low.layer(source).learns
+        return source != INPUT and self.low.layer(source).learns
 
     def send(self, index: int, place: int, error: Tensor) -> None:
         """Pass an error on to an input of a node; where two meet, they join."""

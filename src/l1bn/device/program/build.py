@@ -9,18 +9,18 @@ from functools import partial
 
 import torch
 
+from l1bn.device.learning import layer_of
 from l1bn.device.program.backward import Backward
 from l1bn.device.program.lowering import Lowering, Tables
 from l1bn.device.program.memory import Placement, place
 from l1bn.device.program.state import Layout
-from l1bn.device.program.steps import Buffer, Flag, Kind, Op, Tensor
+from l1bn.device.program.steps import INPUT, Buffer, Flag, Kind, Op, Tensor
 from l1bn.fixed_point.update import SgdStep
 from l1bn.quantized import IntegerNetwork, QTensor
 from l1bn.quantized.layers import IntegerLayer, NormLayer, ProductLayer, ProductNormLayer
 from l1bn.quantized.scaling import OutputScale
 
 LARGEST_BATCH = 32
-_INPUT = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,18 @@ class Build:
     exponents: Mapping[int, int]
 
     @property
+    def classes(self) -> int:
+        """Logits of an image."""
+        last = layer_of(self.network, len(self.network.nodes) - 1)
+        assert isinstance(last, ProductLayer)
+        return len(last.weight.weight)
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers that the steps belong to, in their order."""
+        return list(dict.fromkeys(op.layer for op in (*self.frozen, *self.infer, *self.train)))
+
+    @property
     def arena(self) -> int:
         """Bytes of the arena."""
         return max(self.infer_memory.size, self.train_memory.size)
@@ -145,7 +157,7 @@ class _Builder:
     ) -> None:
         network.mark_needed_gradients()
         self.network, self.shape, self.options = network, shape, options
-        self.layers = [_layer(network, n.layer) for n in network.nodes]
+        self.layers = [layer_of(network, i) for i in range(len(network.nodes))]
         training = [i for i, layer in enumerate(self.layers) if layer.training]
         self.cut = min(training, default=len(self.layers))
         self.learns = any(p.trains for p in network.integer_parameters())
@@ -173,7 +185,7 @@ class _Builder:
         self.network.check(batch)
         shapes: list[torch.Size] = []
         for node, layer in zip(self.network.nodes, self.layers, strict=True):
-            inputs = [batch if i == _INPUT else shapes[i] for i in node.inputs]
+            inputs = [batch if i == INPUT else shapes[i] for i in node.inputs]
             shapes.append(layer.check(*inputs))
         return Lowering(
             self.network,
@@ -186,7 +198,7 @@ class _Builder:
 
     def build(self) -> Build:
         count = len(self.layers)
-        frozen = self._lowering(1, False, {_INPUT: self.images})
+        frozen = self._lowering(1, False, {INPUT: self.images})
         for index in range(self.cut):
             frozen.forward(index)
         infer = self._lowering(1, False, frozen.values)
@@ -260,17 +272,11 @@ class _Builder:
     def _exponents(self) -> dict[int, int]:
         """Run the frozen part on an image of zeros; its exponents depend on no image."""
         zeros = torch.zeros((1, *self.shape), dtype=torch.int8)
-        outputs: dict[int, QTensor] = {_INPUT: QTensor(zeros, self.options.exponent)}
+        outputs: dict[int, QTensor] = {INPUT: QTensor(zeros, self.options.exponent)}
         for index in range(self.cut):
             inputs = [outputs[i] for i in self.network.nodes[index].inputs]
             outputs[index] = self.layers[index](*inputs)
         return {i: t.exponent for i, t in outputs.items()}
-
-
-def _layer(network: IntegerNetwork, index: int) -> IntegerLayer:
-    layer = network.layers[index]
-    assert isinstance(layer, IntegerLayer)
-    return layer
 
 
 def _check(layers: list[IntegerLayer], cut: int) -> None:

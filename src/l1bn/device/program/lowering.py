@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from l1bn.device.program.steps import NONE, Buffer, Flag, Kind, Mode, Op, Tensor, Window
+from l1bn.device.learning import layer_of
+from l1bn.device.program.steps import INPUT, NONE, Buffer, Flag, Kind, Mode, Op, Tensor, Window
 from l1bn.quantized import IntegerNetwork
 from l1bn.quantized.layers import (
     AddLayer,
@@ -32,7 +33,6 @@ FOLDED_BYTES = 8
 """Size of ``l1bn_folded`` in csrc/device/l1bn_device.h [bytes]."""
 _LARGEST_COUNT = 1 << 17
 """Values of a channel whose sums of 8-bit products fit 32 bits."""
-_INPUT = -1
 
 
 @dataclass
@@ -85,13 +85,11 @@ class Lowering:
 
     def layer(self, index: int) -> IntegerLayer:
         """Return the layer of a node."""
-        layer = self.network.layers[self.network.nodes[index].layer]
-        assert isinstance(layer, IntegerLayer)
-        return layer
+        return layer_of(self.network, index)
 
     def shape_of(self, index: int) -> torch.Size:
         """Return the shape of a node's output; of −1, that of the images."""
-        return self.shape if index == _INPUT else self.shapes[index]
+        return self.shape if index == INPUT else self.shapes[index]
 
     def tensor(self, shape: torch.Size, size: int = 1) -> Tensor:
         """Return a new tensor of ``size`` bytes a number."""
@@ -141,11 +139,14 @@ def plain_window(before: torch.Size, after: torch.Size) -> Window:
 
 def product_window(product: Product, before: torch.Size, after: torch.Size) -> Window:
     """Return the sizes of a convolution or linear layer."""
-    plain = plain_window(before, after)
     kh, kw = product.weight.weight.shape[2:]
-    sizes = (plain.height, plain.width, plain.channels)
-    out = (plain.out_height, plain.out_width, plain.out_channels)
-    return Window(*sizes, *out, kh, kw, product.stride, product.padding)
+    return replace(
+        plain_window(before, after),
+        kernel_height=kh,
+        kernel_width=kw,
+        stride=product.stride,
+        padding=product.padding,
+    )
 
 
 def _macs(window: Window, images: int) -> int:
@@ -286,11 +287,10 @@ def _average(low: Lowering, index: int) -> None:
     assert isinstance(layer, AveragePoolLayer)
     before, after = low.shape_of(low.network.nodes[index].inputs[0]), low.shape_of(index)
     kh, kw = layer.window(before[2:])
-    plain = plain_window(before, after)
     low.add(
         index,
         Kind.AVERAGE,
-        Window(*_sizes(plain), kh, kw, kh),
+        replace(plain_window(before, after), kernel_height=kh, kernel_width=kw, stride=kh),
         flags=Flag.TRAINS if layer.training and low.training else Flag(0),
         a=low.source(index),
         out=low.tensor(after),
@@ -298,19 +298,20 @@ def _average(low: Lowering, index: int) -> None:
     )
 
 
-def _sizes(w: Window) -> tuple[int, int, int, int, int, int]:
-    return w.height, w.width, w.channels, w.out_height, w.out_width, w.out_channels
-
-
 def _maximum(low: Lowering, index: int) -> None:
     layer = low.layer(index)
     assert isinstance(layer, MaxPoolLayer)
     before, after = low.shape_of(low.network.nodes[index].inputs[0]), low.shape_of(index)
-    sizes, k = _sizes(plain_window(before, after)), layer.kernel
     low.add(
         index,
         Kind.MAXIMUM,
-        Window(*sizes, k, k, layer.stride, layer.padding),
+        replace(
+            plain_window(before, after),
+            kernel_height=layer.kernel,
+            kernel_width=layer.kernel,
+            stride=layer.stride,
+            padding=layer.padding,
+        ),
         a=low.source(index),
         out=low.tensor(after),
         x=low.tensor(after) if low.learns(index) else None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 
+INPUT = -1
+"""The images, where a node's number names what it takes."""
 NONE = 0xFFFF
 """No tensor, parameter or table entry."""
 

@@ -40,13 +40,12 @@ def write(build: Build, folder: str | Path, name: str = "network") -> Path:
 def _readme(build: Build, name: str) -> str:
     """Return what whoever opens the folder needs to know."""
     channels, height, width = build.shape
-    classes = build.network.layers[-1].weight.weight.shape[0]  # type: ignore[union-attr, index]
     learned = sum(p.weight.numel() for p in build.layout.learned)
     return _README.format(
         name=name,
         shape=f"{height} x {width} pixels of {channels} numbers",
         exponent=build.options.exponent,
-        classes=classes,
+        classes=build.classes,
         batch=build.options.batch,
         learned=f"{learned:,}",
         ram=f"{build.ram:,}",

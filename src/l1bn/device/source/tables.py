@@ -29,7 +29,7 @@ def header(build: Build, name: str) -> str:
         "CHANNELS": channels,
         "HEIGHT": height,
         "WIDTH": width,
-        "CLASSES": build.network.layers[-1].weight.weight.shape[0],  # type: ignore[union-attr, index]
+        "CLASSES": build.classes,
         "BATCH": build.options.batch,
         "INPUT_EXPONENT": f"({build.options.exponent})",
         "ARENA_BYTES": build.arena,
@@ -110,7 +110,7 @@ class _Source:
         build = self.build
         tensors = build.numbered(program)
         place = {id(t): i for i, t in enumerate(tensors)}
-        layers = list(dict.fromkeys(op.layer for op in (*build.frozen, *build.infer, *build.train)))
+        layers = build.layers
         rows = []
         for op in ops:
             at = {k: place[id(t)] for k, t in op.tensors().items()}
@@ -207,17 +207,13 @@ class _Source:
             "windows, norms, parameters, powers, initial",
             f"{config.seed}u, {initial}, {build.layout.size}, {build.arena}",
             f"@IDENTITY@, {build.layout.numbers.offset}, {step.decay}u, {step.momentum}u",
-            f"{build.options.batch}, {_classes(build)}",
+            f"{build.options.batch}, {build.classes}",
             f"{round(build.options.smoothing * (1 << PROBABILITY_BITS))}, {at[0]}, {at[1]}",
             f"{build.options.exponent}, {config.error_bits}, {config.master_bits}",
             f"{int(config.stochastic)}, {int(build.options.nesterov)}",
         ]
         body = ",\n    ".join(lines)
         return f"static const l1bn_network description = {{\n    {body}}};\n"
-
-
-def _classes(build: Build) -> int:
-    return int(build.network.layers[-1].weight.weight.shape[0])  # type: ignore[union-attr, index]
 
 
 def _list(values: TorchTensor) -> list[int]:

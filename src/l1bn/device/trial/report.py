@@ -10,7 +10,7 @@ from l1bn import tools
 from l1bn.device.program.build import Build
 from l1bn.device.program.lowering import FOLDED_BYTES
 from l1bn.device.program.steps import Kind, Mode, Op
-from l1bn.device.trial.run import Work, layers
+from l1bn.device.trial.run import Work
 from l1bn.device.trial.targets import Target
 
 
@@ -48,7 +48,7 @@ def rows(build: Build, instructions: Mapping[str, tuple[int, int, int]] | None =
     """
     found = []
     kept = _kept(build)
-    for name in layers(build):
+    for name in build.layers:
         forward, backward, infer = (instructions or {}).get(name, (0, 0, 0))
         flash, state = _bytes(build, name)
         once = _macs(build.frozen, name)

@@ -55,11 +55,6 @@ class Outcome:
     stack: int
 
 
-def layers(build: Build) -> list[str]:
-    """Return the names of the layers that a device tells apart."""
-    return list(dict.fromkeys(op.layer for op in (*build.frozen, *build.infer, *build.train)))
-
-
 def compile_trial(
     build: Build, work: Work, target: Target, folder: Path, flags: Sequence[str] = ()
 ) -> Path:
@@ -110,7 +105,7 @@ def _trial(build: Build, work: Work) -> str:
         "STEPS": f"{steps}u",
         "IMAGE": f"{size}u",
         "INFERENCES": f"{work.inferences}u",
-        "LAYERS": f"{len(layers(build))}u",
+        "LAYERS": f"{len(build.layers)}u",
     }
     lines = "".join(f"#define TRIAL_{k} {v}\n" for k, v in figures.items())
     guard = "#ifndef TRIAL_H\n#define TRIAL_H\n#include <stdint.h>\n"
@@ -146,7 +141,7 @@ def _read(build: Build, text: str) -> Outcome:
         elif title.startswith("stack "):
             stack = int(title.split()[1])
     columns = ("train forward", "train backward", "infer forward")
-    names = layers(build)
+    names = build.layers
     rows = zip(*(counts.get(c, [0] * len(names)) for c in columns), strict=True)
     found = dict(zip(names, rows, strict=True)) if counts else {}
     return Outcome(logits, state, found, stack)
