@@ -363,13 +363,13 @@ MUTANTS = [
         "device: masters never make room",
         "csrc/device/arithmetic/parameter.c",
         "  make_room(run, p, high);\n",
-        "",
+        "  if (0) make_room(run, p, high);\n",
         DEVICE,
     ),
     Mutant(
         "device: sums beyond the border",
         "csrc/device/arithmetic/sums.c",
-        "l1bn_min(w->kernel_width, w->width - left)",
+        "l1bn_min(w->kernel_width, w->width - at.left)",
         "w->kernel_width",
         DEVICE,
     ),
@@ -384,7 +384,7 @@ MUTANTS = [
         "device: every step draws the same random bits",
         "csrc/device/run.c",
         "  advance(&run);\n",
-        "",
+        "  if (0) advance(&run);\n",
         DEVICE,
     ),
     Mutant(
@@ -662,8 +662,12 @@ def survives(mutant: Mutant) -> bool:
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
         crashed = mutant.is_native and result.returncode < 0  # by a signal, as kernels may
-        if result.returncode not in (0, 1) and not crashed:
-            raise SystemExit(f"mutant {mutant.name!r}: the tests did not run\n{result.stdout}")
+        # A fixture compiles the sources of devices: what it refuses has not been tested.
+        signs = ("FAILED",) if mutant.file.startswith(DEVICE_SOURCES) else ("FAILED", "ERROR")
+        failed = result.returncode == 1 and any(s in result.stdout for s in signs)
+        if result.returncode != 0 and not failed and not crashed:
+            said = result.stdout + result.stderr
+            raise SystemExit(f"mutant {mutant.name!r}: the tests did not run\n{said}")
         return result.returncode == 0
 
 
