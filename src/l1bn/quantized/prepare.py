@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor, nn
 
@@ -223,14 +223,27 @@ def _ends_in_relu(step: Step) -> bool:
     return True
 
 
-def _product(step: Step, config: Config) -> dict[str, Any]:
+class _Geometry(TypedDict):
+    linear: bool
+    stride: int
+    padding: int
+
+
+class _Product(_Geometry):
+    """What a product layer takes by name."""
+
+    weight: IntegerParameter
+    bias: IntegerParameter | None
+
+
+def _product(step: Step, config: Config) -> _Product:
     module = step.module
     assert isinstance(module, (nn.Conv2d, nn.Linear))
     bits = config.master_bits
     weight: Tensor = module.weight
-    options: dict[str, Any] = {"linear": True, "stride": 1, "padding": 0}
+    geometry = _Geometry(linear=True, stride=1, padding=0)
     if isinstance(module, nn.Conv2d):
-        options = {"linear": False, **_conv_options(step.name, module)}
+        geometry = _conv_geometry(step.name, module)
     else:
         weight = nn.Parameter(weight.detach()[:, :, None, None], module.weight.requires_grad)
     bias = None
@@ -238,10 +251,10 @@ def _product(step: Step, config: Config) -> dict[str, Any]:
         exponent = max(_BIAS_RANGE_BITS - bits, fitting_exponent(module.bias, bits))
         bias = IntegerParameter(module.bias, bits, exponent, name=f"{step.name}.bias")
     master = IntegerParameter(weight, bits, decays=True, name=f"{step.name}.weight")
-    return {"weight": master, "bias": bias, **options}
+    return _Product(weight=master, bias=bias, **geometry)
 
 
-def _conv_options(name: str, conv: nn.Conv2d) -> dict[str, int]:
+def _conv_geometry(name: str, conv: nn.Conv2d) -> _Geometry:
     expected = {
         "groups": (conv.groups, 1),
         "dilation": (conv.dilation, (1, 1)),
@@ -257,7 +270,7 @@ def _conv_options(name: str, conv: nn.Conv2d) -> dict[str, int]:
             )
     padding = conv.padding[0]
     assert isinstance(padding, int)
-    return {"stride": conv.stride[0], "padding": padding}
+    return _Geometry(linear=False, stride=conv.stride[0], padding=padding)
 
 
 def _window(name: str, pool: nn.MaxPool2d) -> tuple[int, int, int]:

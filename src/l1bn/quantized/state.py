@@ -65,7 +65,7 @@ def _check_entry(key: str, own: object, given: object) -> None:
         )
 
 
-def _check_bits(key: str, own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def _check_bits(key: str, own: Mapping[str, object], given: Mapping[str, object]) -> None:
     if given.get("bits") != own["bits"]:
         raise ValueError(
             f"{key}: expected masters of {own['bits']} bits, got {given.get('bits')}; prepare the "

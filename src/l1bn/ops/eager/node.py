@@ -35,7 +35,7 @@ class _Train(torch.autograd.Function):
         residual: Tensor | None,
         options: tuple[Activation | None, float],
         out: list[Tensor],
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         call, activation = Call(weight, bias, *options), options[0]
         of_x = ctx.needs_input_grad[0]
         want_bits = of_x and activation is not None and _may_recover(x, weight)

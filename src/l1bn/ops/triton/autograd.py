@@ -43,7 +43,7 @@ class _Train(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         options: Options,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         dense = in_order(x.resolve_neg())
         activates = options.activation is not None
         call = Call(_plain(weight), _plain(bias), options.activation, options.eps)
@@ -74,7 +74,9 @@ class _Train(torch.autograd.Function):
         return y, scale
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> Any:
+    def backward(
+        ctx: Any, grad: Tensor | None, *others: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         grad_scale = others[0] if others else None
         if grad is None and grad_scale is None:
             return (None,) * 5
@@ -118,7 +120,9 @@ def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
     return True
 
 
-def _differentiable(ctx: Any, grad: Tensor | None, grad_scale: Tensor | None) -> Any:
+def _differentiable(
+    ctx: Any, grad: Tensor | None, grad_scale: Tensor | None
+) -> tuple[Tensor | None, ...]:
     """Backward as operations that autograd differentiates again."""
     x, y, residual, bits, statistics, _, weight, bias, *scale = ctx.saved_tensors
     call = Call(weight, bias, *ctx.options[:2])
