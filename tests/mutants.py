@@ -59,7 +59,7 @@ NOT_FINITE = ("tests/ops/test_not_finite.py",)
 CURVES = ("tests/test_backends.py", "tests/test_activation.py")
 DEVICE = ("tests/device/test_equal.py",)
 FLASH = ("tests/device/test_faults.py",)
-GENERATED = ("tests/convert/test_generated.py", "tests/convert/test_fuse.py")
+GENERATED = ("tests/convert/fusion/test_generated.py", "tests/convert/fusion/test_fuse.py")
 MUTANTS = [
     Mutant(
         "pool: a block stays free when it is taken",
@@ -560,7 +560,7 @@ MUTANTS = [
         "convert/fusion/rewrite.py",
         "self._settle(state, state.open & _stored(node), node, out)",
         "pass",
-        ("tests/convert/test_written.py",),
+        ("tests/convert/fusion/test_written.py",),
     ),
     Mutant(
         "fusion: gradients are not asked for",

@@ -145,7 +145,7 @@ def run_tests(scale: Scale, out: Path) -> None:
     tests = ["tests/ops/triton/test_gpu.py"]
     if not gpu:
         tests = ["tests/ops/triton/interpreted.py", "-k", "device"]
-    paths = [str(ROOT / "tests"), *filter(None, sys.path)]
+    paths = [str(ROOT / "tests/support"), *filter(None, sys.path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     plugin = [] if gpu else ["-p", "triton_interpreter"]
     command = [sys.executable, "-m", "pytest", *plugin, "-p", "no:xdist", "-q", "-W", "ignore"]

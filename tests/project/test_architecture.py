@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMED = sorted(
     set(re.findall(r"`([\w/]+\.(?:py|h|cpp|c))`", (ROOT / "ARCHITECTURE.md").read_text()))
 )

@@ -14,7 +14,7 @@ from l1bn.cli import COMMANDS
 from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 import l1bn
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 HEAVY = [
     "triton",
     "amaranth",
