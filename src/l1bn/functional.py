@@ -158,7 +158,8 @@ def l1_batch_norm_pair(
     """
     if first.training and second.training and first.input.numel():
         for branch in (second, first):
-            _check(branch.input, branch[1:5], True, branch.eps, activation, None)
+            vectors = branch.running_mean, branch.running_var, branch.weight, branch.bias
+            _check(branch.input, vectors, True, branch.eps, activation, None)
         _check_residual(second.input, first.input)
         chosen = registry.resolve(backend, first.input, first.weight, first.bias, second.input)
         same = chosen is registry.resolve(backend, second.input, second.weight, second.bias, None)

@@ -62,7 +62,8 @@ class _SyncTrain(torch.autograd.Function):
         options: tuple[Activation | None, float],
         group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        call, activation = Call(weight, bias, *options), options[0]
+        call = Call(weight, bias, *options)
+        activation = call.activation
         wide = x.to(formula.accumulate_dtype(x.dtype))
         elements = x.numel() // x.shape[1]
         size = torch.full((1,), elements, dtype=torch.float64, device=x.device)

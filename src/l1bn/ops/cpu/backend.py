@@ -59,7 +59,7 @@ class _Train(torch.autograd.Function):
         options: _Options,
     ) -> Tensor | tuple[Tensor, Tensor]:
         call, running, out = options
-        code = kernels.coded(call.activation)[0]
+        code, _ = kernels.coded(call.activation)
         from_output = code != 0 and keeps_output(call.activation, x.dtype)
         differentiable = True in ctx.needs_input_grad
         y, statistics, bits, layout = kernels.forward(
@@ -69,7 +69,7 @@ class _Train(torch.autograd.Function):
             out.append(statistics)
         if not differentiable:
             return y
-        ctx.options, ctx.layout = call[2:], layout
+        ctx.options, ctx.layout = (call.activation, call.eps), layout
         # Beside x, y is needed where the activation clips; where it bends, the residual.
         ctx.keeps_output = bits is not None or 0 < code <= kernels.CLIPPING
         if bits is None:
@@ -144,10 +144,11 @@ class _Evaluate(torch.autograd.Function):
         options: tuple[Activation | None, float],
         running: Running,
     ) -> Tensor:
-        code = kernels.coded(options[0])[0]
-        from_output = code != 0 and keeps_output(options[0], x.dtype)
+        call = Call(weight, bias, *options)
+        code, _ = kernels.coded(call.activation)
+        from_output = code != 0 and keeps_output(call.activation, x.dtype)
         y, statistics, recoverable, layout = kernels.evaluate(
-            x, residual, Call(weight, bias, *options), running
+            x, residual, call, running
         )
         keep_x = not (from_output and recoverable)
         again = code > kernels.CLIPPING
@@ -292,7 +293,8 @@ class Cpu:
             return frozen.evaluate(
                 x, residual, call, running, lambda: kernels.evaluate(x, residual, call, running)[0]
             )
-        return _Evaluate.apply(x, call.weight, call.bias, residual, call[2:], running)
+        options = activation, call.eps
+        return _Evaluate.apply(x, call.weight, call.bias, residual, options, running)
 
 
 BACKEND = Cpu()

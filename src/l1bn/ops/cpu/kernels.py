@@ -302,7 +302,7 @@ def evaluate(
     native = _native_or_raise()
     dense, layout = to_layout(x)
     parameter_code, weight, bias = _parameters(call, layout.channels)
-    mean, var = (as_vector(v, layout.channels) for v in running[:2])
+    mean, var = (as_vector(v, layout.channels) for v in (running.mean, running.var))
     dtype = dense.dtype
     added = None if residual is None else as_layout(residual, layout, dtype)
     y = empty_like(dense)

@@ -83,12 +83,13 @@ class _TrainPair(torch.autograd.Function):
         eps: tuple[float, float],
         running: Sequence[Running | None],
     ) -> Tensor | tuple[Tensor, ...]:
+        own_running, other_running = running
         call = Call(other_weight, other_bias, None, eps[1])
         added, other_statistics, other_bits, other_layout = kernels.forward(
-            b, None, call, True, running[1]
+            b, None, call, True, other_running
         )
         call = Call(weight, bias, activation, eps[0])
-        y, statistics, bits, layout = kernels.forward(a, added, call, True, running[0])
+        y, statistics, bits, layout = kernels.forward(a, added, call, True, own_running)
         if not any(ctx.needs_input_grad):
             return y
         ctx.options = _Options(activation, eps, (layout, other_layout))

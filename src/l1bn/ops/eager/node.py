@@ -36,7 +36,8 @@ class _Train(torch.autograd.Function):
         options: tuple[Activation | None, float],
         out: list[Tensor],
     ) -> Tensor | tuple[Tensor, Tensor]:
-        call, activation = Call(weight, bias, *options), options[0]
+        call = Call(weight, bias, *options)
+        activation = call.activation
         of_x = ctx.needs_input_grad[0]
         want_bits = of_x and activation is not None and _may_recover(x, weight)
         y, statistics, bits = passes.forward(x, residual, call, of_x, want_bits)
@@ -120,6 +121,6 @@ def _differentiable(
 def train(x: Tensor, residual: Tensor | None, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
     out: list[Tensor] = []
-    y = _Train.apply(x, call.weight, call.bias, residual, call[2:], out)
+    y = _Train.apply(x, call.weight, call.bias, residual, (call.activation, call.eps), out)
     mean, scale = (v.detach() for v in out)
     return y if isinstance(y, Tensor) else y[0], mean, scale

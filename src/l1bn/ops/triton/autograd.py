@@ -83,7 +83,7 @@ class _Train(torch.autograd.Function):
         if grad is None or grad_scale is not None or torch.is_grad_enabled():
             return _differentiable(ctx, grad, grad_scale)
         kept, weight, bias = _restored(ctx)
-        call = Call(_plain(weight), _plain(bias), *ctx.options[:2])
+        call = Call(_plain(weight), _plain(bias), ctx.options.activation, ctx.options.eps)
         grad = grad.resolve_neg()
         return *launch.backward(grad, kept, call, ctx.needs_input_grad[:4]), None
 
@@ -125,7 +125,7 @@ def _differentiable(
 ) -> tuple[Tensor | None, ...]:
     """Backward as operations that autograd differentiates again."""
     x, y, residual, bits, statistics, _, weight, bias, *scale = ctx.saved_tensors
-    call = Call(weight, bias, *ctx.options[:2])
+    call = Call(weight, bias, ctx.options.activation, ctx.options.eps)
     found: tuple[Tensor | None, ...]
     if x is None and bits is None:
         assert grad is not None
