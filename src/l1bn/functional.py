@@ -87,9 +87,10 @@ def l1_batch_norm(
         assert running_mean is not None  # narrowed by _check
         assert running_var is not None
         chosen = registry.resolve(backend, input, weight, bias, residual)
-        inside = call if computes(chosen, activation) else Call(weight, bias, None, eps)
+        whole = computes(chosen, activation)
+        inside = call if whole else Call(weight, bias, None, eps)
         y = chosen.evaluate(input, residual, inside, Running(running_mean, running_var))
-        return y if inside is call else activate(y, activation)
+        return y if whole else activate(y, activation)
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
     if not isinstance(momentum, (float, int, Tensor)):
@@ -123,12 +124,13 @@ def _train(
             update_running_statistics(running, mean, scale, count, eps)
         return y
     chosen = registry.resolve(backend, x, weight, bias, residual)
-    inside = call if computes(chosen, activation) else Call(weight, bias, None, eps)
+    whole = computes(chosen, activation)
+    inside = call if whole else Call(weight, bias, None, eps)
     if running is None:
         y = chosen.train(x, residual, inside)[0]
     else:
         y = chosen.train_and_update(x, residual, inside, running)
-    return y if inside is call else activate(y, activation)
+    return y if whole else activate(y, activation)
 
 
 def l1_batch_norm_pair(
