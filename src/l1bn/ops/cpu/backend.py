@@ -147,9 +147,7 @@ class _Evaluate(torch.autograd.Function):
         call = Call(weight, bias, *options)
         code, _ = kernels.coded(call.activation)
         from_output = code != 0 and keeps_output(call.activation, x.dtype)
-        y, statistics, recoverable, layout = kernels.evaluate(
-            x, residual, call, running
-        )
+        y, statistics, recoverable, layout = kernels.evaluate(x, residual, call, running)
         keep_x = not (from_output and recoverable)
         again = code > kernels.CLIPPING
         ctx.keeps_output = not keep_x or 0 < code <= kernels.CLIPPING
