@@ -252,6 +252,12 @@ def test_gradcheck_and_double_backward(backend: str, activation: str | None) -> 
     assert gradgradcheck(call, leaves)
 
 
+def train(backend: str, leaves: dict[str, Tensor], activation: Activation | None) -> Tensor:
+    """What a backend makes of a case's leaves."""
+    call = Call(leaves.get("weight"), leaves.get("bias"), activation, 1e-5)
+    return registry.get(backend).train(leaves["x"], leaves.get("residual"), call)[0]
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, ("leaky_relu", 0.3)], ids=str)
 def test_a_first_derivative_of_which_there_may_be_a_second_is_the_same(
@@ -260,8 +266,9 @@ def test_a_first_derivative_of_which_there_may_be_a_second_is_the_same(
     if activation is not None:
         _with(backend, activation)
     case = make_case((3, 4, 5, 6), torch.float64, activation=activation, layout=layout)
-    leaves = list(case.leaves().values())
-    y = registry.get(backend).train(*leaves, None, activation, case.eps)[0]
+    named = case.leaves()
+    leaves = list(named.values())
+    y = train(backend, named, activation)
     plain = torch.autograd.grad(y, leaves, case.grad, retain_graph=True)
     again = torch.autograd.grad(y, leaves, case.grad, create_graph=True)
     assert_close([v.detach() for v in again], list(plain), "double")
@@ -273,7 +280,7 @@ def test_only_the_wanted_gradients(backend: str, activation: str | None, wanted:
     case = make_case((4, 3, 5, 5), activation=activation, residual=True)
     full = run(case, backend)
     leaves = {k: v.requires_grad_(k in wanted) for k, v in case.leaves().items()}
-    y, _, _ = registry.get(backend).train(**leaves, activation=activation, eps=1e-5)
+    y = train(backend, leaves, activation)
     y.backward(case.grad)
     for name, leaf in leaves.items():
         if name in wanted:
@@ -286,9 +293,7 @@ def test_only_the_wanted_gradients(backend: str, activation: str | None, wanted:
 def test_editing_the_fused_output_in_place_raises(backend: str) -> None:
     case = make_case((4, 3, 5, 5), activation="relu")
     leaves = case.leaves()
-    y, _, _ = registry.get(backend).train(
-        leaves["x"], leaves["weight"], leaves["bias"], None, "relu", 1e-5
-    )
+    y = train(backend, leaves, "relu")
     y.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
@@ -297,9 +302,7 @@ def test_editing_the_fused_output_in_place_raises(backend: str) -> None:
 def test_in_place_relu_after_a_plain_layer_works(backend: str) -> None:
     case = make_case((4, 3, 5, 5))
     leaves = case.leaves()
-    y, _, _ = registry.get(backend).train(
-        leaves["x"], leaves["weight"], leaves["bias"], None, None, 1e-5
-    )
+    y = train(backend, leaves, None)
     torch.relu_(y).backward(case.grad)
     case.activation = "relu"
     want = judge(case)
@@ -322,9 +325,9 @@ def test_invariant_to_shift_and_positive_scale(
     name: str, dims: tuple[int, ...], seed: int, shift: float, gain: float
 ) -> None:
     x = make_case(dims, torch.float64, seed=seed).x
-    train = registry.get(name).train
-    y, mean, scale = train(x, None, None, None, None, 1e-30)
-    moved, new_mean, new_scale = train(x * gain + shift, None, None, None, None, 1e-30)
+    plain, call = registry.get(name).train, Call(None, None, None, 1e-30)
+    y, mean, scale = plain(x, None, call)
+    moved, new_mean, new_scale = plain(x * gain + shift, None, call)
     assert_close(moved, y, "double sums")
     assert_close(new_mean, mean * gain + shift, "double")
     assert_close(new_scale, scale * gain, "double")

@@ -85,7 +85,7 @@ def test_all_state_is_integer(network, train_step, images, labels):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(CSRC.glob("int8_*/*")), ids=lambda p: f"{p.parent.name}/{p.name}"
+    "path", sorted(CSRC.glob("int8_*/**/*.*")), ids=lambda p: str(p.relative_to(CSRC))
 )
 def test_the_native_kernels_know_no_floating_point(path):
     """No type, no vector, no function, no intrinsic and no number of floating point."""

@@ -57,14 +57,8 @@ def kept(case: Case) -> list[Tensor]:
         return v
 
     with torch.autograd.graph.saved_tensors_hooks(pack, torch.clone):
-        BACKEND.train(
-            leaves["x"],
-            leaves.get("weight"),
-            leaves.get("bias"),
-            leaves.get("residual"),
-            case.activation,
-            case.eps,
-        )
+        call = Call(leaves.get("weight"), leaves.get("bias"), case.activation, case.eps)
+        BACKEND.train(leaves["x"], leaves.get("residual"), call)
     given = {leaves[k].data_ptr() for k in ("weight", "bias") if k in leaves}
     return [v for v in saved if v.data_ptr() not in given]
 

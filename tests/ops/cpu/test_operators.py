@@ -332,7 +332,7 @@ def test_without_gradients_nothing_is_kept_and_evaluation_is_plain() -> None:
     trained, evaluated = (
         [n for n in g.graph.nodes if "l1bn" in str(n.target)] for g in counter.graphs
     )
-    assert [n.args[-1] for n in trained] == [False]
+    assert [n.kwargs["want_bits"] for n in trained] == [False]
     assert not evaluated
 
 

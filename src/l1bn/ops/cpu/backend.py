@@ -128,7 +128,9 @@ def _differentiable(
 
 
 #: The other arguments, running statistics to move, and where the batch's go.
-_Options = tuple[Call, Running | None, list[Tensor] | None]
+_Options = tuple[Call, kernels.Movable | None, list[Tensor] | None]
+# Function.apply looks for functorch transforms, in Python; where none is active this is the same.
+_train = super(torch.autograd.Function, _Train).apply
 
 
 class _Evaluate(torch.autograd.Function):
@@ -254,26 +256,28 @@ class Cpu:
         self, x: Tensor, residual: Tensor | None, call: Call, running: Running
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        if torch.compiler.is_compiling() or not kernels.moves(running):
+        moved = None if torch.compiler.is_compiling() else kernels.movable(running)
+        if moved is None:
             y, mean, scale = self.train(x, residual, call)
             update_running_statistics(running, mean, scale, x.numel() // x.shape[1], call.eps)
             return y
-        y = _Train.apply(x, call.weight, call.bias, residual, (call, running, None))
+        y = _Train.apply(x, call.weight, call.bias, residual, (call, moved, None))
         return y if isinstance(y, Tensor) else y[0]
 
     def train_pair(self, first: Branch, second: Branch, activation: Activation) -> Tensor | None:
         """Normalize and add two branches, see ``l1bn.ops.registry.PairBackend``."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return None
-        running: list[Running | None] = []
+        running: list[kernels.Movable | None] = []
         for branch in (first, second):
             mean, var = branch.running_mean, branch.running_var
             if mean is None or var is None:
                 running.append(None)
                 continue
-            running.append(Running(mean, var, branch.momentum))
-            if not kernels.moves(running[-1]):
+            moved = kernels.movable(Running(mean, var, branch.momentum))
+            if moved is None:
                 return None
+            running.append(moved)
         return train_pair(first, second, activation, running)
 
     def evaluate(self, x: Tensor, residual: Tensor | None, call: Call, running: Running) -> Tensor:

@@ -75,6 +75,10 @@ def coded(activation: Activation | None) -> tuple[int, float]:
     return ACTIVATIONS[found.name], parameter
 
 
+#: Running mean, running variance and momentum.
+Movable = tuple[Ordinary, Ordinary, float]
+
+
 class Kept(NamedTuple):
     """What a call leaves for ``backward``: ``x``, or ``bits`` and the residual in its place.
 
@@ -128,17 +132,19 @@ def _parameters(call: Call, channels: int) -> tuple[int, Ordinary | None, Ordina
     return DTYPES[weight.dtype], weight, bias
 
 
-def moves(running: Running) -> bool:
-    """Whether the kernels can move running statistics where they lie."""
+def movable(running: Running) -> Movable | None:
+    """Running statistics that the kernels can move where they lie, or None."""
     mean, var, momentum = running
-    return (
+    if (
         not isinstance(momentum, Tensor)
         and mean.dtype is var.dtype
         and mean.is_contiguous()
         and var.is_contiguous()
         and is_ordinary(mean)
         and is_ordinary(var)
-    )
+    ):
+        return mean, var, momentum
+    return None
 
 
 def _new_statistics(channels: int, dtype: torch.dtype) -> Ordinary:
@@ -156,7 +162,7 @@ def forward(
     residual: Tensor | None,
     call: Call,
     want_bits: bool,
-    running: Running | None,
+    running: Movable | None,
     spare: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
     """Normalize with the statistics of the batch.
@@ -166,7 +172,7 @@ def forward(
         residual: added before the activation.
         call: the other arguments.
         want_bits: also return the sign bits, if x̂ can be recovered from y.
-        running: statistics to move in place, see ``l1bn.ops.running``, where ``moves`` says so.
+        running: statistics to move in place, see ``l1bn.ops.running``, from ``movable``.
         spare: bytes to add after the bits, which are left as they are.
 
     Returns:
@@ -184,10 +190,10 @@ def forward(
         bits = empty_run(native.bits_bytes(*layout) + spare, torch.uint8)
     code = DTYPES[dtype]
     activation, parameter = coded(call.activation)
-    moved: tuple[int, int, int, float | Tensor] = (0, 0, 0, 0.0)
+    moved = (0, 0, 0, 0.0)
     if running is not None:
         mean, var, momentum = running
-        moved = (mean.data_ptr(), var.data_ptr(), DTYPES[mean.dtype], momentum)
+        moved = (address(mean), address(var), DTYPES[mean.dtype], momentum)
     bad = native.forward(
         _native.pack_forward(
             *layout,

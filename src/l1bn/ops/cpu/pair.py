@@ -18,8 +18,8 @@ from l1bn.activation import Activation, alive
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import Layout, sign_bits, spread
-from l1bn.ops.records import Branch, Call, Running, SavedOutput
-from l1bn.ops.second_derivative import double_backward
+from l1bn.ops.records import Branch, Call, SavedOutput
+from l1bn.ops.second_derivative import Gradients, double_backward
 from l1bn.ops.tracing import is_transformed
 
 
@@ -81,7 +81,7 @@ class _TrainPair(torch.autograd.Function):
         other_bias: Tensor | None,
         activation: Activation,
         eps: tuple[float, float],
-        running: Sequence[Running | None],
+        running: Sequence[kernels.Movable | None],
     ) -> Tensor | tuple[Tensor, ...]:
         own_running, other_running = running
         call = Call(other_weight, other_bias, None, eps[1])
@@ -167,11 +167,15 @@ def _differentiable(options: _Options, grads: tuple[Tensor | None, ...], saved: 
     where = alive(y.detach(), options.activation)
     added = None if packed is None else spread(packed, where, layout)
     grad = torch.zeros_like(y) if grad is None else grad
+    own: Gradients
+    other: Gradients
     if ours.x is not None:
-        dx, dweight, dbias, g = formula.closed_form_backward(grad, ours.x, y, None, call)
+        own = formula.closed_form_backward(grad, ours.x, y, None, call)
     else:
         output = _output(ours, layout, y, added)
-        dx, dweight, dbias, g = double_backward(grad, grad_scale, output, call)
+        own = double_backward(grad, grad_scale, output, call)
+    dx, dweight, dbias, g = own
+    assert g is not None  # double_backward was given a gradient
     if grad_packed is not None:
         g = g + spread(grad_packed.to(g.dtype), where, layout)
     if theirs.x is not None:
@@ -189,7 +193,7 @@ def _output(kept: _Kept, layout: Layout, y: Tensor, residual: Tensor | None) -> 
 
 
 def train_pair(
-    first: Branch, second: Branch, activation: Activation, running: Sequence[Running | None]
+    first: Branch, second: Branch, activation: Activation, running: Sequence[kernels.Movable | None]
 ) -> Tensor:
     """Compute ``act(norm(a) + norm(b))`` with batch statistics and move the running ones.
 

@@ -218,10 +218,14 @@ def _sequential(group: Group) -> Sequential | None:
         if state is not None:
             a = state.attributes
             return Sequential(
-                kind, *(*state.arguments, "")[:2],
-                clock=a.get(clock, ""), data=a.get(data, ""),
-                clear=a.get("clear", ""), preset=a.get("preset", ""),
-            )  # fmt: skip
+                kind=kind,
+                state=state.arguments[0],
+                complement=(*state.arguments, "")[1],
+                clock=a.get(clock, ""),
+                data=a.get(data, ""),
+                clear=a.get("clear", ""),
+                preset=a.get("preset", ""),
+            )
     return None
 
 
