@@ -181,7 +181,7 @@ def main() -> None:
         print_peak(trainer(network(name, norm, layout).train(), x))
         return
     if not options.tested:
-        refuse_on_red("tests/convert/test_fold.py", "tests/convert/test_fuse.py")
+        refuse_on_red("tests/convert/test_fold.py", "tests/convert/fusion/test_fuse.py")
     for piece in product(options.network, options.layout, options.threads):
         rows = measure(*piece, max(20, options.rounds))
         replace_rows("architectures", rows, ("network", "layout", "threads"))

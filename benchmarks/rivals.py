@@ -127,7 +127,7 @@ def main() -> None:
         print_peak(trainer(*made(*which, int(batch))))
         return
     if not options.tested:
-        refuse_on_red("tests/convert/test_fuse.py", "tests/ops/cpu/test_operators.py")
+        refuse_on_red("tests/convert/fusion/test_fuse.py", "tests/ops/cpu/test_operators.py")
     for piece in product(options.network, options.layout, options.threads):
         rows = measure(*piece, max(20, options.rounds))
         replace_rows("rivals", rows, ("network", "layout", "threads"))

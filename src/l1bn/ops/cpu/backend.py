@@ -129,8 +129,6 @@ def _differentiable(
 
 #: The other arguments, running statistics to move, and where the batch's go.
 _Options = tuple[Call, kernels.Movable | None, list[Tensor] | None]
-# Function.apply looks for functorch transforms, in Python; where none is active this is the same.
-_train = super(torch.autograd.Function, _Train).apply
 
 
 class _Evaluate(torch.autograd.Function):
