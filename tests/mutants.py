@@ -395,13 +395,6 @@ MUTANTS = [
         DEVICE,
     ),
     Mutant(
-        "device: an error of zeros gives the sum its exponent",
-        "csrc/device/steps/simple.c",
-        "if (is_zero(more, count)) return;",
-        "",
-        DEVICE,
-    ),
-    Mutant(
         "device: sums of weights that are computed twice are kept from the first time",
         "csrc/device/steps/product.c",
         "if (pass == 0 || twice) weight_sums(",

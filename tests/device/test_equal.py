@@ -10,12 +10,24 @@ import pytest
 import torch
 from torch import nn
 
+import l1bn
 from l1bn import device, quantized
 from small_networks import digits, lenet, odd, resnet8, take_step, trained
 
 STEPS = 20
 FEW = 6
 BATCH = 6
+
+
+def flat() -> nn.Module:
+    """Channels of one value but for a step here and there: their floor holds."""
+    convolution = nn.Conv2d(1, 16, 3)
+    with torch.no_grad():
+        convolution.weight.mul_(1e-3)
+        convolution.bias.copy_(1 + torch.arange(16) / 16 / 64)
+    norm = l1bn.L1BatchNorm2d(16)
+    return nn.Sequential(convolution, norm, nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
+
 
 CASES: dict[str, tuple[Callable[[], nn.Module], device.Learn, dict[str, Any], dict[str, Any]]] = {
     "resnet8": (resnet8, "all", {}, {"weight_decay": 1e-3}),
@@ -28,6 +40,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], device.Learn, dict[str, Any], di
     "no norm": (lenet, "all", {}, {"weight_decay": 1e-2}),
     "narrow errors and masters": (lenet, 3, {"error_bits": 6, "master_bits": 13}, {}),
     "other layers": (odd, "all", {"residual_fraction": 4}, {}),
+    # Squares of its deviations carry into the upper half of 128 bits.
+    "a large batch": (resnet8, "all", {}, {"batch": 32}),
+    "channels that hardly vary": (flat, "all", {}, {}),
 }
 
 
@@ -57,7 +72,7 @@ def test_a_device_learns_what_python_learns(name: str, on_host: Any) -> None:
     for parameter in network.integer_parameters():
         parameter.forget_momentum()
     device.choose(network, learn)
-    build = device.build(network, (1, 8, 8), device.Options(batch=BATCH, **options))
+    build = device.build(network, (1, 8, 8), device.Options(**{"batch": BATCH, **options}))
     host = on_host(build)
     before = host.state
     steps = STEPS if name in ("resnet8", "no norm") else FEW
