@@ -97,16 +97,17 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
     seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: list[Tensor] = []  # alive, so that no address is used twice
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:
         if tensor.untyped_storage().data_ptr() not in seen:
             seen.add(tensor.untyped_storage().data_ptr())
             kept.append(tensor)
-        return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         found = outputs(model.train()(x))
     del found
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept)
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept)
+    kept.clear()  # the graph holds `pack`, which holds this, which holds the graph
+    return size
 
 
 def main() -> None:

@@ -99,18 +99,19 @@ def _kept_bytes(model: nn.Module, example: Any) -> int:
     known = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: list[Tensor] = []  # alive, so that no address is used twice
 
-    def pack(v: Tensor) -> Tensor:
+    def pack(v: Tensor) -> None:
         at = v.untyped_storage()._cdata
         if at not in known:
             known.add(at)
             kept.append(v)
-        return v
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v)
     with hooks:
         outputs = _run(model, example)
     del outputs
-    return sum(v.untyped_storage().nbytes() for v in kept)
+    size = sum(v.untyped_storage().nbytes() for v in kept)
+    kept.clear()  # the graph holds `pack`, which holds this, which holds the graph
+    return size
 
 
 @contextlib.contextmanager
