@@ -36,11 +36,15 @@ from rtl_tables import TABLES as RTL_TABLES
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
+    "docs/compared/index.md",
+    "docs/use/compile.md",
     "docs/use/convert.md",
+    "docs/use/layers.md",
     "docs/notes/calls.md",
     "docs/integers/training.md",
     "docs/silicon/unit.md",
     "docs/results/accuracy.md",
+    "docs/results/architectures.md",
     "docs/results/speed.md",
 )
 BLOCK = re.compile(
