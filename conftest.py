@@ -1,5 +1,6 @@
 """Run the code of README, docs and docstrings as tests, in parallel page by page."""
 
+import os
 from doctest import ELLIPSIS
 
 import pytest
@@ -9,6 +10,12 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+
+# Each of the parallel workers computes with its part of the cores: more threads than cores wait for
+# each other, and take several times as long. Before torch is imported; processes inherit it.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
 _markdown = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
