@@ -137,6 +137,8 @@ def generate(config: GenerateConfig) -> int:
         unit = UnitConfig(**{f.name: getattr(config, f.name) for f in fields(UnitConfig)})
     except ValueError as error:
         raise UserError(str(error)) from error
+    if config.out.exists() and not config.out.is_dir():
+        raise UserError(f"expected --out to be a folder, got the file {config.out}")
     if config.check:
         small = replace(unit, elements=16)
         channels = 0

@@ -24,6 +24,7 @@ from l1bn.recipes.data import ImageSet, Split, load_data
 from l1bn.recipes.files.checkpoint import load_checkpoint, save_checkpoint
 from l1bn.recipes.files.curves import saved_rows
 from l1bn.recipes.files.lock import LOCK, own_folder
+from l1bn.recipes.files.saved import check_optimizer
 from l1bn.recipes.files.writing import write_bytes, write_json
 
 Recipe = Callable[..., TrainConfig]
@@ -70,6 +71,12 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("model.stem.1.running_var", torch.full((4,), -1.0), r"running_var to be nothing below 0"),
     ("optimizer.state.0.momentum_buffer", torch.zeros(1), r"state\.0\.momentum_buffer to be a ten"),
     ("optimizer.state.0.momentum_buffer", "x", "momentum_buffer to be a tensor"),
+    ("optimizer.state.0.momentum_buffer", torch.zeros(1).to_sparse(), "a dense tensor on the CPU"),
+    (
+        "model.head.bias",
+        torch.zeros(3, device="meta"),
+        r"dense tensor on the CPU, got torch\.strided on meta",
+    ),
     ("optimizer.state.0", None, r"optimizer\.state to be \d+ entries, got \d+"),
     ("state.batch", 10**6, r"expected state\.batch of 0 to 3, got 1000000"),
     ("state.epoch", -1, r"expected state\.epoch of 0 to 2, got -1"),
@@ -255,3 +262,18 @@ def test_a_broken_image_is_named(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=rf"cannot read the image .*{broken}: ") as error:
         load_data(str(tmp_path / "set"), progress=False)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("layout", ["expanded", "other strides"])
+def test_momentum_is_laid_out_as_its_parameter(layout: str) -> None:
+    """A fused step takes the parameter's strides for granted: others were read past their end."""
+    weight = torch.nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
+    value = torch.zeros(1).expand(weight.shape)
+    if layout != "expanded":
+        value = torch.arange(weight.numel(), dtype=torch.float32).view(weight.shape)
+    saved = optimizer.state_dict() | {"state": {0: {"momentum_buffer": value}}}
+    state = check_optimizer(pathlib.Path("last.pt"), "optimizer", saved, optimizer, 1)["state"]
+    found = state[0]["momentum_buffer"]
+    assert found.stride() == weight.stride()
+    assert torch.equal(found, value)

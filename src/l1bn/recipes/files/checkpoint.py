@@ -64,7 +64,7 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
 
     Raises:
         UserError: If the file is missing, damaged or something else, or holds a number that is not
-            finite.
+            finite, or a tensor that has no memory of its own.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -75,6 +75,13 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
         )
     check_entries(path, content, _ENTRIES[command])
     for entry, value in _numbers(content, ""):
+        if isinstance(value, torch.Tensor) and not (
+            value.layout is torch.strided and value.device.type == "cpu"
+        ):
+            raise UserError(
+                f"{path}: expected {entry} to be a dense tensor on the CPU, got {value.layout} on "
+                f"{value.device}"
+            )
         finite = value.isfinite().all() if isinstance(value, torch.Tensor) else math.isfinite(value)
         if not finite:
             raise UserError(

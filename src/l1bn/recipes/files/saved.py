@@ -95,16 +95,24 @@ def check_optimizer(
         raise _wrong(
             path, f"{name}.state", f"{len(places) if steps else 0} entries", str(len(state))
         )
+    found: dict[Any, dict[str, Any]] = {}
     for place, parameter in zip(places, parameters, strict=True):
+        if place in state:
+            found[place] = {}
         for key, value in state.get(place, {}).items():
             entry = f"{name}.state.{place}.{key}"
             if key not in ("momentum_buffer", "step", "exp_avg", "exp_avg_sq"):
                 raise _wrong(path, entry, "no such entry", "one")
             if value is None and key == "momentum_buffer":
+                found[place][key] = None
                 continue
             shape = torch.Size() if key == "step" else parameter.shape
             _check_tensor(path, entry, value, shape, torch.float32)
-    return {"state": state, "param_groups": groups}
+            # Fused steps take the parameter's own strides for granted.
+            found[place][key] = (
+                value if key == "step" else torch.empty_like(parameter, device="cpu").copy_(value)
+            )
+    return {"state": found, "param_groups": groups}
 
 
 def check_fields(path: Path, name: str, saved: Mapping[str, object], kind: type) -> None:
