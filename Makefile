@@ -151,7 +151,6 @@ TIDY = $(BIN)/clang-tidy --quiet --config-file=.clang-tidy
 TIDY_FLAGS = -std=gnu++17 -Icsrc -fopenmp -Wall -Wextra
 TIDY_SOURCES = $(filter-out %/kernels.cpp, $(wildcard csrc/*/*.cpp))
 TIDY_KERNELS = $(wildcard csrc/*/kernels.cpp)
-TIDY_DEVICE = $(wildcard csrc/device/*.c csrc/device/*/*.c)
 CASTS = $(CXX) -fsyntax-only -Wno-psabi -Werror=old-style-cast
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 TIDY_X86 = -DL1BN_X86 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mpopcnt -mavx512bf16 -mavx512vnni

@@ -36,7 +36,6 @@ from rtl_tables import TABLES as RTL_TABLES
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
-    "docs/compared/index.md",
     "docs/use/compile.md",
     "docs/use/convert.md",
     "docs/use/layers.md",

@@ -107,7 +107,8 @@ class _L1BatchNorm(_BatchNorm):
 
         None where ``l1_batch_norm`` has to look, or to say what is wrong.
         """
-        if torch.is_grad_enabled() or arguments[5] or self.backend != "auto" or is_traced():
+        *_, uses_batch, _, _ = arguments
+        if torch.is_grad_enabled() or uses_batch or self.backend != "auto" or is_traced():
             return None
         try:
             return F.batch_norm(*arguments)
