@@ -62,6 +62,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--device", "abacus"], 'no device "abacus" here'),
         (["train", "--resume", "/no/such"], "no checkpoint at /no/such/last.pt"),
         (["train", "--resume"], "expected --resume FOLDER"),
+        (["train", "--width", "1e9"], "expected --width to be at most 64, got 1000000000.0"),
         (["compare", "--seeds", "0"], "expected --seeds to be greater than 0, got 0"),
         (["compare", "--data", "/no/such"], "expected --data to be a folder"),
         (["gan", "--steps", "0"], "expected --steps to be greater than 0, got 0"),

@@ -12,6 +12,8 @@ from l1bn.recipes.names import NormName, check_model
 from l1bn.recipes.results import Settings
 
 _LARGEST_SEED = 2**32 - 1
+MOST_WIDTH = 64.0
+"""Largest factor on the widths of a network: no machine holds more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class Recipe:
         check_model(self.model)
         for name in ("epochs", "batch_size", "lr", "width", "log_every"):
             require_option(self, name, getattr(self, name) > 0, "greater than 0")
+        require_option(self, "width", self.width <= MOST_WIDTH, f"at most {MOST_WIDTH:g}")
         for name in ("image_size", "images", "threads"):
             value = getattr(self, name)
             require_option(self, name, value is None or value > 0, "greater than 0")

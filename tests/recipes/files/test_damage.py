@@ -84,6 +84,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("state.loss_sum", "1", r"expected state\.loss_sum to be float, got '1'"),
     ("config.seed", 7, "made with seed 7, not 0"),
     ("config.lr", "fast", r"expected config\.lr to be float, got 'fast'"),
+    ("config.width", 1e9, r"made with width 1000000000.0, not 0.25"),
     ("config.novelty", 1, r"unknown entry config\.novelty; it may be of a newer version"),
     ("curves.epochs", {"columns": ["x"], "rows": []}, r"curves\.epochs is no table of epoch"),
     ("data.test images", 5, "made with 5 test images, not 24"),
@@ -277,3 +278,13 @@ def test_momentum_is_laid_out_as_its_parameter(layout: str) -> None:
     found = state[0]["momentum_buffer"]
     assert found.stride() == weight.stride()
     assert torch.equal(found, value)
+
+
+def test_a_config_that_was_edited_is_refused(finished: TrainConfig) -> None:
+    """Resumed by its folder alone, a run is what its checkpoint says."""
+    path = finished.out / "last.pt"
+    content = torch.load(path, weights_only=True)
+    content["config"]["seed"] = 7
+    torch.save(content, path)
+    with pytest.raises(UserError, match="expected the config that the run was made with"):
+        load_checkpoint(path)

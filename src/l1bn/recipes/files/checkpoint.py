@@ -6,6 +6,7 @@ them, so that a flipped bit would be read as another number; here they are compa
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import zipfile
@@ -51,7 +52,8 @@ def save_checkpoint(path: Path, content: dict[str, Any], command: str = "train")
         UserError: If it cannot be written; an old checkpoint stays.
     """
     buffer = io.BytesIO()
-    torch.save({"format": _FORMATS[command], **content}, buffer)
+    whole = {"format": _FORMATS[command], **content, "digest": _digest(content["config"])}
+    torch.save(whole, buffer)
     write_bytes(path, buffer.getvalue())
 
 
@@ -74,6 +76,11 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
             f'{path} is no checkpoint of `l1bn {command}` (format "{_FORMATS[command]}")'
         )
     check_entries(path, content, _ENTRIES[command])
+    if content.get("digest", _digest(content["config"])) != _digest(content["config"]):
+        raise UserError(
+            f"{path}: expected the config that the run was made with, got one that was edited; "
+            "start the run anew"
+        )
     for entry, value in _numbers(content, ""):
         if isinstance(value, torch.Tensor) and not (
             value.layout is torch.strided and value.device.type == "cpu"
@@ -88,6 +95,11 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
                 f"{path}: expected finite numbers in {entry}, got inf or NaN; start the run anew"
             )
     return content
+
+
+def _digest(config: dict[str, Any]) -> str:
+    """Of a run's options: the weights of one seed are not those of another."""
+    return hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()
 
 
 def _read(path: Path) -> object:

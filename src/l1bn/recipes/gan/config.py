@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from l1bn.errors import UserError
-from l1bn.recipes.config import RunConfig, require_option
+from l1bn.recipes.config import MOST_WIDTH, RunConfig, require_option
 from l1bn.recipes.names import NormName
 
 CriticNorm = Literal["layer", "instance", "identity"]
@@ -115,6 +115,7 @@ class GanRecipe:
         """
         for name in ("width", "epochs", "log_every"):
             require_option(self, name, getattr(self, name) > 0, "greater than 0")
+        require_option(self, "width", self.width <= MOST_WIDTH, f"at most {MOST_WIDTH:g}")
         positive = ("latent", "steps", "batch_size", "lr", "n_critic", "sample_every", "threads")
         for name in positive:
             value = getattr(self, name)
