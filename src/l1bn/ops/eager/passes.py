@@ -30,6 +30,9 @@ from l1bn.ops.records import Call
 #: an operator takes several times as long as its call.
 _BLOCK = 1 << 17
 
+#: Elements of a channel from which on one sum in single precision loses a digit.
+_LONG = 1 << 14
+
 #: What a tensor is indexed with.
 Place = tuple[slice, ...]
 
@@ -79,12 +82,14 @@ class _Sum:
         self._parts: list[Tensor] = []
 
     def add(self, block: Tensor) -> None:
-        self._parts.append(block.sum(reduce_dims(block)))
+        long = block.numel() > _LONG * block.shape[1]
+        wide = torch.float64 if long and block.dtype is torch.float32 else None
+        self._parts.append(block.sum(reduce_dims(block), dtype=wide))
 
     def total(self) -> Tensor:
         if len(self._parts) == 1:
             return self._parts[0]
-        return torch.stack(self._parts).sum(0, dtype=torch.float64)
+        return torch.stack([part.double() for part in self._parts]).sum(0)
 
 
 def _blocks(x: Tensor) -> list[Place]:
