@@ -251,13 +251,6 @@ def eager(threads: str) -> Table:
     return ["", "mean", "best", "worst"], body
 
 
-def sync(_: str) -> Table:
-    """Time of the synchronised layer over that of the layer without synchronisation."""
-    rows = [r for r in _read("sync") if r["variant"] == "synchronised"]
-    body = [[r["shape"].replace("x", "×"), r["layout"], f"{float(r['ratio']):.1f}"] for r in rows]
-    return ["shape of each process", "layout", "time"], body
-
-
 def pool(threads: str) -> Table:
     """Norm + ReLU with and without the pool, against BatchNorm."""
     rows = [r for r in _read("cpu_pool") if r["threads"] == threads]
@@ -275,7 +268,6 @@ TABLES = {
     "compiled": compiled,
     "eager": eager,
     "pool": pool,
-    "sync": sync,
     "operators": operators,
     "isas": isas,
     "ladder": ladder,
