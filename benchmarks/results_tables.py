@@ -40,6 +40,8 @@ PAGES = (
     "docs/use/convert.md",
     "docs/use/layers.md",
     "docs/notes/calls.md",
+    "docs/compared/index.md",
+    "docs/notes/cpu_kernels.md",
     "docs/integers/training.md",
     "docs/silicon/unit.md",
     "docs/results/accuracy.md",

@@ -13,8 +13,8 @@ pixels, variants in turns:
 - GroupNorm: 32 groups, or fewer where there are fewer channels; another function
 - BatchNorm, compiled and L1BN, compiled: by ``torch.compile``
 
-In-Place ABN is left out: it has no build for current releases of torch. A step is forward, mean
-square of the outputs, backward, SGD with momentum. Memory as in ``architectures.py``.
+In-Place ABN is left out: nothing here installs it. A step is forward, mean square of the outputs,
+backward, SGD with momentum. Memory as in ``architectures.py``.
 """
 
 from __future__ import annotations
