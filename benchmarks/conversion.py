@@ -12,17 +12,17 @@ from __future__ import annotations
 import copy
 import importlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import l1bn
 import torchvision_operators  # noqa: F401 - before transformers, which imports torchvision
 from harness import write
+from l1bn.convert.kept import kept_bytes
 from l1bn.ops.registry import registry
 
 TRANSFORMERS = {
@@ -86,28 +86,9 @@ def from_transformers(name: str) -> nn.Module:
     return getattr(module, f"{prefix}ForImageClassification")(config)
 
 
-def outputs(found: Any) -> list[Tensor]:
-    """The tensors that a network returns, in whatever container."""
-    found = dict(found) if isinstance(found, Mapping) else found
-    return [v for v in pytree.tree_leaves(found) if isinstance(v, Tensor)]
-
-
 def saved_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes of distinct storage that a training forward keeps for backward, less parameters."""
-    seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: list[Tensor] = []  # alive, so that no address is used twice
-
-    def pack(tensor: Tensor) -> None:
-        if tensor.untyped_storage().data_ptr() not in seen:
-            seen.add(tensor.untyped_storage().data_ptr())
-            kept.append(tensor)
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        found = outputs(model.train()(x))
-    del found
-    size = sum(tensor.untyped_storage().nbytes() for tensor in kept)
-    kept.clear()  # the graph holds `pack`, which holds this, which holds the graph
-    return size
+    """Bytes of distinct memory that a training forward keeps for backward, less parameters."""
+    return kept_bytes(lambda: model.train()(x), model.parameters())
 
 
 def main() -> None:

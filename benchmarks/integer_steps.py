@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conversion import saved_bytes
 from harness import interleave, quartiles, refuse_on_red, seconds, write
 from l1bn import quantized
 from l1bn.recipes.models import ModelSpec, build_model
@@ -53,22 +54,6 @@ def integer_stepper(
     return lambda: (seconds(step),)
 
 
-def float_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes of distinct storage that autograd keeps, less parameters."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        model(x)
-    return sum(s.nbytes() for s in kept.values())
-
-
 def integer_bytes(network: quantized.IntegerNetwork, x: quantized.QTensor) -> int:
     network(x)
     return network.kept_bytes()
@@ -84,7 +69,7 @@ def measure(name: str, width: float, rounds: int) -> list[dict[str, Any]]:
         models[norm] = build_model(name, norm, ModelSpec(**SPEC, width=width)).train()
     network = quantized.prepare(models["l1"])
     models = {norm: to_channels_last_(model) for norm, model in models.items()}
-    kept = {norm: float_bytes(model, x) for norm, model in models.items()}
+    kept = {norm: saved_bytes(model, x) for norm, model in models.items()}
     kept["int8"] = integer_bytes(network, codes)
     steps = {norm: float_stepper(model, x, target) for norm, model in models.items()}
     steps["int8"] = integer_stepper(network, codes, target)

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from l1bn.convert.fusion.search import unfuse
 from l1bn.convert.generators import rewound
+from l1bn.convert.kept import kept_bytes
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import HOOKS
 
@@ -91,27 +93,10 @@ def verify(model: nn.Module, example: Any) -> Ran | None:
                 f"{'training' if training else 'evaluation'}, got {what}: does it depend on the "
                 "clock or on other state? Convert it with fuse=False; the model is unchanged"
             )
-    return Ran(calls, _kept_bytes(fused, example), _kept_bytes(plain, example))
-
-
-def _kept_bytes(model: nn.Module, example: Any) -> int:
-    """Bytes of distinct memory that a training forward keeps for backward, less parameters."""
-    known = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: list[Tensor] = []  # alive, so that no address is used twice
-
-    def pack(v: Tensor) -> None:
-        at = v.untyped_storage()._cdata
-        if at not in known:
-            known.add(at)
-            kept.append(v)
-
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v)
-    with hooks:
-        outputs = _run(model, example)
-    del outputs
-    size = sum(v.untyped_storage().nbytes() for v in kept)
-    kept.clear()  # the graph holds `pack`, which holds this, which holds the graph
-    return size
+    kept, unfused = (
+        kept_bytes(partial(_trained, made, example), made.parameters()) for made in (fused, plain)
+    )
+    return Ran(calls, kept, unfused)
 
 
 @contextlib.contextmanager
@@ -163,17 +148,29 @@ def copied(model: nn.Module) -> nn.Module:
     return made
 
 
-def _run(model: nn.Module, example: Any) -> Any:
-    """Call a model with a copy of the example, which a model may edit."""
+def run(model: nn.Module, example: Any) -> list[Tensor]:
+    """Call a model with a copy of the example, which a model may edit; the tensors it returns."""
     example = pytree.tree_map_only(Tensor, lambda v: v.detach().clone(), example)
-    with rewound(), torch.enable_grad():
-        return call_with(model, example)
+    with rewound():
+        return tensors_of(call_with(model, example))
+
+
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The tensors that a model returned, in whatever container."""
+    if isinstance(outputs, Mapping):  # also the outputs of transformers
+        outputs = dict(outputs)
+    return [y for y in pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
+
+
+def _trained(model: nn.Module, example: Any) -> list[Tensor]:
+    with torch.enable_grad():
+        return run(model, example)
 
 
 def _results(model: nn.Module, example: Any) -> list[Tensor]:
     """Outputs, buffers and gradients."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    outputs = tensors_of(_run(model, example))
+    outputs = _trained(model, example)
     with rewound(), torch.enable_grad():
         floats = [y for y in outputs if y.requires_grad]
         found: Any = ()
@@ -181,13 +178,6 @@ def _results(model: nn.Module, example: Any) -> list[Tensor]:
             weights = [torch.linspace(-1, 1, y.numel()).to(y).view_as(y) for y in floats]
             found = torch.autograd.grad(floats, parameters, weights, allow_unused=True)
     return [*outputs, *model.buffers(), *(torch.zeros(()) if g is None else g for g in found)]
-
-
-def tensors_of(outputs: Any) -> list[Tensor]:
-    """The tensors among a model's outputs."""
-    if isinstance(outputs, Mapping):  # also the outputs of transformers
-        outputs = dict(outputs)
-    return [y for y in pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
 
 
 def _beyond_rounding(
@@ -214,14 +204,14 @@ def _beyond_rounding(
 
 
 def _agree_in_double(model: nn.Module, example: Any, training: bool) -> bool:
-    fused, plain = (copied(model).double() for _ in range(2))
-    unfuse(plain)
-    example = pytree.tree_map_only(
-        Tensor, lambda v: v.double() if v.is_floating_point() else v, example
-    )
     try:
+        example = pytree.tree_map_only(
+            Tensor, lambda v: v.double() if v.is_floating_point() else v, example
+        )
+        fused, plain = (copied(model).double() for _ in range(2))
+        unfuse(plain)
         wanted, got = (_results(made.train(training), example) for made in (plain, fused))
-    except Exception:  # it makes tensors of single precision of its own, say
+    except Exception:  # no double on this device, or tensors of single precision of its own
         return False
     return difference(wanted, got) is None
 

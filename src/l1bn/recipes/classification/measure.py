@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+from l1bn.convert.kept import kept_bytes
 from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.names import NormName
 
@@ -69,22 +70,10 @@ def saved_bytes(trainer: Trainer) -> int:
     images, labels = next(_batches(trainer))
     model = copy.deepcopy(trainer.model).train()
     own, trainer.model = trainer.model, model
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding them keeps an address from being reused
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
     try:
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss, _ = trainer.loss(images, labels)
-        del loss
+        return kept_bytes(lambda: trainer.loss(images, labels), model.parameters())
     finally:
         trainer.model = own
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 @torch.no_grad()
