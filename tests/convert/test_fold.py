@@ -211,6 +211,45 @@ def _evaluated(block: Any) -> Tensor | None:
         return None
 
 
+def test_some_of_many_are_left() -> None:
+    """Halves are tried apart: what one pair gives away does not keep the others."""
+
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(7))
+            self.norms = nn.ModuleList(l1bn.L1BatchNorm2d(4) for _ in range(7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+                c = conv(x)
+                x = norm(c).relu() + (c if i in (1, 6) else 0)
+            return x
+
+    report = folded(trained(Many()))
+    assert [item.path for item in report.converted] == [f"norms.{i}" for i in (0, 2, 3, 4, 5)]
+    assert [item.path for item in report.left] == ["norms.1", "norms.6"]
+
+
+def test_a_model_without_tensors_among_its_outputs_is_refused() -> None:
+    class Hidden:
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+    class Wraps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(4, 4, 3), l1bn.L1BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Hidden:
+            return Hidden(self.bn(c := self.conv(x)) + c)
+
+    model = trained(Wraps())
+    with pytest.raises(ValueError, match="expected a model that returns tensors"):
+        fold_(model, IMAGE)
+    assert type(model.bn) is l1bn.L1BatchNorm2d
+
+
 def test_shared_layers_and_every_path_to_them() -> None:
     part = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), l1bn.L1BatchNorm2d(4))
     model = trained(nn.Sequential(part, nn.ReLU(), part))

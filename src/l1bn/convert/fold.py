@@ -16,17 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
-from l1bn.convert.example import (
-    call_with,
-    copied,
-    difference,
-    room_between,
-    round_parameters_,
-    tensors_of,
-)
-from l1bn.convert.generators import rewound
+from l1bn.convert.example import copied, difference, room_between, round_parameters_, run
 from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import bare_type
 from l1bn.convert.report import ConversionReport, Item
@@ -69,7 +60,8 @@ def fold_(model: nn.Module, example: Any) -> ConversionReport:
     Raises:
         TypeError: not a module.
         ValueError: a model in training mode, compiled, scripted or wrapped, or one that cannot be
-            copied or run on the example, or differs once folded. The model is as it was.
+            copied or run on the example, returns no tensors, or differs once folded. The model is
+            as it was.
 
     Examples:
         >>> import torch
@@ -86,6 +78,12 @@ def fold_(model: nn.Module, example: Any) -> ConversionReport:
     if any(module.training for module in model.modules()):
         raise ValueError("fold_: expected a model in evaluation mode: call model.eval() first")
     wanted = _outputs(_copy(model), example)
+    if not wanted:
+        raise ValueError(
+            "fold_: expected a model that returns tensors, to compare them, got none in what it "
+            "returned: fold the part of it that returns tensors"
+        )
+    _compare(wanted, _outputs(_copy(model), example))  # does it repeat itself?
     pairs, left = _candidates(model, example)
     left += _watched(model, pairs)
     found = _seen_by_the_norm_alone(model, example, pairs, wanted)
@@ -93,16 +91,10 @@ def fold_(model: nn.Module, example: Any) -> ConversionReport:
     trial, moved = _copy(model), _copy(model)
     for norm, producer in found.items():
         _fold(trial, norm, producer)
-    # A run may change the copy's state, but not its parameters.
     round_parameters_(moved)
     room = room_between(wanted, _outputs(moved, example))
-    what = difference(wanted, _outputs(_copy(model), example))  # does it repeat itself?
-    what = what or difference(wanted, _outputs(trial, example), room)
-    if what:
-        raise ValueError(
-            f"fold_: expected the folded model to compute the same, got {what}: does it depend on "
-            "the clock or on other state? The model is unchanged"
-        )
+    # A run may change a copy's state, but not its parameters.
+    _compare(wanted, _outputs(trial, example), room)
     report = ConversionReport("fold_", type(model).__name__, left=_in_order(model, left))
     for norm, producer in found.items():
         names = (type(model.get_submodule(path)).__name__ for path in (norm, producer))
@@ -119,6 +111,15 @@ _UNREACHED = "the example does not reach it"
 _NO_PRODUCER = "its input is not what one convolution returned"
 
 
+def _compare(wanted: list[Tensor], got: list[Tensor], room: Sequence[float] | None = None) -> None:
+    what = difference(wanted, got, room)
+    if what:
+        raise ValueError(
+            f"fold_: expected the folded model to compute the same, got {what}: does it depend on "
+            "the clock or on other state? The model is unchanged"
+        )
+
+
 def _copy(model: nn.Module) -> nn.Module:
     try:
         return copied(model)
@@ -130,28 +131,26 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
-    example = pytree.tree_map_only(Tensor, lambda v: v.detach().clone(), example)
     try:
-        with rewound(), torch.no_grad():
-            found = call_with(model, example)
+        with torch.no_grad():
+            return run(model, example)
     except Exception as error:
         raise ValueError(
             "fold_: expected an example that the model can run, got one which raised "
             f"{type(error).__name__}: {error}; the model is unchanged"
         ) from error
-    return tensors_of(found)
 
 
 def _watched(model: nn.Module, pairs: dict[str, str]) -> list[Item]:
     """Take out the pairs of which somebody looks at a layer."""
     found = []
     for norm, producer in list(pairs.items()):
-        for path in (norm, producer):
-            module = model.get_submodule(path)
-            if is_watched(module) and norm in pairs:
-                del pairs[norm]
-                what = f"the {type(module).__name__} has hooks, or its forward was replaced"
-                found.append(Item(norm, what))
+        layers = (model.get_submodule(path) for path in (norm, producer))
+        watched = [type(layer).__name__ for layer in layers if is_watched(layer)]
+        if watched:
+            del pairs[norm]
+            what = f"the {watched[0]} has hooks, or its forward was replaced"
+            found.append(Item(norm, what))
     return found
 
 
@@ -161,23 +160,21 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _candidates(model: nn.Module, example: Any) -> tuple[dict[str, str], list[Item]]:
     """Norms with the layer before them, by what happens on the example; and the others."""
-    produced: list[tuple[str, Tensor]] = []
+    produced: dict[int, tuple[str, Tensor]] = {}  # alive, so that no id is used twice
     taken: dict[str, list[str | None]] = {}
-    calls: dict[str, int] = {}
 
     def note(path: str, y: Tensor) -> Tensor:
-        produced.append((path, y))
-        calls[path] = calls.get(path, 0) + 1
+        produced[id(y)] = path, y
         return y
 
     def take(path: str, x: Tensor) -> Tensor:
-        from_ = [p for p, y in produced if y is x]
-        taken.setdefault(path, []).append(from_[-1] if from_ else None)
+        taken.setdefault(path, []).append(produced[id(x)][0] if id(x) in produced else None)
         return x
 
     trial = _copy(model)
     with _swapped(trial, note, take) as odd:
         _outputs(trial, example)
+    outputs = dict(produced.values())
     pairs: dict[str, str] = {}
     left = []
     for path, module in model.named_modules():
@@ -191,9 +188,9 @@ def _candidates(model: nn.Module, example: Any) -> tuple[dict[str, str], list[It
             left.append(Item(path, "it is called with more than its input"))
         elif not sources:
             left.append(Item(path, _UNREACHED))
-        elif producer is None or calls[producer] != len(sources):
+        elif producer is None:
             left.append(Item(path, _NO_PRODUCER))
-        elif reason := _unfit(model.get_submodule(producer), module, produced, producer):
+        elif reason := _unfit(model.get_submodule(producer), module, outputs[producer]):
             left.append(Item(path, reason))
         else:
             pairs[path] = producer
@@ -202,21 +199,16 @@ def _candidates(model: nn.Module, example: Any) -> tuple[dict[str, str], list[It
     return {n: p for n, p in pairs.items() if n not in several}, left
 
 
-def _unfit(
-    producer: nn.Module, norm: Any, produced: Sequence[tuple[str, Tensor]], path: str
-) -> str | None:
+def _unfit(producer: nn.Module, norm: Any, output: Tensor) -> str | None:
     """Why a norm cannot be folded into the layer before it."""
     if norm.running_mean is None or norm.running_var is None:
         return "it normalizes with the statistics of the batch"
     for part in (producer, norm):
-        if parametrize.is_parametrized(part) or not isinstance(
-            part._parameters.get("weight", None), (nn.Parameter, type(None))
-        ):
+        if parametrize.is_parametrized(part):
             return f"the {type(part).__name__} has a parametrization"
-    if not isinstance(producer._parameters.get("weight"), nn.Parameter):
+    if "weight" not in producer._parameters:  # torch.nn.utils.weight_norm, for instance
         return f"the {type(producer).__name__} has no weight of its own"
-    wanted = _PRODUCERS[bare_type(producer)]
-    if any(y.dim() != wanted for p, y in produced if p == path):
+    if output.dim() != _PRODUCERS[bare_type(producer)]:
         return "the convolution's output has no batch, or the linear layer's is no matrix"
     return None
 
@@ -255,14 +247,20 @@ def _swapped(model: nn.Module, after: _Swap, before: _Swap) -> Iterator[set[str]
 def _seen_by_the_norm_alone(
     model: nn.Module, example: Any, pairs: dict[str, str], wanted: list[Tensor]
 ) -> dict[str, str]:
-    """Those pairs of which nothing but the norm sees the value between: all, or one by one."""
-    if _unseen(model, example, pairs, wanted):
+    """Those pairs of which nothing but the norm sees the value between.
+
+    All are tried at once, and halves of those that fail.
+    """
+    if not pairs or _unseen(model, example, pairs, wanted):
         return pairs
-    return {
-        norm: producer
-        for norm, producer in pairs.items()
-        if _unseen(model, example, {norm: producer}, wanted)
-    }
+    if len(pairs) == 1:
+        return {}
+    items, middle = list(pairs.items()), len(pairs) // 2
+    halves = (
+        _seen_by_the_norm_alone(model, example, dict(half), wanted)
+        for half in (items[:middle], items[middle:])
+    )
+    return {norm: producer for half in halves for norm, producer in half.items()}
 
 
 def _unseen(model: nn.Module, example: Any, pairs: dict[str, str], wanted: list[Tensor]) -> bool:
@@ -273,20 +271,18 @@ def _unseen(model: nn.Module, example: Any, pairs: dict[str, str], wanted: list[
 def _same_with(
     model: nn.Module, example: Any, pairs: dict[str, str], wanted: list[Tensor], fill: float
 ) -> bool:
-    hidden: dict[str, list[tuple[Tensor, Tensor, int]]] = {path: [] for path in pairs.values()}
+    hidden: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in pairs.values()}
 
     def hide(path: str, y: Tensor) -> Tensor:
         if path not in hidden:
             return y
         other = torch.full_like(y, fill)
-        hidden[path].append((other, y, other._version))
+        hidden[path].append((other, y))
         return other
 
     def show(path: str, x: Tensor) -> Tensor:
-        for other, y, version in hidden.get(pairs.get(path, ""), ()):
-            if other is x and other._version == version:  # not edited meanwhile
-                return y
-        return x
+        # As it was returned: what edits it in between is found by that.
+        return next((y for other, y in hidden.get(pairs.get(path, ""), ()) if other is x), x)
 
     trial = _copy(model)
     with _swapped(trial, hide, show):
@@ -300,20 +296,23 @@ def _same_with(
     )
 
 
+def _double(v: Tensor) -> Tensor:
+    """On the CPU, for not every device has double."""
+    return v.detach().to("cpu", torch.float64)
+
+
 def _fold(model: nn.Module, norm_path: str, producer_path: str) -> None:
     norm: Any = model.get_submodule(norm_path)
     producer: Any = model.get_submodule(producer_path)
-    weight = producer.weight
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    weight, mean = producer.weight, _double(norm.running_mean)
+    scale = (_double(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    bias = norm.running_mean.new_zeros(()) if producer.bias is None else producer.bias.detach()
-    moved = (bias.double() - norm.running_mean.double()) * scale
-    if norm.bias is not None:
-        moved = moved + norm.bias.detach().double()
-    folded = (weight.detach().double() * _along(producer, scale)).to(weight.dtype)
-    producer.weight = nn.Parameter(folded, weight.requires_grad)
-    producer.bias = nn.Parameter(moved.to(weight.dtype), weight.requires_grad)
+        scale = scale * _double(norm.weight)
+    bias = -mean if producer.bias is None else _double(producer.bias) - mean
+    bias = bias * scale if norm.bias is None else bias * scale + _double(norm.bias)
+    folded = _double(weight) * _along(producer, scale)
+    producer.weight = nn.Parameter(folded.to(weight), weight.requires_grad)
+    producer.bias = nn.Parameter(bias.to(weight), weight.requires_grad)
     _replace(model, norm)
 
 
