@@ -12,6 +12,8 @@ import time
 import pytest
 
 from l1bn.cli import COMMANDS, main
+from l1bn.doctor import speed
+from l1bn.nn import L1BatchNormAct2d
 from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.options import GROUPS
@@ -133,6 +135,15 @@ def test_the_doctor_times_the_kernels(
         low, middle, high = (float(row[i].rstrip("×")) for i in (4, 3, 6))
         assert 0 < low <= middle <= high
         assert int(row[-1]) >= 5
+
+
+def test_the_doctor_divides_by_the_time_of_l1bn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        speed, "_step", lambda call, *_: 1.0 if isinstance(call, L1BatchNormAct2d) else 2.0
+    )
+    gains = list(speed.measure(0.0))
+    assert len(gains) == 12
+    assert all(gain.ratios == [2.0] * 5 for gain in gains)
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "gan", "gan-compare"])

@@ -80,15 +80,16 @@ def _ratios(shape: tuple[int, ...], layout: str, dtype: torch.dtype, seconds: fl
     made = (torch.randn(shape).to(dtype, memory_format=_LAYOUTS[layout]) for _ in range(2))
     x, grad = made
     norm, layer = nn.BatchNorm2d(shape[1]), L1BatchNormAct2d(shape[1])
-    variants: list[Callable[[Tensor], Tensor]] = [lambda x: F.relu(norm(x), inplace=True), layer]
+    variants: dict[str, Callable[[Tensor], Tensor]] = {
+        "BatchNorm": lambda x: F.relu(norm(x), inplace=True),
+        "L1BN": layer,
+    }
     ratios: list[float] = []
     start = time.perf_counter()
     while len(ratios) < _FEWEST + 1 or time.perf_counter() - start < seconds:
-        theirs, ours = (_step(call, x, grad) for call in variants)
-        ratios.append(theirs / ours)
-        variants.reverse()
-        if len(ratios) % 2 == 0:  # the other one was first
-            ratios[-1] = 1 / ratios[-1]
+        names = sorted(variants, reverse=len(ratios) % 2 == 1)  # either is first as often
+        times = {name: _step(variants[name], x, grad) for name in names}
+        ratios.append(times["BatchNorm"] / times["L1BN"])
     return ratios[1:]  # the first warms up
 
 
