@@ -60,7 +60,114 @@ CURVES = ("tests/test_backends.py", "tests/test_activation.py")
 DEVICE = ("tests/device/test_equal.py",)
 FLASH = ("tests/device/test_faults.py",)
 GENERATED = ("tests/convert/fusion/test_generated.py", "tests/convert/fusion/test_fuse.py")
+FOLD = ("tests/convert/test_fold.py",)
+DAMAGE = ("tests/recipes/files/test_damage.py",)
 MUTANTS = [
+    Mutant(
+        "fold: nothing is hidden from the others",
+        "convert/fold.py",
+        'for fill in (float("nan"), 1e3))',
+        "for fill in ())",
+        FOLD,
+    ),
+    Mutant(
+        "fold: two norms take one convolution",
+        "convert/fold.py",
+        "if list(pairs.values()).count(p) > 1]",
+        "if list(pairs.values()).count(p) > 2]",
+        FOLD,
+    ),
+    Mutant(
+        "fold: one pair that is seen keeps the others of its half",
+        "convert/fold.py",
+        "    if len(pairs) == 1:\n        return {}",
+        "    if pairs:\n        return {}",
+        FOLD,
+    ),
+    Mutant(
+        "fold: outputs without tensors agree",
+        "convert/fold.py",
+        "    if not wanted:\n",
+        "    if False:\n",
+        FOLD,
+    ),
+    Mutant(
+        "fold: runs share a copy's state",
+        "convert/fold.py",
+        "        return copied(model)\n",
+        '        return model.__dict__.setdefault("_trial", copied(model))\n',
+        FOLD,
+    ),
+    Mutant(
+        "fold: groups of a transposed convolution are one",
+        "convert/fold.py",
+        "scale.view(groups, 1, each)",
+        "scale.view(each, 1, groups).transpose(0, 2)",
+        FOLD,
+    ),
+    Mutant(
+        "fold: the mean stays",
+        "convert/fold.py",
+        "bias = -mean if producer.bias is None else _double(producer.bias) - mean",
+        "bias = 0 * mean if producer.bias is None else _double(producer.bias)",
+        FOLD,
+    ),
+    Mutant(
+        "sums that are not finite: left as the packs have them",
+        "csrc/norm/single.h",
+        "    if (is_finite(*grad_sum) && is_finite(*product)) return;",
+        "    return;",
+        NOT_FINITE,
+    ),
+    Mutant(
+        "sums that are not finite: elements without gradient count",
+        "csrc/norm/single.h",
+        "        if (g == 0) continue;\n",
+        "",
+        NOT_FINITE,
+    ),
+    Mutant(
+        "kept: the list of saved tensors stays in the graph",
+        "convert/kept.py",
+        "    kept.clear()",
+        "    kept.sort(key=id)",
+        ("tests/convert/test_example_memory.py",),
+    ),
+    Mutant(
+        "example: nothing is tried in double",
+        "convert/example.py",
+        "    return difference(wanted, got) is None\n",
+        "    return False\n",
+        ("tests/convert/fusion/test_fuse.py",),
+    ),
+    Mutant(
+        "example: everything agrees in double",
+        "convert/example.py",
+        "    return difference(wanted, got) is None\n",
+        "    return True\n",
+        ("tests/convert/fusion/test_fuse.py",),
+    ),
+    Mutant(
+        "checkpoint: an edited config is taken",
+        "recipes/files/checkpoint.py",
+        '!= _digest(content["config"]):',
+        '== "":',
+        DAMAGE,
+    ),
+    Mutant(
+        "checkpoint: momentum keeps its own strides",
+        "recipes/files/saved.py",
+        'value if key == "step" else torch.empty_like(parameter, device="cpu").copy_(value)',
+        "value",
+        DAMAGE,
+    ),
+    Mutant(
+        "doctor: the ratio is upside down",
+        "doctor/speed.py",
+        'times["BatchNorm"] / times["L1BN"]',
+        'times["L1BN"] / times["BatchNorm"]',
+        ("tests/test_cli.py",),
+    ),
     Mutant(
         "pool: a block stays free when it is taken",
         "csrc/memory/pool.cpp",
@@ -654,7 +761,7 @@ def survives(mutant: Mutant) -> bool:
         result = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )
-        crashed = mutant.file.startswith("csrc/") and result.returncode < 0  # by a signal
+        crashed = result.returncode < 0  # by a signal, in what is compiled or what it was told
         # A fixture compiles the sources of devices: what it refuses has not been tested.
         signs = ("FAILED",) if mutant.file.startswith(DEVICE_SOURCES) else ("FAILED", "ERROR")
         failed = result.returncode == 1 and any(s in result.stdout for s in signs)

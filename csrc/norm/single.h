@@ -24,7 +24,7 @@ class Single {
   double param(const void* vector, int64_t c, double missing) const {
     return read_param(vector, args.problem.param_dtype, c, missing);
   }
-  A residual_at(int64_t i) const { return residual ? value_of(residual + i) : static_cast<A>(0); }
+  A residual_at(int64_t i) const { return residual ? value_of(residual + i) : A(0); }
 
   // act'(z) of an activation that bends; where z is read off the output it is left in `z`.
   A bent(int64_t c, int64_t i, A* z) const {
@@ -34,9 +34,8 @@ class Single {
       return slope;
     }
     const double gamma = param(args.weight, c, 1);
-    const A before =
-        (value_of(x + i) - mean[c]) * static_cast<A>(gamma / static_cast<double>(scale[c])) +
-        shift_of(args, c, gamma, mean[args.problem.channels + c], scale[c]);
+    const A before = (value_of(x + i) - mean[c]) * A(gamma / double(scale[c])) +
+                     shift_of(args, c, gamma, mean[args.problem.channels + c], scale[c]);
     return curve.slope(before + residual_at(i));
   }
 
@@ -59,7 +58,7 @@ class Single {
     if (curve) return g * bent(c, i, z);
     if (args.problem.activation == L1BN_NONE) return g;
     const A value = value_of(y + i);
-    return value > low && !(value >= high) ? g : static_cast<A>(0);
+    return value > low && !(value >= high) ? g : A(0);
   }
 
   bool positive(int64_t c, int64_t i) const {
@@ -70,7 +69,7 @@ class Single {
   A factor(int64_t c, int64_t i, A z) const {
     if (x) return value_of(x + i) - mean[c] - mean[args.problem.channels + c];
     if (!y) return 0;
-    const A q = (curve ? z : value_of(y + i)) - static_cast<A>(param(args.bias, c, 0));
+    const A q = (curve ? z : value_of(y + i)) - A(param(args.bias, c, 0));
     return q - residual_at(i);
   }
 
@@ -88,8 +87,8 @@ class Single {
         A z = 0;
         const A g = masked(c, i, &z);
         if (g == 0) continue;
-        sum += static_cast<double>(g);
-        with += static_cast<double>(g) * static_cast<double>(factor(c, i, z));
+        sum += double(g);
+        with += double(g) * double(factor(c, i, z));
       }
     *grad_sum = sum;
     *product = with;

@@ -101,6 +101,23 @@ def test_errors_have_batch_norms_words_and_leave_no_trace(l1, l2, shape, bad) ->
     assert torch.equal(ours.running_var, torch.ones(4))
 
 
+@pytest.mark.parametrize(("l1", "l2", "shape"), PAIRS)
+def test_evaluation_without_gradients_is_batch_norms(l1, l2, shape) -> None:
+    ours, theirs = l1(4).eval(), l2(4).eval()
+    for layer in (ours, theirs):
+        layer.running_var.fill_(3)
+        nn.init.uniform_(layer.weight, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(shape)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
+        for bad in (torch.zeros(4, 5, *shape[2:]), x.int(), x.to(torch.float8_e5m2)):
+            with pytest.raises((ValueError, TypeError), match=r"expected|Expected"):
+                ours(bad)
+        ours.backend = "nowhere"
+        with pytest.raises(ValueError, match="got 'nowhere'"):
+            ours(x)
+
+
 def test_dtype_device_and_copies() -> None:
     layer = l1bn.L1BatchNorm2d(4, device="cpu", dtype=torch.float64)
     assert layer.weight.dtype == layer.running_var.dtype == torch.float64

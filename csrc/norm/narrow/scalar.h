@@ -217,12 +217,12 @@ class SmallBackward : Small<T> {
       double grad_sum = Base::total(team, 0, c), product = Base::total(team, 1, c);
       single.mend(c, &grad_sum, &product);
       const double gamma = Base::param(args.weight, c, 1);
-      const double sigma = static_cast<double>(static_cast<const A*>(args.scale)[c]);
+      const double sigma = double(static_cast<const A*>(args.scale)[c]);
       const double grad_weight = grad_weight_of(product, args.x ? sigma : gamma, sigma);
       slopes.get()[c] = slope_of<A>(gamma, sigma, Base::elements(), grad_sum, grad_weight,
                                     Base::total(team, 2, c), args.problem.eps, args.frozen);
-      if (args.dweight) static_cast<A*>(args.dweight)[c] = static_cast<A>(grad_weight);
-      if (args.dbias) static_cast<A*>(args.dbias)[c] = static_cast<A>(grad_sum);
+      if (args.dweight) static_cast<A*>(args.dweight)[c] = A(grad_weight);
+      if (args.dbias) static_cast<A*>(args.dbias)[c] = A(grad_sum);
     }
   }
 

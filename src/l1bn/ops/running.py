@@ -10,12 +10,11 @@ from torch import Tensor
 from torch._C import _functorch
 
 from l1bn.ops.records import Running
-from l1bn.ops.tracing import is_transformed
 
 
 def count_batch(batches: Tensor) -> None:
     """Add one to a counter in place."""
-    if not is_transformed(batches) or not _is_captured(batches):
+    if not _is_captured(batches):
         batches.add_(1)
     elif not _is_mapped():
         with _outside_transforms():

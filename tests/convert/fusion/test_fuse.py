@@ -558,6 +558,25 @@ class TestExample:
         report = convert_(deep_and_narrow(), example=torch.randn(2, 4, 2, 2))
         assert len(report.fused) == DEPTH
 
+    @pytest.mark.parametrize("way", ["in double", "by the parameters' roundings"])
+    def test_either_way_of_telling_roundings_suffices(
+        self, way: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if way == "in double":
+            monkeypatch.setattr(checking, "round_parameters_", lambda _: None)
+        else:
+            monkeypatch.setattr(nn.Module, "double", lambda _: 1 / 0)
+        report = convert_(deep_and_narrow(), example=torch.randn(2, 4, 2, 2))
+        assert len(report.fused) == DEPTH
+
+    def test_roundings_are_no_excuse_where_neither_way_allows_for_them(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(checking, "round_parameters_", lambda _: None)
+        monkeypatch.setattr(nn.Module, "double", lambda _: 1 / 0)
+        with pytest.raises(ValueError, match="got a difference"):
+            convert_(deep_and_narrow(), example=torch.randn(2, 4, 2, 2))
+
     @pytest.mark.parametrize("deep", [False, True])
     def test_a_wrong_fusion_is_found(self, deep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         model = deep_and_narrow() if deep else SmallResNet()
