@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib
-import statistics
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -28,8 +27,16 @@ from torch import Tensor, nn
 
 import l1bn
 import torchvision_operators  # noqa: F401 - before what imports torchvision
-from conversion import from_transformers, outputs, saved_bytes
-from harness import interleave, quartiles, refuse_on_red, replace_rows, seconds
+from conversion import from_transformers, saved_bytes
+from harness import (
+    interleave,
+    median_ratio,
+    milliseconds,
+    refuse_on_red,
+    replace_rows,
+    seconds,
+)
+from l1bn.convert.example import tensors_of
 from peak import peaks, print_peak
 
 BATCH, PIXELS = 8, 128
@@ -89,7 +96,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def loss(model: nn.Module, x: Tensor) -> Tensor:
-    return torch.stack([v.float().square().mean() for v in outputs(model(x))]).sum()
+    return torch.stack([v.float().square().mean() for v in tensors_of(model(x))]).sum()
 
 
 def trainer(model: nn.Module, x: Tensor) -> Callable[[], tuple[float]]:
@@ -123,12 +130,10 @@ def network(name: str, norm: str, layout: str) -> nn.Module:
     return model
 
 
-def ratio(base: list[Any], other: list[Any]) -> float:
-    return round(statistics.median(b[0] / s[0] for b, s in zip(base, other, strict=True)), 3)
-
-
-def middle(samples: list[Any]) -> list[float]:
-    return [round(1e3 * v, 2) for v in quartiles([s[0] for s in samples])]
+def times(found: dict[str, list[Any]], norm: str) -> tuple[float, float, float, float]:
+    """Quartiles of the first part's times, and BatchNorm's over them."""
+    samples, base = ([s[0] for s in found[n]] for n in (norm, "BatchNorm"))
+    return *milliseconds(samples), median_ratio(base, samples)
 
 
 def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str, Any]]:
@@ -144,7 +149,7 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
     runs = interleave({n: predictor(m, x) for n, m in models.items()}, rounds)
     rows = []
     for norm in models:
-        low, at, high = middle(runs[norm])
+        low, at, high, ratio = times(runs, norm)
         row: dict[str, Any] = {
             "network": name,
             "layout": layout,
@@ -153,14 +158,14 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
             "inference_ms": at,
             "inference_q1": low,
             "inference_q3": high,
-            "inference_ratio": ratio(runs["BatchNorm"], runs[norm]),
+            "inference_ratio": ratio,
         }
         row.update(dict.fromkeys(("step_ms", "step_q1", "step_q3", "step_ratio"), ""))
         row.update(dict.fromkeys(("kept_bytes", "peak_bytes", "largest"), ""))
         if norm in steps:
-            low, at, high = middle(steps[norm])
-            row.update(step_ms=at, step_q1=low, step_q3=high, kept_bytes=kept[norm])
-            row["step_ratio"] = ratio(steps["BatchNorm"], steps[norm])
+            low, at, high, ratio = times(steps, norm)
+            row.update(step_ms=at, step_q1=low, step_q3=high, step_ratio=ratio)
+            row["kept_bytes"] = kept[norm]
             row.update(peaks(__file__, [name, norm, layout], BATCH))
         rows.append(row)
     return rows
@@ -183,6 +188,11 @@ def main() -> None:
     if not options.tested:
         refuse_on_red("tests/convert/test_fold.py", "tests/convert/fusion/test_fuse.py")
     for piece in product(options.network, options.layout, options.threads):
+        try:
+            NETWORKS[piece[0]]()
+        except ModuleNotFoundError as error:
+            print(f"{piece[0]}: {error.name} is not installed: left out")
+            continue
         rows = measure(*piece, max(20, options.rounds))
         replace_rows("architectures", rows, ("network", "layout", "threads"))
         for row in rows:

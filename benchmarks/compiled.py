@@ -13,7 +13,6 @@ minutes; the compiler keeps a cache.
 from __future__ import annotations
 
 import argparse
-import statistics
 from itertools import product
 from typing import Any
 
@@ -22,7 +21,14 @@ from torch import nn
 
 from conversion import saved_bytes
 from cpu_networks import stepper
-from harness import clock_for, interleave, quartiles, refuse_on_red, replace_rows
+from harness import (
+    clock_for,
+    interleave,
+    median_ratio,
+    milliseconds,
+    refuse_on_red,
+    replace_rows,
+)
 from l1bn.nn import L1BatchNorm2d
 from l1bn.recipes.models import ModelSpec, build_model
 
@@ -62,8 +68,7 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
     }
     rows = []
     for (norm, how), found in samples.items():
-        low, middle, high = quartiles(found)
-        ratios = [b / s for b, s in zip(samples[BASELINE], found, strict=True)]
+        low, middle, high = milliseconds(found)
         rows.append(
             {
                 "network": name,
@@ -71,10 +76,10 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
                 "threads": threads,
                 "norm": norm,
                 "how": how,
-                "step_ms": round(middle * 1e3, 2),
-                "step_q1": round(low * 1e3, 2),
-                "step_q3": round(high * 1e3, 2),
-                "ratio": round(statistics.median(ratios), 3),
+                "step_ms": middle,
+                "step_q1": low,
+                "step_q3": high,
+                "ratio": median_ratio(samples[BASELINE], found),
                 "kept_bytes": saved_bytes(models[norm, how], x),
             }
         )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import l1bn
-from harness import interleave, quartiles, refuse_on_red, seconds, write
+from harness import interleave, median_ratio, milliseconds, refuse_on_red, seconds, write
 
 SHAPES = [(32, 64, 56, 56), (32, 256, 56, 56), (128, 64, 32, 32), (32, 512, 28, 28)]
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -65,20 +64,20 @@ def measure(
         rounds,
     )
     rows = []
+    base = [s[0] for s in samples["batch_norm"]]
     for name, found in samples.items():
         times = [s[0] for s in found]
-        low, middle, high = quartiles(times)
-        ratios = [b[0] / t for b, t in zip(samples["batch_norm"], times, strict=True)]
+        low, middle, high = milliseconds(times)
         rows.append(
             {
                 "shape": "x".join(map(str, shape)),
                 "layout": layout,
                 "threads": threads,
                 "variant": name,
-                "both_ms": round(middle * 1e3, 3),
-                "both_q1": round(low * 1e3, 3),
-                "both_q3": round(high * 1e3, 3),
-                "ratio": round(statistics.median(ratios), 3),
+                "both_ms": middle,
+                "both_q1": low,
+                "both_q3": high,
+                "ratio": median_ratio(base, times),
             }
         )
     return rows

@@ -55,6 +55,17 @@ def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
+def milliseconds(samples: Sequence[float]) -> tuple[float, float, float]:
+    """Quartiles of times in seconds."""
+    low, middle, high = (round(1e3 * v, 3) for v in quartiles(samples))
+    return low, middle, high
+
+
+def median_ratio(base: Sequence[float], other: Sequence[float]) -> float:
+    """Median over rounds of the base's time over the other's."""
+    return round(statistics.median(b / s for b, s in zip(base, other, strict=True)), 3)
+
+
 def geometric_mean(values: Sequence[float]) -> float:
     return statistics.geometric_mean(values)
 

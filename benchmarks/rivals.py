@@ -37,7 +37,7 @@ from torch.utils.checkpoint import (
 
 import l1bn
 import torchvision_operators  # noqa: F401 - before torchvision
-from architectures import BATCH, LAYOUTS, images, middle, ratio, trainer
+from architectures import BATCH, LAYOUTS, images, times, trainer
 from harness import interleave, refuse_on_red, replace_rows
 from peak import peaks, print_peak
 
@@ -100,11 +100,10 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
     torch.compiler.reset()
     steps = interleave({v: trainer(*made(v, name, layout)) for v in VARIANTS}, rounds)
     rows = []
-    for variant, samples in steps.items():
-        low, at, high = middle(samples)
+    for variant in steps:
+        low, at, high, ratio = times(steps, variant)
         row = {"network": name, "layout": layout, "threads": threads, "variant": variant}
-        row |= {"step_ms": at, "step_q1": low, "step_q3": high}
-        row["ratio"] = ratio(steps["BatchNorm"], samples)
+        row |= {"step_ms": at, "step_q1": low, "step_q3": high, "ratio": ratio}
         # Of a compiled network the compiler's own memory would be the peak.
         compiled = variant.endswith("compiled")
         empty = {"peak_bytes": "", "largest": ""}

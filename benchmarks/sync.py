@@ -11,7 +11,6 @@ synchronised layer's time over the other's.
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 from collections.abc import Callable
 from itertools import product
@@ -24,7 +23,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import l1bn
-from harness import interleave, quartiles, refuse_on_red, seconds, write
+from harness import interleave, median_ratio, milliseconds, refuse_on_red, seconds, write
 
 PROCESSES = 2
 SHAPES = [(32, 64, 56, 56), (32, 256, 14, 14), (64, 16, 32, 32), (32, 512, 7, 7)]
@@ -64,12 +63,13 @@ def work(rank: int, meeting: str, rounds: int, found: Any) -> None:
 
 def rows(shape: tuple[int, ...], layout: str, samples: dict[str, Any]) -> list[dict[str, Any]]:
     made = []
-    for name, times in samples.items():
-        low, middle, high = quartiles([t[0] for t in times])
-        ratios = [t[0] / a[0] for t, a in zip(times, samples["alone"], strict=True)]
+    alone = [t[0] for t in samples["alone"]]
+    for name, found in samples.items():
+        times = [t[0] for t in found]
+        low, middle, high = milliseconds(times)
         row = {"shape": "x".join(map(str, shape)), "layout": layout, "variant": name}
-        row |= {"both_ms": round(middle * 1e3, 3), "both_q1": round(low * 1e3, 3)}
-        row |= {"both_q3": round(high * 1e3, 3), "ratio": round(statistics.median(ratios), 3)}
+        row |= {"both_ms": middle, "both_q1": low, "both_q3": high}
+        row["ratio"] = median_ratio(times, alone)
         made.append(row)
     return made
 
