@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import cpu_tables
 import results_tables
 from accuracy_tables import write_csv
 from results_tables import BLOCK, PAGES, ROOT, filled
@@ -86,3 +87,49 @@ def test_gans_have_their_last_distance_and_those_of_the_second_half(results):
     last, half = results_tables.gan("cifar10-dcgan").splitlines()[2:]
     assert "| 40 | last | 2 | 6.00 ± 1.41 | 6.00 ± 0.00 | +0.00 (" in last
     assert "| 40 | second half | 2 | 8.00 ± 0.71 | 8.00 ± 0.00 |" in half
+
+
+def _operators() -> list[str]:
+    """Mean and worst of norm and ReLU, as the prose has them."""
+    float32_nchw = cpu_tables.operators("2")[1][0]
+    return [float32_nchw[2], float32_nchw[4]]
+
+
+def _range(values: list[float], digits: int) -> str:
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
+def _steps(*networks: str) -> list[float]:
+    rows = cpu_tables.networks("all")[1]
+    return [float(row[3].split("×")[0]) for row in rows if row[0].startswith(networks)]
+
+
+def _eager(dtype: str) -> str:
+    rows = [row for threads in "12" for row in cpu_tables.eager(threads)[1]]
+    return _range([float(row[1]) for row in rows if row[0].startswith(dtype)], 1)
+
+
+def test_the_readme_says_what_the_tables_say() -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    mean, worst = _operators()
+    assert f"**{mean} as fast** (worst {worst})" in text
+    assert f"training step, ResNet-20, 2 threads | 1 | **{_steps('ResNet-20')[1]:.2f}×" in text
+    avx2 = [row[2] for row in cpu_tables.isas("cpu_ops 2")[1]]
+    low, high = (f"{f(float(v.split('×')[0]) for v in avx2):.1f}×" for f in (min, max))
+    assert f"With the AVX2 kernels norm + ReLU is {low} to {high} as fast" in text
+    assert f"{_eager('float32')} times as long as BatchNorm in float32 and" in text
+    assert f"and {_eager('bfloat16')} times in bfloat16, on average" in text
+    networks = {row[0] for n in ("NCHW", "channels_last") for row in cpu_tables.architectures(n)[1]}
+    assert f"[{len(networks) - 1} networks of other libraries]" in text  # one row is the mean
+
+
+def test_the_comparison_says_what_the_tables_say() -> None:
+    text = (ROOT / "docs/compared/index.md").read_text(encoding="utf-8")
+    mean, worst = _operators()
+    assert f"| {mean} as fast, {worst} at worst |" in text
+    steps = _steps("ResNet-18", "ResNet-50")
+    assert f"| {min(steps):.2f}× to {max(steps):.2f}× as fast |" in text
+    calls = {row[0]: row[2] for row in cpu_tables.calls("all")[1]}
+    assert f"| {calls['`nn.BatchNorm2d`']} µs | {calls['`L1BatchNorm2d`']} µs |" in text
+    card = " ".join((ROOT / "docs/cards/fused.md").read_text(encoding="utf-8").split())
+    assert f"float32 NCHW: {mean} as fast, {worst} at worst" in card
