@@ -278,3 +278,27 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 def test_a_name_that_c_does_not_take_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="C identifier"):
         device.write(small(), tmp_path, "my network")
+
+
+def test_weights_that_learn_twice_are_refused():
+    conv = nn.Conv2d(1, 1, 3, padding=1)
+    model = nn.Sequential(conv, nn.ReLU(), conv, nn.Flatten(), nn.Linear(64, 2))
+    network = quantized.prepare(model)
+    with pytest.raises(ValueError, match=r"2: expected weights of its own .* got those of 0"):
+        device.build(network, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Dropout(0.5), "expected no dropout in what learns on a device"),
+        (nn.MaxPool2d(3, 2, ceil_mode=True), "expected a max pooling of square windows"),
+        (nn.AvgPool2d((1, 2)), "expected square windows of averages"),
+        (nn.Hardswish(), "expected a layer with a form on a device, got HardswishLayer"),
+    ],
+)
+def test_layers_without_a_form_on_a_device_are_refused(layer, message):
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), layer, nn.Flatten(), nn.LazyLinear(2))
+    model(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match=message):
+        device.build(quantized.prepare(model), (1, 8, 8))

@@ -20,6 +20,7 @@ from l1bn.quantized.layers import (
     NormLayer,
     ProductLayer,
     ProductNormLayer,
+    Window,
 )
 from l1bn.quantized.layers.norm import to_exponent
 
@@ -164,7 +165,7 @@ def test_linear_with_bias(backend):
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0)])
 def test_max_pooling_follows_torch(backend, kernel, stride, padding):
     clock = Clock(quantized.Config(stochastic=False), backend=backend)
-    layer = MaxPoolLayer("pool", 2, clock, kernel, stride, padding)
+    layer = MaxPoolLayer("pool", 2, clock, Window((kernel,) * 2, (stride,) * 2, (padding,) * 2))
     order = torch.randperm(4 * 3 * 8 * 8, generator=torch.Generator().manual_seed(0))
     x = ((order % 255) - 127).to(torch.int8).view(4, 3, 8, 8)
     real = x.double().requires_grad_()
@@ -198,7 +199,7 @@ def test_global_average_pooling(backend, size):
 @pytest.mark.parametrize("kernel", [2, 3])
 def test_average_pooling_of_windows(backend, kernel):
     clock = Clock(quantized.Config(stochastic=False), backend=backend)
-    layer = AveragePoolLayer("pool", 2, clock, kernel)
+    layer = AveragePoolLayer("pool", 2, clock, (kernel, kernel))
     x = random((4, 3, 8, 8), low=0)
     real = x.real().requires_grad_()
     expected = nn.functional.avg_pool2d(real, kernel)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from l1bn.fixed_point.activation import hardswish, relu6
 from l1bn.fixed_point.convolution import conv2d
 from l1bn.fixed_point.formats import IntArray
 from l1bn.fixed_point.scaling import rescale
@@ -144,22 +145,66 @@ def _flatten(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
     return x.reshape(len(x), -1)
 
 
+def _taps(operation: _Operation, x: IntArray, value: int) -> list[IntArray]:
+    """The padded image at each place of its windows."""
+    left, right, top, bottom = operation["borders"]
+    border = ((0, 0), (0, 0), (top, bottom), (left, right))
+    padded = np.pad(x, border, constant_values=value)
+    (height, width), (down, across) = operation["output"], operation["stride"]
+    return [
+        padded[
+            :, :, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * across + 1 : across
+        ]
+        for i in range(
+            0, operation["kernel"][0] * operation["dilation"][0], operation["dilation"][0]
+        )
+        for j in range(
+            0, operation["kernel"][1] * operation["dilation"][1], operation["dilation"][1]
+        )
+    ]
+
+
 def _average(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
     """Sum over each window times 1/pixels, an integer with 22 fraction bits."""
     del arrays
-    kh, kw = operation["window"]
-    height, width = x.shape[2] // kh, x.shape[3] // kw
-    whole = x[:, :, : height * kh, : width * kw].reshape(*x.shape[:2], height, kh, width, kw)
-    return whole.sum(axis=(3, 5)) * operation["inverse"]
+    return np.sum(_taps(operation, x, 0), axis=0) * operation["inverse"]
 
 
 def _max_pool(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
     del arrays
-    kernel, stride, padding = (operation[k] for k in ("kernel", "stride", "padding"))
-    border = ((0, 0), (0, 0), (padding, padding), (padding, padding))
-    x = np.pad(x, border, constant_values=-128)
-    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))
-    return windows[:, :, ::stride, ::stride].max(axis=(-2, -1))
+    return np.max(_taps(operation, x, -128), axis=0)
+
+
+def _relu6(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
+    del arrays
+    return relu6(x, operation["exponent"])
+
+
+def _hardswish(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
+    del arrays
+    return hardswish(x, operation["exponent"])
+
+
+def _join(operation: _Operation, arrays: _Arrays, *parts: IntArray) -> IntArray:
+    del operation, arrays
+    return np.concatenate(parts, axis=1)
+
+
+def _upsample(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
+    del arrays
+    down, across = operation["scale"]
+    return x.repeat(down, axis=2).repeat(across, axis=3)
+
+
+def _pad(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
+    """Zeros around an image; negative borders take pixels away."""
+    del arrays
+    left, right, top, bottom = operation["borders"]
+    more = [max(b, 0) for b in (left, right, top, bottom)]
+    less = [max(-b, 0) for b in (left, right, top, bottom)]
+    x = np.pad(x, ((0, 0), (0, 0), (more[2], more[3]), (more[0], more[1])))
+    height, width = x.shape[2:]
+    return x[:, :, less[2] : height - less[3], less[0] : width - less[1]]
 
 
 _OPERATIONS: dict[str, Callable[..., IntArray]] = {
@@ -172,4 +217,9 @@ _OPERATIONS: dict[str, Callable[..., IntArray]] = {
     "flatten": _flatten,
     "average": _average,
     "max_pool": _max_pool,
+    "relu6": _relu6,
+    "hardswish": _hardswish,
+    "join": _join,
+    "upsample": _upsample,
+    "pad": _pad,
 }

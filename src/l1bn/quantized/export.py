@@ -15,16 +15,24 @@ from l1bn.fixed_point.inference import FORMAT
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
+    DropoutLayer,
     FlattenLayer,
+    HardswishLayer,
     IdentityLayer,
     IntegerLayer,
+    JoinLayer,
     MaxPoolLayer,
     NormLayer,
+    OverlappingAveragePoolLayer,
+    PadLayer,
     ProductLayer,
     ProductNormLayer,
+    Relu6Layer,
     ReluLayer,
+    UpsampleLayer,
+    Window,
 )
-from l1bn.quantized.layers.pooling import INVERSE_BITS, inverse_pixels
+from l1bn.quantized.layers.pooling import INVERSE_BITS, inverse_count
 from l1bn.quantized.layers.product import Product, aligned_bias
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.tensor import QTensor
@@ -173,19 +181,38 @@ def _write_norm(
     )
 
 
-def _write_add(writer: _Writer, layer: AddLayer, places: list[int], inputs: list[QTensor]) -> int:
+def _write_aligned(
+    writer: _Writer, layer: AddLayer | JoinLayer, places: list[int], inputs: list[QTensor]
+) -> int:
     exponent = layer.exponent(*inputs)
     aligned = [writer.align(p, i, exponent) for p, i in zip(places, inputs, strict=True)]
-    return writer.add("add", aligned)
+    return writer.add("add" if isinstance(layer, AddLayer) else "join", aligned)
 
 
 def _write_average(
     writer: _Writer, layer: AveragePoolLayer, places: list[int], inputs: list[QTensor]
 ) -> int:
+    window = layer.window(inputs[0].shape[2:])
+    options = _window(Window((window[0], window[1]), (window[0], window[1])), inputs[0])
+    return _averages(writer, layer, places, inputs[0], options)
+
+
+def _write_overlapping(
+    writer: _Writer, layer: OverlappingAveragePoolLayer, places: list[int], inputs: list[QTensor]
+) -> int:
+    return _averages(writer, layer, places, inputs[0], _window(layer.window, inputs[0]))
+
+
+def _averages(
+    writer: _Writer,
+    layer: AveragePoolLayer | OverlappingAveragePoolLayer,
+    places: list[int],
+    x: QTensor,
+    options: dict[str, Any],
+) -> int:
     _known(layer, bool(layer.scaling.seen))
-    x = inputs[0]
-    window = layer.window(x.shape[2:])
-    place = writer.add("average", places, window=list(window), inverse=inverse_pixels(window))
+    inverse = inverse_count(options["kernel"][0] * options["kernel"][1])
+    place = writer.add("average", places, inverse=inverse, **options)
     shift = layer.scaling.shift(0, x.exponent - INVERSE_BITS, False)
     return writer.add("rescale", [place], shift=shift)
 
@@ -193,10 +220,44 @@ def _write_average(
 def _write_max_pool(
     writer: _Writer, layer: MaxPoolLayer, places: list[int], inputs: list[QTensor]
 ) -> int:
+    return writer.add("max_pool", places, **_window(layer.window, inputs[0]))
+
+
+def _window(window: Window, x: QTensor) -> dict[str, Any]:
+    """Where windows lie in an image of this size."""
+    return {
+        "kernel": window.kernel,
+        "stride": window.stride,
+        "dilation": window.dilation,
+        "output": window.output(x.shape[2:]),
+        "borders": window.borders(x.shape[2:]),
+    }
+
+
+def _write_relu6(
+    writer: _Writer, layer: Relu6Layer, places: list[int], inputs: list[QTensor]
+) -> int:
+    del layer
+    return writer.add("relu6", places, exponent=inputs[0].exponent)
+
+
+def _write_hardswish(
+    writer: _Writer, layer: HardswishLayer, places: list[int], inputs: list[QTensor]
+) -> int:
+    del layer
+    return writer.add("hardswish", places, exponent=inputs[0].exponent)
+
+
+def _write_upsample(
+    writer: _Writer, layer: UpsampleLayer, places: list[int], inputs: list[QTensor]
+) -> int:
     del inputs
-    return writer.add(
-        "max_pool", places, kernel=layer.kernel, stride=layer.stride, padding=layer.padding
-    )
+    return writer.add("upsample", places, scale=layer.scale)
+
+
+def _write_pad(writer: _Writer, layer: PadLayer, places: list[int], inputs: list[QTensor]) -> int:
+    del inputs
+    return writer.add("pad", places, borders=layer.borders)
 
 
 def _write_plain(kind: str) -> Callable[..., int]:
@@ -220,9 +281,16 @@ _WRITERS: dict[type[IntegerLayer], Callable[..., int]] = {
     ProductLayer: _write_product,
     ProductNormLayer: _write_norm,
     NormLayer: _write_norm,
-    AddLayer: _write_add,
+    AddLayer: _write_aligned,
+    JoinLayer: _write_aligned,
     AveragePoolLayer: _write_average,
+    OverlappingAveragePoolLayer: _write_overlapping,
     MaxPoolLayer: _write_max_pool,
+    Relu6Layer: _write_relu6,
+    HardswishLayer: _write_hardswish,
+    UpsampleLayer: _write_upsample,
+    PadLayer: _write_pad,
+    DropoutLayer: _write_identity,
     ReluLayer: _write_plain("relu"),
     FlattenLayer: _write_plain("flatten"),
     IdentityLayer: _write_identity,

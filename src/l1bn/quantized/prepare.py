@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from l1bn.fixed_point.norm.spec import NormSpec
-from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm
 from l1bn.quantized.config import Config
 from l1bn.quantized.kernels.selection import check_backend
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
     Clock,
+    DropoutLayer,
     FlattenLayer,
+    HardswishLayer,
     IdentityLayer,
     IntegerLayer,
+    JoinLayer,
     MaxPoolLayer,
     NormLayer,
+    OverlappingAveragePoolLayer,
+    PadLayer,
     ProductLayer,
     ProductNormLayer,
+    Relu6Layer,
     ReluLayer,
+    UpsampleLayer,
 )
 from l1bn.quantized.network import IntegerNetwork, Node
 from l1bn.quantized.norms.baselines import L2Rule, RangeRule
 from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.norms.rule import NormRule
-from l1bn.quantized.parameter import IntegerParameter, fitting_exponent
 from l1bn.quantized.reading.additions import refuse_additions
-from l1bn.quantized.reading.trace import Step, UnsupportedError, trace
+from l1bn.quantized.reading.products import PRODUCTS, Masters, ProductOptions
+from l1bn.quantized.reading.spellings import ADVICE, Flattening, UnsupportedError
+from l1bn.quantized.reading.trace import Step, trace
+from l1bn.quantized.reading.windows import (
+    AdaptivePool,
+    AveragePool,
+    MaxPool,
+    average_window,
+    borders,
+    copies,
+    max_window,
+    windows_down_and_across,
+)
 
-_L1 = (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1SyncBatchNorm)
 _FIRST_SITE = 2
-_LARGEST_WINDOW = 11  # places in a window are kept in 8 bits
-_BIAS_RANGE_BITS = 4  # a master of a bias holds ±8 at least
+_MOST_DROPPED = 0.99
 
 
 def prepare(
@@ -43,8 +58,10 @@ def prepare(
 ) -> IntegerNetwork:
     """Build the integer form of a float network, with its weights and running statistics.
 
-    Convolutions and linear layers, L1BN (with its residual and ReLU), ReLU, additions, max pooling,
-    global average pooling and flattening have an integer form. The float network stays as it is.
+    Convolutions and linear layers, normalization, ReLU, ReLU6, Hardswish, additions, joined
+    channels, poolings, upsampling by copies, padding, dropout and flattening have an integer form,
+    as layers or in the spellings of ``torch.nn.functional``. BatchNorm becomes L1BN, whose state is
+    the same. A layer that is used twice shares its weights. The float network stays as it is.
 
     Parameters with ``requires_grad=False`` stay frozen, and so do the statistics of a norm in
     evaluation mode within a network in training mode. Hooks, parametrizations, pruning masks and
@@ -81,7 +98,7 @@ def prepare(
 
 
 class _Builder:
-    """Makes layers of steps; a product and the norm after it are one."""
+    """Makes layers of steps; a product and the norm after it are one, and so is a ReLU after it."""
 
     def __init__(self, config: Config, backend: str, freezing: bool) -> None:
         self.config = config
@@ -90,27 +107,48 @@ class _Builder:
         self.layers: list[IntegerLayer] = []
         self.nodes: list[Node] = []
         self.place: dict[int, int] = {}  # id of a step -> index of the node with its output
+        self.masters = Masters(config.master_bits)
+        self.buffers: dict[int, NormBuffers] = {}  # by the id of the float layer
+        self.products: dict[int, Step] = {}  # id of a norm -> the product before it
+        self.relus: dict[int, Step] = {}  # id of a norm -> the ReLU after it
 
     def build(self, steps: list[Step]) -> IntegerNetwork:
         if not steps:
             raise UnsupportedError("expected a network with layers, got none")
-        merged = _merged_products(steps)
         for step in steps:
-            if id(step) in merged.values():
-                continue  # comes with the norm that follows it
-            product = next((s for s in steps if merged.get(id(step)) == id(s)), None)
-            self._add(step, product, last=step is steps[-1])
+            if _is_norm(step.module):
+                self._merge(step)
+        merged = {id(s) for found in (self.products, self.relus) for s in found.values()}
+        for step in steps:
+            if id(step) not in merged:
+                self._add(step, last=step is steps[-1])
         return IntegerNetwork(self.layers, self.nodes, self.clock)
 
-    def _add(self, step: Step, product: Step | None, last: bool) -> None:
+    def _merge(self, norm: Step) -> None:
+        """Take the product before a norm and the ReLU after it, where nothing else uses them."""
+        before, after = norm.inputs[0], norm.users[0] if len(norm.users) == 1 else None
+        if before is not None and before.users == [norm] and type(before.module) in PRODUCTS:
+            self.products[id(norm)] = before
+        if after is not None and type(after.module) is nn.ReLU and _activation(norm) is None:
+            self.relus[id(norm)] = after
+
+    def _add(self, step: Step, last: bool) -> None:
+        product = self.products.get(id(step))
         inputs = list(step.inputs)
         if product is not None:
             inputs[0] = product.inputs[0]
         sources = [-1 if s is None else self.place[id(s)] for s in inputs]
-        if _is_norm(step.module) and self.config.norm == "none":
-            self.place[id(step)] = self._without_norm(step, product, sources)
+        if not _is_norm(step.module):
+            self.place[id(step)] = self._append(self._layer(step, last), sources)
+            return
+        if self.config.norm == "none":
+            place = self._without_norm(step, sources)
         else:
-            self.place[id(step)] = self._append(self._layer(step, product, last), sources)
+            place = self._append(self._norm(step), sources)
+        act = _activation(step)
+        if act is not None and type(act) is not nn.ReLU:
+            place = self._append(_ACTIVATIONS[type(act)](*self._at(step)), [place])
+        self.place[id(step)] = self.place[id(self.relus.get(id(step), step))] = place
 
     def _append(self, layer: IntegerLayer, sources: list[int]) -> int:
         self.layers.append(layer)
@@ -120,57 +158,52 @@ class _Builder:
     def _at(self, step: Step) -> tuple[str, int, Clock]:
         return step.name, _FIRST_SITE + len(self.layers), self.clock
 
-    def _without_norm(self, step: Step, product: Step | None, sources: list[int]) -> int:
+    def _ends_in_relu(self, norm: Step) -> bool:
+        return id(norm) in self.relus or type(_activation(norm)) is nn.ReLU
+
+    def _without_norm(self, step: Step, sources: list[int]) -> int:
         """What is left of a normalization layer without its norm: residual and ReLU."""
         place = sources[0]
+        product = self.products.get(id(step))
         if product is not None:
-            layer = ProductLayer(*self._at(product), **_product(product, self.config))
+            layer = ProductLayer(*self._at(product), **self._product(product))
             place = self._append(layer, [place])
         if len(sources) > 1:
             place = self._append(self._add_layer(step), [place, sources[1]])
-        if _ends_in_relu(step):
+        if self._ends_in_relu(step):
             place = self._append(ReluLayer(*self._at(step)), [place])
         return place
 
-    def _layer(self, step: Step, product: Step | None, last: bool) -> IntegerLayer:
-        at = self._at(step)
-        module = step.module
-        if _is_norm(module):
-            return self._norm(at, step, product)
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            return ProductLayer(*at, **_product(step, self.config), wide=last)
-        if step.kind == "relu" or type(module) is nn.ReLU:
-            return ReluLayer(*at)
+    def _product(self, step: Step) -> ProductOptions:
+        return self.masters.product(step)
+
+    def _layer(self, step: Step, last: bool) -> IntegerLayer:
+        at, module = self._at(step), step.module
         if step.kind == "add":
             return self._add_layer(step)
-        if step.kind == "flatten" or _flattens(module):
-            return FlattenLayer(*at)
-        if isinstance(module, nn.Identity) or (isinstance(module, nn.Dropout) and module.p == 0):
-            return IdentityLayer(*at)
-        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-            return AveragePoolLayer(*at)
-        if isinstance(module, nn.AvgPool2d):
-            return AveragePoolLayer(*at, _average_window(step.name, module))
-        if isinstance(module, nn.MaxPool2d):
-            return MaxPoolLayer(*at, *_window(step.name, module))
-        raise UnsupportedError(_no_form(step))
+        if step.kind == "cat":
+            return JoinLayer(*at)
+        if type(module) in PRODUCTS:
+            return ProductLayer(*at, **self._product(step), wide=last)
+        make = next((m for kinds, m in _LAYERS if isinstance(module, kinds)), None)
+        if make is None:
+            raise UnsupportedError(_no_form(step))
+        return make(at, step)
 
-    def _norm(self, at: tuple[str, int, Clock], step: Step, product: Step | None) -> IntegerLayer:
-        module = step.module
+    def _norm(self, step: Step) -> IntegerLayer:
+        module, at = step.module, self._at(step)
         assert isinstance(module, nn.modules.batchnorm._BatchNorm)
-        relu = _ends_in_relu(step)
-        if self.config.norm == "l1" and not isinstance(module, _L1):
-            raise UnsupportedError(
-                f"{step.name}: expected L1BN, got {type(module).__name__}; convert the network "
-                'with l1bn.convert_(model), or choose Config(norm="l2")'
-            )
-        buffers = NormBuffers(step.name, module, self.config.master_bits)
-        rule = self._rule(residual=len(step.inputs) > 1)
+        buffers = self.buffers.get(id(module))
+        if buffers is None:
+            buffers = NormBuffers(step.name, module, self.config.master_bits)
+            self.buffers[id(module)] = buffers
+        rule, relu = self._rule(residual=len(step.inputs) > 1), self._ends_in_relu(step)
+        product = self.products.get(id(step))
         layer: NormLayer | ProductNormLayer
         if product is None:
             layer = NormLayer(*at, buffers, rule, relu)
         else:
-            options = _product(product, self.config)
+            options = self._product(product)
             layer = ProductNormLayer(*at, buffers, rule, relu, product=product.name, **options)
         if self.freezing and not module.training:
             layer.freeze()
@@ -186,126 +219,115 @@ class _Builder:
         return rules[self.config.norm](spec, self.config.per_channel)
 
 
-def _flattens(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
-
-
 def _is_norm(module: nn.Module | None) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
-def _is_product(module: nn.Module | None) -> bool:
-    return isinstance(module, (nn.Conv2d, nn.Linear))
+_ACTIVATIONS: dict[type[nn.Module], type[IntegerLayer]] = {
+    nn.ReLU: ReluLayer,
+    nn.ReLU6: Relu6Layer,
+    nn.Hardswish: HardswishLayer,
+}
 
 
-def _merged_products(steps: list[Step]) -> dict[int, int]:
-    """Map each norm to the product it alone follows, by the ids of the steps."""
-    merged = {}
-    for step in steps:
-        source = step.inputs[0] if step.inputs else None
-        alone = source is not None and source.users == [step] and _is_product(source.module)
-        if _is_norm(step.module) and alone:
-            merged[id(step)] = id(source)
-    return merged
-
-
-def _ends_in_relu(step: Step) -> bool:
-    act = getattr(step.module, "act", None)
+def _activation(norm: Step) -> nn.Module | None:
+    """Return the activation that a normalization layer ends in."""
+    act = getattr(norm.module, "act", None)
     if act is None or isinstance(act, nn.Identity):
-        return False
-    if type(act) is not nn.ReLU:
+        return None
+    if type(act) not in _ACTIVATIONS:
         raise UnsupportedError(
-            f"{step.name}: expected the activation ReLU or none, got {type(act).__name__}; integer "
-            "training has no other: build the network with act_layer=torch.nn.ReLU"
+            f"{norm.title}: expected the activation ReLU, ReLU6, Hardswish or none, got "
+            f"{type(act).__name__}; build the network with act_layer=torch.nn.ReLU"
         )
-    if not isinstance(getattr(step.module, "drop", nn.Identity()), nn.Identity):
-        raise UnsupportedError(f"{step.name}: expected no drop_layer, got one; remove it")
-    return True
+    if not isinstance(getattr(norm.module, "drop", nn.Identity()), nn.Identity):
+        raise UnsupportedError(f"{norm.title}: expected no drop_layer, got one; remove it")
+    return act
 
 
-class _Geometry(TypedDict):
-    linear: bool
-    stride: int
-    padding: int
+_At = tuple[str, int, Clock]
 
 
-class _Product(_Geometry):
-    """What a product layer takes by name."""
-
-    weight: IntegerParameter
-    bias: IntegerParameter | None
-
-
-def _product(step: Step, config: Config) -> _Product:
+def _flatten(at: _At, step: Step) -> IntegerLayer:
     module = step.module
-    assert isinstance(module, (nn.Conv2d, nn.Linear))
-    bits = config.master_bits
-    weight: Tensor = module.weight
-    geometry = _Geometry(linear=True, stride=1, padding=0)
-    if isinstance(module, nn.Conv2d):
-        geometry = _conv_geometry(step.name, module)
-    else:
-        weight = nn.Parameter(weight.detach()[:, :, None, None], module.weight.requires_grad)
-    bias = None
-    if module.bias is not None:
-        exponent = max(_BIAS_RANGE_BITS - bits, fitting_exponent(module.bias, bits))
-        bias = IntegerParameter(module.bias, bits, exponent, name=f"{step.name}.bias")
-    master = IntegerParameter(weight, bits, decays=True, name=f"{step.name}.weight")
-    return _Product(weight=master, bias=bias, **geometry)
-
-
-def _conv_geometry(name: str, conv: nn.Conv2d) -> _Geometry:
-    expected = {
-        "groups": (conv.groups, 1),
-        "dilation": (conv.dilation, (1, 1)),
-        "padding_mode": (conv.padding_mode, "zeros"),
-        "stride": (conv.stride, (conv.stride[0],) * 2),
-        "padding": (conv.padding, (conv.padding[0],) * 2),
-    }
-    for option, (got, needed) in expected.items():
-        if got != needed:
-            raise UnsupportedError(
-                f"{name}: expected a convolution with {option} {needed}, got {got}; integer "
-                "training has no other: replace the layer"
-            )
-    padding = conv.padding[0]
-    assert isinstance(padding, int)
-    return _Geometry(linear=False, stride=conv.stride[0], padding=padding)
-
-
-def _window(name: str, pool: nn.MaxPool2d) -> tuple[int, int, int]:
-    kernel, stride, padding = (_square(v) for v in (pool.kernel_size, pool.stride, pool.padding))
-    plain = pool.dilation in (1, (1, 1)) and not pool.ceil_mode and not pool.return_indices
-    if kernel is None or stride is None or padding is None or not plain or kernel > _LARGEST_WINDOW:
+    if isinstance(module, Flattening):
+        return FlattenLayer(*at, module.features)
+    assert isinstance(module, nn.Flatten)
+    if (module.start_dim, module.end_dim) != (1, -1):
         raise UnsupportedError(
-            f"{name}: expected a square max pooling of at most {_LARGEST_WINDOW} pixels, without "
-            f"dilation, ceil_mode or indices, got {pool}"
+            f"{step.title}: expected nn.Flatten(1), got start and end "
+            f"{(module.start_dim, module.end_dim)}; flatten all but the batch"
         )
-    return kernel, stride, padding
+    return FlattenLayer(*at)
 
 
-def _average_window(name: str, pool: nn.AvgPool2d) -> int:
-    kernel, stride, padding = (_square(v) for v in (pool.kernel_size, pool.stride, pool.padding))
-    plain = padding == 0 and not pool.ceil_mode and pool.divisor_override is None
-    if kernel is None or stride != kernel or not plain:
+def _dropout(at: _At, step: Step) -> IntegerLayer:
+    module = step.module
+    assert isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d))
+    if module.p == 0:
+        return IdentityLayer(*at)
+    if module.p > _MOST_DROPPED:
         raise UnsupportedError(
-            f"{name}: expected an average pooling of square windows that touch and do not overlap, "
-            f"without padding, got {pool}"
+            f"{step.title}: expected a probability of at most {_MOST_DROPPED}, got {module.p}; "
+            "drop less"
         )
-    return kernel
+    return DropoutLayer(*at, module.p, channels=not isinstance(module, nn.Dropout))
 
 
-def _square(size: int | tuple[int, ...]) -> int | None:
-    """One number for both directions, or None where they differ."""
-    if isinstance(size, int):
-        return size
-    return size[0] if len(set(size)) == 1 else None
+def _maximum(at: _At, step: Step) -> IntegerLayer:
+    assert isinstance(step.module, MaxPool)
+    return MaxPoolLayer(*at, max_window(step.title, step.module))
+
+
+def _average(at: _At, step: Step) -> IntegerLayer:
+    assert isinstance(step.module, AveragePool)
+    window = average_window(step.title, step.module)
+    if window.stride == window.kernel and not any(window.padding):
+        return AveragePoolLayer(*at, window.kernel)
+    return OverlappingAveragePoolLayer(*at, window)
+
+
+def _adaptive(at: _At, step: Step) -> IntegerLayer:
+    assert isinstance(step.module, AdaptivePool)
+    return AveragePoolLayer(*at, output=windows_down_and_across(step.title, step.module))
+
+
+def _upsample(at: _At, step: Step) -> IntegerLayer:
+    assert isinstance(step.module, nn.Upsample)
+    return UpsampleLayer(*at, copies(step.title, step.module))
+
+
+def _pad(at: _At, step: Step) -> IntegerLayer:
+    assert step.module is not None
+    return PadLayer(*at, borders(step.title, step.module))
+
+
+def _plain(kind: type[IntegerLayer]) -> Callable[[_At, Step], IntegerLayer]:
+    return lambda at, _: kind(*at)
+
+
+_PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d)
+
+_LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[_At, Step], IntegerLayer]], ...] = (
+    ((nn.ReLU6,), _plain(Relu6Layer)),
+    ((nn.ReLU,), _plain(ReluLayer)),
+    ((nn.Hardswish,), _plain(HardswishLayer)),
+    ((nn.Flatten, Flattening), _flatten),
+    ((nn.Identity,), _plain(IdentityLayer)),
+    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d), _dropout),
+    ((nn.MaxPool1d, nn.MaxPool2d), _maximum),
+    ((nn.AvgPool1d, nn.AvgPool2d), _average),
+    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), _adaptive),
+    ((nn.Upsample,), _upsample),
+    (_PADS, _pad),
+)
 
 
 def _no_form(step: Step) -> str:
-    title = repr(step.module) if step.module is not None else step.kind
+    kind = type(step.module).__name__
+    way = ADVICE.get(kind, "replace or remove it")
     return (
-        f"{step.name}: expected a layer with an integer form (Conv2d, Linear, L1BN, ReLU, "
-        f"MaxPool2d, AvgPool2d, AdaptiveAvgPool2d(1), Flatten, addition), got {title}; "
-        "replace or remove it"
+        f"{step.title}: expected a layer with an integer form (Conv2d, Linear, L1BN, BatchNorm, "
+        f"ReLU, ReLU6, Hardswish, a pooling, Dropout, Upsample, ZeroPad2d, Flatten, addition), got "
+        f"{kind}; {way}"
     )

@@ -10,6 +10,7 @@ from l1bn.device.program.steps import INPUT, NONE, Kind, Mode, Op, Tensor
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
+    DropoutLayer,
     FlattenLayer,
     IdentityLayer,
     IntegerLayer,
@@ -206,6 +207,7 @@ _BACKWARD: dict[type[IntegerLayer], Callable[[Backward, int, Tensor], None]] = {
     AddLayer: _add,
     ReluLayer: _relu,
     FlattenLayer: _flatten,
+    DropoutLayer: _through,
     IdentityLayer: _through,
     AveragePoolLayer: _pool(Kind.AVERAGE_ERROR),
     MaxPoolLayer: _pool(Kind.MAXIMUM_ERROR),

@@ -286,6 +286,7 @@ def _check(layers: list[IntegerLayer], cut: int) -> None:
             f"{last.name}: expected a network that ends in a linear layer, whose sums are the "
             f"logits, got {type(last).__name__}"
         )
+    _refuse_sharing(layers)
     for layer in layers[cut:]:
         if not layer.training:
             raise ValueError(
@@ -300,6 +301,21 @@ def _check(layers: list[IntegerLayer], cut: int) -> None:
                 f"{layer.name}: expected frozen parameters in evaluation mode, got some that "
                 "learn; choose what learns with l1bn.device.choose"
             )
+
+
+def _refuse_sharing(layers: list[IntegerLayer]) -> None:
+    """A device moves a weight as soon as its gradient is known: layers that learn share none."""
+    owners: dict[int, str] = {}
+    for layer in layers:
+        for module in layer.modules():
+            if not getattr(module, "trains", False):
+                continue
+            owner = owners.setdefault(id(module), layer.name)
+            if owner != layer.name:
+                raise ValueError(
+                    f"{layer.name}: expected weights of its own where they learn, got those of "
+                    f"{owner}; freeze them"
+                )
 
 
 def _known(layer: IntegerLayer) -> None:

@@ -14,6 +14,7 @@ from l1bn.quantized import IntegerNetwork
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
+    DropoutLayer,
     FlattenLayer,
     IdentityLayer,
     IntegerLayer,
@@ -23,6 +24,7 @@ from l1bn.quantized.layers import (
     ProductNormLayer,
     ReluLayer,
 )
+from l1bn.quantized.layers import Window as PoolWindow
 from l1bn.quantized.layers.product import Product
 from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.parameter import IntegerParameter
@@ -287,6 +289,11 @@ def _average(low: Lowering, index: int) -> None:
     assert isinstance(layer, AveragePoolLayer)
     before, after = low.shape_of(low.network.nodes[index].inputs[0]), low.shape_of(index)
     kh, kw = layer.window(before[2:])
+    if kh != kw and after[2:].numel() > 1:
+        raise ValueError(
+            f"{layer.name}: expected square windows of averages, or one for all pixels, got "
+            f"{kh} x {kw}; a device has no others"
+        )
     low.add(
         index,
         Kind.AVERAGE,
@@ -301,22 +308,44 @@ def _average(low: Lowering, index: int) -> None:
 def _maximum(low: Lowering, index: int) -> None:
     layer = low.layer(index)
     assert isinstance(layer, MaxPoolLayer)
+    kernel, stride, padding = _plain_pool(layer.name, layer.window)
     before, after = low.shape_of(low.network.nodes[index].inputs[0]), low.shape_of(index)
     low.add(
         index,
         Kind.MAXIMUM,
         replace(
             plain_window(before, after),
-            kernel_height=layer.kernel,
-            kernel_width=layer.kernel,
-            stride=layer.stride,
-            padding=layer.padding,
+            kernel_height=kernel,
+            kernel_width=kernel,
+            stride=stride,
+            padding=padding,
         ),
         a=low.source(index),
         out=low.tensor(after),
         x=low.tensor(after) if low.learns(index) else None,
-        flags=Flag.DISJOINT if layer.stride >= layer.kernel else Flag(0),
+        flags=Flag.DISJOINT if layer.window.disjoint else Flag(0),
     )
+
+
+def _plain_pool(name: str, window: PoolWindow) -> tuple[int, int, int]:
+    """Return size, stride and padding of square windows."""
+    sides = (window.kernel, window.stride, window.padding)
+    if any(a != b for a, b in sides) or window.dilation != (1, 1) or window.ceil:
+        raise ValueError(
+            f"{name}: expected a max pooling of square windows without dilation and ceil_mode, got "
+            f"{window}; a device has no others"
+        )
+    return window.kernel[0], window.stride[0], window.padding[0]
+
+
+def _dropout(low: Lowering, index: int) -> None:
+    layer = low.layer(index)
+    if layer.training and low.training:
+        raise ValueError(
+            f"{layer.name}: expected no dropout in what learns on a device, got one; freeze the "
+            "layers up to it, or build the network without it"
+        )
+    _identity(low, index)
 
 
 _FORWARD: dict[type[IntegerLayer], Callable[[Lowering, int], None]] = {
@@ -327,6 +356,7 @@ _FORWARD: dict[type[IntegerLayer], Callable[[Lowering, int], None]] = {
     ReluLayer: _relu,
     FlattenLayer: _flatten,
     IdentityLayer: _identity,
+    DropoutLayer: _dropout,
     AveragePoolLayer: _average,
     MaxPoolLayer: _maximum,
 }

@@ -52,8 +52,12 @@ class Clock:
         """Return the random bits of one rounding of this step; None rounds to nearest."""
         if not self.config.stochastic:
             return None
+        return Noise(self.config.seed, self.place(site, stream))
+
+    def place(self, site: int, stream: int) -> int:
+        """Return the number of one rounding of this step and pass."""
         place = (self.step * _SITES + site) * _STREAMS + stream
-        return Noise(self.config.seed, place + (self.passes << _PASS_BITS))
+        return place + (self.passes << _PASS_BITS)
 
     def update_noise(self, index: int) -> Noise | None:
         """Return the random bits of the update of one parameter; None rounds to nearest.

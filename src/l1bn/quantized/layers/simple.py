@@ -51,13 +51,33 @@ class ReluLayer(IntegerLayer):
 
 
 class FlattenLayer(IntegerLayer):
-    """(N, C, H, W) to (N, C·H·W), in the order of ``torch.flatten``."""
+    """(N, C, H, W) to (N, C·H·W), in the order of ``torch.flatten``.
+
+    Args:
+        name: Name of the float layer.
+        site: Number in the network.
+        clock: The network's.
+        features: Numbers of an image, where the float network says how many; "one" a channel.
+    """
 
     _shape: torch.Size | None = None
 
+    def __init__(
+        self, name: str, site: int, clock: Clock, features: int | str | None = None
+    ) -> None:
+        super().__init__(name, site, clock)
+        self.features = features
+
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See ``IntegerLayer.check``."""
-        return torch.Size((shapes[0][0], shapes[0][1:].numel()))
+        count = shapes[0][1:].numel()
+        wanted = shapes[0][1] if self.features == "one" else self.features
+        if wanted not in (None, count):
+            raise ValueError(
+                f"{self.name}: expected {wanted} numbers an image, which the float network names, "
+                f"got {count} of {tuple(shapes[0])}; use images of the size it was built for"
+            )
+        return torch.Size((shapes[0][0], count))
 
     def forward(self, *inputs: QTensor) -> QTensor:
         """Return the input with its channels and pixels in one dimension."""

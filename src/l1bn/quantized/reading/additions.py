@@ -15,7 +15,7 @@ from l1bn.nn import (
     L1SyncBatchNorm,
 )
 from l1bn.nn.fusable import HOOKS
-from l1bn.quantized.reading.trace import UnsupportedError
+from l1bn.quantized.reading.spellings import UnsupportedError
 
 _REMOVE = {
     "BasePruningMethod": (
