@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants tidy bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
+.PHONY: help demo demo-device compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants tidy bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -32,6 +32,15 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 
 demo: $(VENV)/.demo  ## train a small ResNet with L1BN and with BN on real images, side by side
 	$(BIN)/l1bn compare
+
+# Needs clang and lld, which compile it to WebAssembly. PORT= another port.
+PORT ?= 8000
+DEMO = runs/demo-device
+demo-device: $(VENV)/.demo  ## a page in which a network learns what you draw, served at localhost
+	[ -e $(DEMO)/last.pt ] || $(BIN)/l1bn train --precision int8 --epochs 6 --no-tensorboard --out $(DEMO)
+	$(BIN)/l1bn device web --network $(DEMO) --learn all --batch 16 --out $(DEMO)/page/index.html
+	@echo "Open http://localhost:$(PORT) and draw; Ctrl-C ends it."
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(DEMO)/page $(PORT)
 
 # About 40 minutes on 2 cores. DATA may be a local folder that `datasets` reads.
 DATA ?= zalando-datasets/fashion_mnist

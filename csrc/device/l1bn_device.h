@@ -153,6 +153,8 @@ typedef struct {
   int16_t* exponents; /* one per tensor of the larger program */
 } l1bn_device;
 
+#define L1BN_HEADER_BYTES 24u /* of a slot; the state follows */
+
 /* Two slots of flash, each of l1bn_state_size() bytes. Every function returns 0 on success. A write
  * never begins before its slot was erased; it may be interrupted at any byte. A read fails only
  * where a later one may succeed: of bytes that the flash itself knows to be damaged it returns any,

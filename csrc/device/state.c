@@ -3,7 +3,7 @@
 
 #define MAGIC 0x6E62316Cu /* "l1bn" */
 #define VERSION 1u
-#define HEADER_WORDS 6
+#define HEADER_WORDS (L1BN_HEADER_BYTES / 4u)
 #define CHUNK 64u
 #define SLOTS 2u
 
@@ -23,13 +23,13 @@ static uint32_t checksum(uint32_t crc, const uint8_t* data, uint32_t count) {
 static void put_words(const header* h, uint8_t* bytes) {
   const uint32_t words[HEADER_WORDS] = {h->magic, h->version,  h->identity,
                                         h->size,  h->sequence, h->checksum};
-  for (uint32_t i = 0; i < 4u * HEADER_WORDS; ++i)
+  for (uint32_t i = 0; i < L1BN_HEADER_BYTES; ++i)
     bytes[i] = (uint8_t)(words[i / 4u] >> (8u * (i % 4u)));
 }
 
 static header get_words(const uint8_t* bytes) {
   uint32_t words[HEADER_WORDS] = {0};
-  for (uint32_t i = 0; i < 4u * HEADER_WORDS; ++i)
+  for (uint32_t i = 0; i < L1BN_HEADER_BYTES; ++i)
     words[i / 4u] |= (uint32_t)bytes[i] << (8u * (i % 4u));
   const header h = {words[0], words[1], words[2], words[3], words[4], words[5]};
   return h;
@@ -37,13 +37,13 @@ static header get_words(const uint8_t* bytes) {
 
 /* Of all words but the checksum itself. */
 static uint32_t header_checksum(const header* h) {
-  uint8_t bytes[4 * HEADER_WORDS];
+  uint8_t bytes[L1BN_HEADER_BYTES];
   put_words(h, bytes);
-  return checksum(0xFFFFFFFFu, bytes, 4u * (HEADER_WORDS - 1u));
+  return checksum(0xFFFFFFFFu, bytes, L1BN_HEADER_BYTES - 4u);
 }
 
 uint32_t l1bn_state_size(const l1bn_device* device) {
-  return 4u * HEADER_WORDS + device->network->state_bytes;
+  return L1BN_HEADER_BYTES + device->network->state_bytes;
 }
 
 enum slot_content { SLOT_OTHER, SLOT_INTACT, SLOT_UNREAD };
@@ -54,14 +54,14 @@ static enum slot_content look(const l1bn_device* device, const l1bn_storage* sto
                               uint32_t* sequence) {
   uint8_t bytes[CHUNK];
   const uint32_t size = device->network->state_bytes;
-  if (storage->read(storage->context, slot, 0, bytes, 4u * HEADER_WORDS) != 0) return SLOT_UNREAD;
+  if (storage->read(storage->context, slot, 0, bytes, L1BN_HEADER_BYTES) != 0) return SLOT_UNREAD;
   const header h = get_words(bytes);
   if (h.magic != MAGIC || h.version != VERSION) return SLOT_OTHER;
   if (h.identity != device->network->identity || h.size != size) return SLOT_OTHER;
   uint32_t crc = header_checksum(&h);
   for (uint32_t at = 0; at < size; at += CHUNK) {
     const uint32_t count = size - at < CHUNK ? size - at : CHUNK;
-    if (storage->read(storage->context, slot, 4u * HEADER_WORDS + at, bytes, count) != 0)
+    if (storage->read(storage->context, slot, L1BN_HEADER_BYTES + at, bytes, count) != 0)
       return SLOT_UNREAD;
     crc = checksum(crc, bytes, count);
   }
@@ -92,14 +92,14 @@ enum l1bn_status l1bn_state_save(const l1bn_device* device, const l1bn_storage* 
   if (newest(device, storage, &have, &sequence) != L1BN_OK) return L1BN_STORAGE;
   const uint32_t slot = have == 0u ? 1u : 0u;
   header h = {MAGIC, VERSION, net->identity, net->state_bytes, sequence + 1u, 0};
-  uint8_t bytes[4 * HEADER_WORDS];
+  uint8_t bytes[L1BN_HEADER_BYTES];
   h.checksum = checksum(header_checksum(&h), device->state, net->state_bytes);
   put_words(&h, bytes);
   if (storage->erase(storage->context, slot) != 0) return L1BN_STORAGE;
-  if (storage->write(storage->context, slot, 4u * HEADER_WORDS, device->state, net->state_bytes) !=
+  if (storage->write(storage->context, slot, L1BN_HEADER_BYTES, device->state, net->state_bytes) !=
       0)
     return L1BN_STORAGE;
-  if (storage->write(storage->context, slot, 0, bytes, 4u * HEADER_WORDS) != 0) return L1BN_STORAGE;
+  if (storage->write(storage->context, slot, 0, bytes, L1BN_HEADER_BYTES) != 0) return L1BN_STORAGE;
   return L1BN_OK;
 }
 
@@ -107,7 +107,7 @@ enum l1bn_status l1bn_state_load(const l1bn_device* device, const l1bn_storage* 
   uint32_t slot, sequence = 0;
   if (newest(device, storage, &slot, &sequence) != L1BN_OK) return L1BN_STORAGE;
   if (slot == SLOTS) return L1BN_NO_STATE;
-  if (storage->read(storage->context, slot, 4u * HEADER_WORDS, device->state,
+  if (storage->read(storage->context, slot, L1BN_HEADER_BYTES, device->state,
                     device->network->state_bytes) != 0) {
     l1bn_init(device); /* what was read so far is no state */
     return L1BN_STORAGE;

@@ -21,6 +21,8 @@ PACKAGES = {
     "clang": "clang",
     "wasm-ld": "lld",
     "node": "nodejs",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
     "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",

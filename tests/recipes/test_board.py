@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +63,25 @@ def test_a_report_counts_bytes_and_instructions(run: Path, tmp_path: Path, capsy
     state = sum(row["state"] for row in figures["layers"])
     assert state <= figures["state_bytes"] <= state + 200
     assert figures["ram_bytes"] >= figures["arena_bytes"] + figures["state_bytes"]
+
+
+def test_a_page_holds_the_network_and_examples(run: Path, tmp_path: Path, capsys) -> None:
+    _needs("wasm")
+    out = tmp_path / "shown" / "page.html"
+    options = ["--learn", "all", "--examples", "3", "--batch", "4"]
+    assert main(["device", "web", "--network", str(run), "--out", str(out), *options]) == 0
+    assert f"KiB in {out}" in capsys.readouterr().out
+    text = out.read_text()
+    assert not re.findall(r"@[A-Z]+@", text)
+    assert re.findall(r"(?:src|href)=\"(?!data:)", text) == []
+    figures = json.loads(re.search(r'id="figures">(.*?)</script>', text, re.DOTALL)[1])
+    assert figures["shape"] == [16, 16, 1]
+    known = figures["known"]
+    assert [known["labels"].count(label) for label in range(10)] == [5] * 10
+    assert sum(known["held"]) == 20
+    assert len(base64.b64decode(known["pixels"])) == 50 * 256
+    assert main(["device", "web", "--network", str(run), "--out", str(out), "--learn", "none"]) == 2
+    assert "expected layers that learn, got none" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +179,18 @@ def test_mistakes_get_one_line(run: Path, tmp_path: Path, capsys, monkeypatch) -
         ([*here, "--learn", "some"], "got 'some'"),
         ([*here, "--ram", "1"], "expected to fit 1024 bytes of RAM, needs"),
         ([*here, "--steps", "0"], "--steps: expected at least 1"),
-        ([*here, "--steps", "100000"], "--steps: expected at most"),
+        (["device", "web", *here[2:], "--examples", "-1"], "--examples: expected at least 0"),
         (["device", "build", "--network", str(tmp_path)], "no checkpoint at"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert text in error
         assert error.count("\n") == 1
+    assert main(["device", "run", *here[2:], "--steps", "100000"]) == 2
+    assert "--steps: expected at most" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["device", "web", *here[2:], "--learn", "all"]) == 2
+    assert "apt-get install clang lld" in capsys.readouterr().err
     assert main(["device", "run", *here[2:], "--target", "riscv32"]) == 2
     assert "apt-get install gcc-riscv64-unknown-elf qemu-system-misc" in capsys.readouterr().err
 

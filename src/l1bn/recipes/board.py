@@ -1,4 +1,4 @@
-"""``l1bn device build``, ``run`` and ``report``: a trained integer network on a processor."""
+"""``l1bn device``: a trained integer network on a processor without floating point."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from l1bn.device.trial.report import Row
     from l1bn.device.trial.run import Outcome, Work
     from l1bn.quantized import IntegerNetwork
+    from l1bn.recipes.classification.integer import IntegerPreprocess
     from l1bn.recipes.data import ImageSet
 
 _USAGE = """\
-usage: l1bn device {build,run,report} --network CHECKPOINT [OPTIONS]
+usage: l1bn device {build,run,report,web} --network CHECKPOINT [OPTIONS]
 
   build   write C files: the network, and the runtime that lets it learn
   run     compile it, run it on an emulated processor, compare it with Python
   report  flash, RAM, products and instructions of every layer
+  web     write one page of HTML in which the network learns, in any browser
 
 l1bn device COMMAND --help lists the options of a command."""
 
@@ -36,7 +38,7 @@ class BoardConfig:
 
     Attributes:
         network: Checkpoint, or the folder of its run.
-        out: Folder to write to.
+        out: Folder to write to; of web, the page.
         target: The processor.
         learn: all, classifier, affine (γ, β and biases), none, or the last so many layers.
         batch: Images of a training step, 1 to 32.
@@ -46,6 +48,8 @@ class BoardConfig:
         steps: Training steps of run and report.
         ram: KiB that arena and state may take; sums are computed twice where that helps.
         clock: Clock for which report estimates times, one instruction a cycle [MHz].
+        examples: Images of each class that web keeps, so that the network does not forget; half as
+            many again test it.
     """
 
     network: Path
@@ -59,6 +63,7 @@ class BoardConfig:
     steps: int = 5
     ram: int | None = None
     clock: float = 100.0
+    examples: int = 16
 
 
 def device_command(arguments: list[str]) -> int:
@@ -67,32 +72,38 @@ def device_command(arguments: list[str]) -> int:
         print(_USAGE)
         return 0
     name, *rest = arguments
-    if name not in ("build", "run", "report"):
-        raise UserError(f'no command "device {name}"; commands: build, run, report')
+    if name not in ("build", "run", "report", "web"):
+        raise UserError(f'no command "device {name}"; commands: build, run, report, web')
     config = tyro.cli(BoardConfig, prog=f"l1bn device {name}", args=rest)
     if config.steps < 1:
         raise UserError(f"--steps: expected at least 1, got {config.steps}")
-    build, work = _planned(config)
+    network, data = _trained(config.network)
+    prepare = _preprocess(data)
+    build = _planned(config, network, data, prepare)
     if name == "build":
         return _build(config, build)
+    if name == "web":
+        return _web(config, build, data, prepare)
+    work = _work(config, data, prepare)
     outcome = _run(config, build, work)
     show = _say if name == "run" else _report
     return show(config, build, work, outcome)
 
 
-def _planned(config: BoardConfig) -> tuple[Build, Work]:
-    """Read the checkpoint and plan its network; take images of its data for a trial."""
+def _preprocess(data: ImageSet) -> IntegerPreprocess:
     import torch
 
-    from l1bn import device
-    from l1bn.device.trial.run import Work
     from l1bn.recipes.classification.integer import IntegerPreprocess
 
-    network, data = _trained(config.network)
-    prepare = IntegerPreprocess(data, torch.device("cpu"))
-    count = config.batch * config.steps
-    if count > len(data.train):
-        raise UserError(f"--steps: expected at most {len(data.train)} images in all, got {count}")
+    return IntegerPreprocess(data, torch.device("cpu"))
+
+
+def _planned(
+    config: BoardConfig, network: IntegerNetwork, data: ImageSet, prepare: IntegerPreprocess
+) -> Build:
+    """Choose what learns, and plan the memory."""
+    from l1bn import device
+
     channels, height, width = data.train.images.shape[1:]
     try:
         device.choose(network, int(config.learn) if config.learn.isdigit() else config.learn)  # type: ignore[arg-type]
@@ -103,12 +114,21 @@ def _planned(config: BoardConfig) -> tuple[Build, Work]:
             weight_decay=config.weight_decay,
             ram=None if config.ram is None else config.ram * 1024,
         )
-        build = device.build(network, (channels, height, width), options)
+        return device.build(network, (channels, height, width), options)
     except ValueError as error:
         raise UserError(f"l1bn device: {error}") from error
-    images = prepare(data.train.images[:count])
+
+
+def _work(config: BoardConfig, data: ImageSet, prepare: IntegerPreprocess) -> Work:
+    """Return images of the network's own data for a trial."""
+    from l1bn.device.trial.run import Work
+
     steps = config.steps if config.learn != "none" else 0
-    return build, Work(images, data.train.labels[:count], [config.lr] * steps, 1)
+    count = config.batch * config.steps
+    if count > len(data.train):
+        raise UserError(f"--steps: expected at most {len(data.train)} images in all, got {count}")
+    images = prepare(data.train.images[:count])
+    return Work(images, data.train.labels[:count], [config.lr] * steps, 1)
 
 
 def _trained(place: Path) -> tuple[IntegerNetwork, ImageSet]:
@@ -148,6 +168,24 @@ def _build(config: BoardConfig, build: Build) -> int:
 
     folder = device.write(build, config.out)
     print(f"{_memory(build)}; C files in {folder}")
+    return 0
+
+
+def _web(config: BoardConfig, build: Build, data: ImageSet, prepare: IntegerPreprocess) -> int:
+    from l1bn.device.web.page import page
+    from l1bn.recipes.files.writing import write_text
+    from l1bn.recipes.keepsake import shown
+
+    if config.examples < 0:
+        raise UserError(f"--examples: expected at least 0, got {config.examples}")
+    path = config.out if config.out.suffix == ".html" else config.out / "page.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        text = page(build, shown(data, prepare.table, config.examples), config.learn)
+    except ValueError as error:
+        raise UserError(f"l1bn device web: {error}") from error
+    write_text(path, text)
+    print(f"{_memory(build)}; {len(text) / 1024:,.0f} KiB in {path}")
     return 0
 
 

@@ -95,6 +95,12 @@ def _cortex_m(cpu: str, board: str) -> Target:
     )
 
 
+_WASM = (
+    *("--target=wasm32", "-mbulk-memory", "-msimd128", "-ffreestanding", "-nostdlib"),
+    "-Wl,--no-entry",
+)
+"""Browsers have these vectors since 2021, Safari since 2023."""
+
 TARGETS = {
     "host": Target("gcc", (), ("trial.c", "host.c")),
     "cortex-m3": _cortex_m("cortex-m3", "mps2-an385"),
@@ -115,13 +121,13 @@ TARGETS = {
     ),
     "wasm": Target(
         "clang",
-        (
-            *("--target=wasm32", "-mbulk-memory", "-ffreestanding", "-nostdlib"),
-            *("-Wl,--no-entry", "-Wl,--export=trial"),
-        ),
+        (*_WASM, "-Wl,--export=trial"),
         ("trial.c", "libc.c", "wasm.c"),
         linker="wasm-ld",
         runner=("node",),
     ),
 }
 """The processors by name; ``l1bn device --target`` offers the same."""
+
+PAGE = Target("clang", _WASM, ("page.c", "libc.c"), linker="wasm-ld")
+"""The module that a page loads."""

@@ -28,6 +28,10 @@ class IntegerPreprocess:
     Args:
         data: Gives mean and standard deviation of the training images.
         device: Where the network is.
+
+    Attributes:
+        exponent: Exponent of the integers.
+        table: What becomes of each level, ``(C, 256)`` of int8.
     """
 
     def __init__(self, data: ImageSet, device: torch.device) -> None:
@@ -37,13 +41,13 @@ class IntegerPreprocess:
         peak = float(levels[:, low : high + 1].abs().max()) / _SATURATED
         self.exponent = math.ceil(math.log2(peak / 127))
         codes = torch.round(torch.ldexp(levels, torch.tensor(-self.exponent))).clamp(-127, 127)
-        self._table = codes.to(torch.int8).to(device)
+        self.table = codes.to(torch.int8).to(device)
         self._device = device
 
     def __call__(self, images: Tensor) -> quantized.QTensor:
         """Return (N, C, H, W) of int8, in channels-last memory."""
         pixels = images.to(self._device).permute(0, 2, 3, 1).int()
-        planes = [self._table[c][pixels[..., c]] for c in range(len(self._table))]
+        planes = [self.table[c][pixels[..., c]] for c in range(len(self.table))]
         values = torch.stack(planes, dim=-1).permute(0, 3, 1, 2)
         return quantized.QTensor(values, self.exponent)
 

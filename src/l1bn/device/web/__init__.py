@@ -1,0 +1,1 @@
+"""A network in a page of its own, which learns there."""
