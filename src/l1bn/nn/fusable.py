@@ -5,13 +5,13 @@ One table and one check, for the layers here and for conversion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from l1bn.activation import DESCRIPTIONS, Activation
@@ -30,19 +30,19 @@ class Fusable(NamedTuple):
 
     name: str
     module: type[nn.Module]
-    functions: tuple[Any, ...]
+    functions: tuple[Callable[..., Tensor], ...]
     methods: tuple[str, ...] = ()
     option: str | None = None
 
-    def activation(self, option: Any) -> Activation | None:
+    def activation(self, option: object) -> Activation | None:
         """The activation for a value of the option, ``None`` where it is no known one."""
         if self.option is None:
             return self.name
         if self.option == "approximate":
-            return {"none": "gelu", "tanh": "gelu_tanh"}.get(option)
+            return {"none": "gelu", "tanh": "gelu_tanh"}.get(str(option))
         return (self.name, float(option)) if isinstance(option, (int, float)) else None
 
-    def default(self) -> Any:
+    def default(self) -> object:
         """The option where none is given."""
         return "none" if self.option == "approximate" else DESCRIPTIONS[self.name].parameter
 
@@ -68,10 +68,14 @@ OPTIONS = frozenset(row.option for row in FUSABLE if row.option is not None)
 #: Methods of a tensor that are activations.
 METHODS = frozenset(method for row in FUSABLE for method in row.methods)
 
-_BY_MODULE = {row.module: (row, row.module.forward) for row in FUSABLE}
-_BY_FUNCTION = {function: row for row in FUSABLE for function in row.functions}
+_BY_MODULE: dict[type, tuple[Fusable, object]] = {
+    row.module: (row, row.module.forward) for row in FUSABLE
+}
+_BY_FUNCTION: dict[object, Fusable] = {
+    function: row for row in FUSABLE for function in row.functions
+}
 _BY_METHOD = {method: row.name for row in FUSABLE for method in row.methods}
-_NONE: Mapping[str, Any] = {}
+NO_OPTIONS: Mapping[str, object] = {}
 _CALL = nn.Module.__call__
 #: A module's tables of hooks, and what a reader calls what is in them.
 HOOKS = {
@@ -103,7 +107,7 @@ def is_watched(module: nn.Module) -> bool:
 
 
 def activation_of(
-    act: Any, more: Sequence[Any] = (), options: Mapping[str, Any] = _NONE
+    act: object, more: Sequence[object] = (), options: Mapping[str, object] = NO_OPTIONS
 ) -> Activation | None:
     """An activation that a layer can compute, ``None`` for any other.
 
@@ -114,18 +118,20 @@ def activation_of(
     """
     kind = type(act)
     found = _BY_MODULE.get(kind)
-    if found is not None:
+    if found is not None and isinstance(act, nn.Module):
         row, forward = found
-        if kind.forward is not forward or more or options or is_watched(act):
+        if type(act).forward is not forward or more or options or is_watched(act):
             return None
         return row.name if row.option is None else row.activation(getattr(act, row.option, None))
     if kind is FunctionType or kind is BuiltinFunctionType:
         known = _BY_FUNCTION.get(act)
         return None if known is None else _called(known, more, options)
-    return _BY_METHOD.get(act) if kind is str and not more and not options else None
+    return _BY_METHOD.get(act) if isinstance(act, str) and not more and not options else None
 
 
-def _called(row: Fusable, more: Sequence[Any], options: Mapping[str, Any]) -> Activation | None:
+def _called(
+    row: Fusable, more: Sequence[object], options: Mapping[str, object]
+) -> Activation | None:
     """The activation of a function's call. In place or not is the same to a fused call."""
     if len(more) > 1 or any(name not in ("inplace", row.option) for name in options):
         return None
@@ -135,6 +141,6 @@ def _called(row: Fusable, more: Sequence[Any], options: Mapping[str, Any]) -> Ac
     return None if isinstance(given, bool) else row.activation(given)
 
 
-def is_identity(module: Any) -> bool:
+def is_identity(module: object) -> bool:
     """Whether a module passes its input on, unseen."""
     return type(module) is nn.Identity and not is_watched(module)

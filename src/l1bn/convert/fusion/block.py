@@ -13,11 +13,12 @@ from typing import Any
 from torch import nn
 
 from l1bn.convert.fusion import sequential, turned
-from l1bn.convert.fusion.decide import OPEN, is_plain_run, settle
+from l1bn.convert.fusion.decide import NOTHING, OPEN
 from l1bn.convert.fusion.plan import Method, Plan, method_of, plan_for
 from l1bn.convert.fusion.source import NoSourceError
 from l1bn.convert.fusion.turned import ORIGINAL
 from l1bn.convert.replace import become
+from l1bn.nn.fusable import is_watched
 
 
 class FusedBlock:
@@ -90,12 +91,11 @@ def fused_class(cls: Any) -> type[nn.Module]:
     plan = class_plan(cls)
 
     def opened(self: nn.Module, x: Any, earlier: tuple[Any, ...]) -> Any:
-        if plan.forward.holds(cls.forward):
-            if self.training:
-                turned.tell(self)
-            return plan.open(self, x, _l1bn_earlier=earlier)
-        settle(*earlier)
-        return cls.forward(self, x)
+        if is_watched(self) or not plan.forward.serves(cls.forward):
+            return NOTHING
+        if self.training:
+            turned.tell(self)
+        return plan.open(self, x, _l1bn_earlier=earlier)
 
     namespace = {
         "__module__": cls.__module__,
@@ -115,7 +115,7 @@ def _override(cls: Any, name: str, method: Method) -> Any:
     @functools.wraps(method.function)
     def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         original = getattr(cls, name)
-        if is_plain_run() and method.holds(original):
+        if method.serves(original):
             if self.training:
                 turned.tell(self)
             return method.run(self, *args, **kwargs)

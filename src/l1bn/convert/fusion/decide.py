@@ -12,35 +12,43 @@ and that nothing which could notice runs between the place where it is given and
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TypeGuard, final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, is_grad_enabled, nn
+from torch._C import _len_torch_function_stack
 
 from l1bn.activation import Activation
 from l1bn.functional import l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
-from l1bn.nn.fusable import activation_of, is_identity, is_watched
-from l1bn.ops.tracing import is_traced
+from l1bn.nn.fusable import NO_OPTIONS, activation_of, is_identity, is_watched
 
 #: Name, in the class of a rewritten block, of the forward that may return a promise.
 OPEN = "_l1bn_open"
 #: What says that there is no promise, and that nothing ran.
 NOTHING = object()
 
-_FORWARD = _L1BatchNorm.forward
 #: Layers that an activation can move into, with the forward that they must have.
-NORMS = {
+NORMS: dict[type[_L1BatchNorm], object] = {
     kind: kind.forward for kind in (L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d)
 }
 #: Layers that touch nothing but their input and their own parameters: they may run first.
-_QUIET = {
+_QUIET: dict[type[nn.Module], object] = {
     kind: kind.forward
-    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.AvgPool2d, nn.MaxPool2d)
+    for kind in (
+        nn.Identity,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.Linear,
+        nn.AvgPool2d,
+        nn.MaxPool2d,
+    )
 }
 
 
+@final
 class Promise:
     """``norm(x)``, or ``norm(x) + residual``, that nobody has seen yet.
 
@@ -52,35 +60,52 @@ class Promise:
 
     __slots__ = ("earlier", "norm", "residual", "result", "x")
 
-    def __init__(self, norm: _L1BatchNorm, x: Tensor, earlier: tuple[Any, ...]) -> None:
+    def __init__(self, norm: _L1BatchNorm, x: Tensor, earlier: tuple[object, ...]) -> None:
         self.norm = norm
         self.x: Tensor | None = x
         self.earlier = earlier
-        self.residual: Any = None
+        self.residual: Promise | Tensor | None = None
         self.result: Tensor | None = None
 
+    def compute(self) -> Tensor:
+        """The value, as it was written: first the layer, then the addition."""
+        y = self.result
+        if y is None:
+            settle(*self.earlier)
+            self.result = y = self.norm(self.x)
+            residual, self.residual, self.x = self.residual, None, None
+            if residual is not None:  # a promise given after this one, or a tensor
+                self.result = y = y + _value(residual)
+        return y
 
-def call(f: Any, x: Any, *earlier: Any, _l1bn_more: tuple[Any, ...] = (), **options: Any) -> Any:
+
+def call(
+    f: str | Callable[..., object],
+    x: object,
+    earlier: tuple[object, ...] = (),
+    more: tuple[object, ...] = (),
+    options: Mapping[str, object] = NO_OPTIONS,
+) -> object:
     """Compute ``f(x, *more, **options)``; the output of a layer may come back as a promise.
 
     Args:
         f: what is called; a string for a method of x.
         x: its argument.
         earlier: variables that may hold promises.
-        _l1bn_more: the call's other arguments.
+        more: the call's other arguments.
         options: the call's keywords.
     """
     if type(x) is Promise:
         if x.result is None:
-            activation = activation_of(f, _l1bn_more, options)
+            activation = activation_of(f, more, options)
             if activation is not None:
                 y = _keep(x, activation)
                 if y is not None:
                     return y
-            elif is_identity(f) and not _l1bn_more and not options:
+            elif is_identity(f) and not more and not options:
                 return x
-        x = value(x)
-    elif type(x) is Tensor and type(f) is not str and not _l1bn_more and not options:
+        x = x.compute()
+    elif type(x) is Tensor and not isinstance(f, str) and not more and not options:
         promise = _promise(f, x, earlier)
         if promise is not NOTHING:
             return promise
@@ -91,98 +116,97 @@ def call(f: Any, x: Any, *earlier: Any, _l1bn_more: tuple[Any, ...] = (), **opti
                 settle(*earlier)
                 raise
     settle(*earlier)
-    return getattr(x, f)(**options) if type(f) is str else f(x, *_l1bn_more, **options)
+    return getattr(x, f)(**options) if isinstance(f, str) else f(x, *more, **options)
 
 
-def finish(f: Any, x: Any, *earlier: Any, **options: Any) -> Any:
-    """Compute ``f(x)`` where no promise may come back."""
-    return value(call(f, x, *earlier, **options))
+def finish(
+    f: str | Callable[..., object],
+    x: object,
+    earlier: tuple[object, ...] = (),
+    more: tuple[object, ...] = (),
+    options: Mapping[str, object] = NO_OPTIONS,
+) -> object:
+    """Compute ``f(x, *more, **options)`` where no promise may come back."""
+    return value(call(f, x, earlier, more, options))
 
 
-def add(a: Any, b: Any, inplace: bool = False) -> Any:
+def add(a: object, b: object, inplace: bool = False) -> object:
     """Compute ``a + b`` or ``a += b``; with a promise it may stay one."""
-    if type(a) is Promise and _takes(a, b):
-        a.residual = b
+    if type(a) is Promise and _take(a, b):
         return a
-    if type(b) is Promise and not inplace and _takes(b, a):
-        b.residual = a
+    if type(b) is Promise and not inplace and _take(b, a):
         return b
     return (operator.iadd if inplace else operator.add)(value(a), value(b))
 
 
-def value(x: Any) -> Any:
+def value(x: object) -> object:
     """The tensor that a promise stands for; anything else is itself."""
-    if type(x) is not Promise:
-        return x
-    if x.result is None:
-        settle(*x.earlier)
-        x.result = x.norm(x.x)
-        residual, x.residual, x.x = x.residual, None, None
-        if residual is not None:  # a promise given after this one, or a tensor
-            x.result = x.result + value(residual)
-    return x.result
+    return x.compute() if type(x) is Promise else x
 
 
-def settle(*promises: Any) -> None:
+def _value(x: Promise | Tensor) -> Tensor:
+    return x.compute() if type(x) is Promise else x
+
+
+def settle(*promises: object) -> None:
     """Compute what was promised, before something runs that could notice."""
     for promise in promises:
         if type(promise) is Promise and promise.x is not None:
-            value(promise)
+            promise.compute()
 
 
-def _promise(f: Any, x: Tensor, earlier: tuple[Any, ...]) -> Any:
-    kind = type(f)
-    forward = NORMS.get(kind)
-    if forward is not None:
-        return Promise(f, x, earlier) if kind.forward is forward and _may(f, x) else NOTHING
-    opened = kind.__dict__.get(OPEN)
-    if opened is not None and not is_watched(f) and is_plain_run():
-        return opened(f, x, earlier)
-    return NOTHING
+def _promise(f: Callable[..., object], x: Tensor, earlier: tuple[object, ...]) -> object:
+    """What ``f(x)`` stands for before it runs, or ``NOTHING``."""
+    if isinstance(f, _L1BatchNorm):
+        return Promise(f, x, earlier) if _may(f, x) else NOTHING
+    opened = type(f).__dict__.get(OPEN)
+    return NOTHING if opened is None else opened(f, x, earlier)
 
 
-def is_plain_run() -> bool:
-    """Whether gradients are recorded, and neither a tracer nor a mode looks on."""
+def _may(norm: _L1BatchNorm, x: Tensor) -> bool:
+    """Whether a layer is today what can be fused, and something is gained by it.
+
+    Transforms and dispatch modes are the registry's to see. A function mode sees calls, and may be
+    entered within a forward, as a region without gradients may.
+    """
     return (
-        torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not is_traced()
-        and not torch._C._len_torch_function_stack()
+        NORMS.get(type(norm)) is type(norm).forward
+        and is_grad_enabled()
+        and not _len_torch_function_stack()
+        and not is_watched(norm)
+        and norm.override is None
+        and (x.requires_grad or _learns(norm))
+        and (
+            type(norm) is not L1BatchNormAct2d or (is_identity(norm.drop) and is_identity(norm.act))
+        )
     )
 
 
-def _may(norm: Any, x: Tensor) -> bool:
-    """Whether a layer is today what can be fused, and something is gained by it."""
-    if not torch.is_grad_enabled() or is_watched(norm) or norm.override is not None:
-        return False
-    parameters = norm._parameters
-    weight = parameters.get("weight")
-    if not (x.requires_grad or (weight is not None and weight.requires_grad)):
-        return False
-    if type(norm) is L1BatchNormAct2d and not (is_identity(norm.drop) and is_identity(norm.act)):
-        return False
-    # Transforms and dispatch modes are the registry's to see. A function mode sees calls, and may
-    # be entered within a forward, which ``is_plain_run`` has let through.
-    return not torch._C._len_torch_function_stack()
+def _learns(norm: _L1BatchNorm) -> bool:
+    weight = norm._parameters.get("weight")
+    return weight is not None and weight.requires_grad
 
 
-def _is_quiet(f: Any) -> bool:
-    return is_identity(f) or (
-        _QUIET.get(type(f)) is not None and type(f).forward is _QUIET[type(f)] and not is_watched(f)
-    )
+def _is_quiet(f: object) -> bool:
+    return isinstance(f, nn.Module) and type(f).forward is _QUIET.get(type(f)) and not is_watched(f)
 
 
-def _takes(promise: Promise, other: Any) -> bool:
-    """Whether a promise can take a residual."""
+def _take(promise: Promise, other: object) -> bool:
+    """Let a promise take a residual, where it can."""
     x = promise.x
     if promise.result is not None or promise.residual is not None or x is None:
         return False
     if type(other) is Promise and other.result is None:
-        return other.residual is None and other is not promise and _alike(other.x, x)
-    return _alike(value(other), x) and _is_kept(value(other))
+        if other is not promise and other.residual is None and _alike(other.x, x):
+            promise.residual = other
+    else:
+        known = value(other)
+        if _alike(known, x) and _is_kept(known):
+            promise.residual = known
+    return promise.residual is not None
 
 
-def _alike(residual: Any, x: Tensor) -> bool:
+def _alike(residual: object, x: Tensor) -> TypeGuard[Tensor]:
     return (
         type(residual) is Tensor
         and residual.shape == x.shape
@@ -193,7 +217,7 @@ def _alike(residual: Any, x: Tensor) -> bool:
 
 def _is_kept(residual: Tensor) -> bool:
     """Whether its producer keeps it for backward, so that it cannot be edited in place anyway."""
-    node: Any = residual.grad_fn
+    node = residual.grad_fn
     return node is not None and (
         getattr(node, "keeps_output", False) or node.name() == "ReluBackward0"
     )
@@ -202,7 +226,7 @@ def _is_kept(residual: Tensor) -> bool:
 def _keep(promise: Promise, activation: Activation) -> Tensor | None:
     """Compute a promise with its activation in one call, ``None`` where that is not possible."""
     other, x = promise.residual, promise.x
-    if x is None or not torch.is_grad_enabled():
+    if x is None or not is_grad_enabled():
         return None
     if type(other) is Promise and other.result is None:
         if _pairs(promise, other):
@@ -210,11 +234,12 @@ def _keep(promise: Promise, activation: Activation) -> Tensor | None:
         else:
             first, last = (promise, other) if promise in other.earlier else (other, promise)
             promise.residual = None
-            last.residual = value(first)
+            last.residual = first.compute()
             return _keep(last, activation)
     else:
-        settle(*promise.earlier)
-        y = promise.norm._normalize(x, activation, value(other))
+        if promise.earlier:
+            settle(*promise.earlier)
+        y = promise.norm._normalize(x, activation, None if other is None else _value(other))
     promise.x = promise.residual = None
     return y
 

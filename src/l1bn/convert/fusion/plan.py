@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
-from torch import nn
+from torch import is_grad_enabled, nn
+from torch._C import _get_tracing_state, _len_torch_function_stack
+from torch.compiler import is_compiling
 
 from l1bn.convert.fusion import decide
 from l1bn.convert.fusion.rewrite import EARLIER, HELPER, LEAVE, Origins, Rewriter
@@ -39,10 +41,18 @@ class Method:
     run: Callable[..., Any]
     sites: frozenset[tuple[str, Origins]]
 
-    def holds(self, function: Any) -> bool:
-        """Whether a class's method is still the one that was rewritten."""
+    def serves(self, function: object) -> bool:
+        """Whether to run the rewritten one now, in the place of what the class has.
+
+        Where gradients are recorded, neither a tracer nor a mode looks on, and the class still has
+        the method that was rewritten.
+        """
         return (
-            function is self.function
+            is_grad_enabled()
+            and not is_compiling()
+            and not _get_tracing_state()
+            and not _len_torch_function_stack()
+            and function is self.function
             and function.__code__ is self.code
             and function.__defaults__ is self.defaults[0]
             and function.__kwdefaults__ == self.defaults[1]

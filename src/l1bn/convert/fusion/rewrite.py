@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from l1bn.convert.fusion.liveness import live_after, mentioned
 from l1bn.nn.fusable import METHODS, OPTIONS
 
-HELPER, LEAVE, EARLIER, MORE = "_l1bn", "_l1bn_leave", "_l1bn_earlier", "_l1bn_more"
+HELPER, LEAVE, EARLIER = "_l1bn", "_l1bn_leave", "_l1bn_earlier"
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.ListComp,
            ast.SetComp, ast.DictComp, ast.GeneratorExp)  # fmt: skip
 
@@ -260,15 +260,18 @@ class Rewriter:
     def _replaced(
         self, e: ast.Call, f: ast.expr, x: ast.expr, state: State, holds: bool
     ) -> ast.expr:
-        others = [_earlier(name) for name in sorted(state.open - mentioned(e))]
+        others = sorted(state.open - mentioned(e))
         text = f".{f.value!s}" if isinstance(f, ast.Constant) else ast.unparse(f)
         self.sites.add((text, origins_of(x)))
-        keywords = list(e.keywords)
+        keywords = []
         if e.args[1:]:
-            keywords.append(ast.keyword(MORE, ast.Tuple(e.args[1:], ast.Load())))
-        new = ast.copy_location(
-            _helper("call" if holds else "finish", [f, x, *others], keywords), e
-        )
+            keywords.append(ast.keyword("more", ast.Tuple(e.args[1:], ast.Load())))
+        if e.keywords:
+            names: list[ast.expr | None] = [ast.Constant(k.arg) for k in e.keywords]
+            options = ast.Dict(names, [k.value for k in e.keywords])
+            keywords.append(ast.keyword("options", options))
+        args = [f, x, *([_tuple(others)] if others else [])]
+        new = ast.copy_location(_helper("call" if holds else "finish", args, keywords), e)
         return _from(new, frozenset({(text, False)})) if holds else new
 
     def _sum(self, e: ast.BinOp, at: ast.stmt, state: State) -> tuple[ast.expr, bool] | None:
@@ -372,9 +375,15 @@ def _call(name: str, args: list[ast.expr]) -> ast.Call:
 def _without(e: ast.expr, name: str) -> ast.expr:
     """An expression whose live calls do not name a promise."""
     for node in ast.walk(e):
-        if isinstance(node, ast.Call):
-            node.args = [a for a in node.args if not (isinstance(a, ast.Name) and a.id == name)]
+        if isinstance(node, ast.Tuple):
+            node.elts = [a for a in node.elts if not (isinstance(a, ast.Name) and a.id == name)]
     return e
+
+
+def _tuple(names: list[str]) -> ast.expr:
+    if names == [EARLIER]:
+        return ast.Name(EARLIER, ast.Load())
+    return ast.Tuple([_earlier(name) for name in names], ast.Load())
 
 
 def _earlier(name: str) -> ast.expr:
