@@ -36,11 +36,14 @@ demo: $(VENV)/.demo  ## train a small ResNet with L1BN and with BN on real image
 # Needs clang and lld, which compile it to WebAssembly. PORT= another port.
 PORT ?= 8000
 DEMO = runs/demo-device
-demo-device: $(VENV)/.demo  ## a page in which a network learns what you draw, served at localhost
-	[ -e $(DEMO)/last.pt ] || $(BIN)/l1bn train --precision int8 --epochs 6 --no-tensorboard --out $(DEMO)
+demo-device: $(DEMO)/result.json  ## a page in which a network learns what you draw, served at localhost
 	$(BIN)/l1bn device web --network $(DEMO) --learn all --batch 16 --out $(DEMO)/page/index.html
 	@echo "Open http://localhost:$(PORT) and draw; Ctrl-C ends it."
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory $(DEMO)/page $(PORT)
+
+$(DEMO)/result.json: | $(VENV)/.demo
+	if [ -e $(@D)/last.pt ]; then $(BIN)/l1bn train --resume $(@D); else \
+	    $(BIN)/l1bn train --precision int8 --epochs 6 --no-tensorboard --out $(@D); fi
 
 # About 40 minutes on 2 cores. DATA may be a local folder that `datasets` reads.
 DATA ?= zalando-datasets/fashion_mnist

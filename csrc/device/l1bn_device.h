@@ -101,6 +101,7 @@ typedef struct {
 
 /* One step of the program. Tensors, windows, norms and parameters are places in their tables. */
 typedef struct {
+  uint32_t blocks; /* set of the blocks for whose sake it is computed */
   uint8_t kind, mode, flags, unused;
   uint16_t layer; /* the layer of the report that it belongs to */
   uint16_t site;  /* place of its random bits */
@@ -113,7 +114,7 @@ typedef struct {
   uint16_t sums;     /* 32-bit sums */
   uint16_t window, norm, weight, bias;
   uint16_t scale; /* place of an exponent and a flag among the state's numbers */
-  int16_t value;  /* kept fraction bits of a sum; exponent of folded outputs */
+  int16_t value;  /* kept fraction bits of a sum; block of an L1BN_NORM_ERROR, -1 for none */
 } l1bn_op;
 
 typedef struct {
@@ -137,6 +138,7 @@ typedef struct {
   uint32_t numbers;  /* byte of the state: step number, exponents, scales */
   uint32_t decay;    /* weight decay with 32 fraction bits */
   uint32_t momentum; /* with 16 fraction bits */
+  uint32_t blocks;   /* the set of all that may learn */
   uint16_t batch, classes;
   uint16_t smoothing;                  /* with 14 fraction bits */
   uint16_t logits_infer, logits_train; /* tensors */
@@ -176,6 +178,13 @@ void l1bn_infer(const l1bn_device* device, const int8_t* image, int32_t* logits)
  * `logits`, unless it is 0, receives those of the batch before the step. */
 enum l1bn_status l1bn_train_step(const l1bn_device* device, const int8_t* images,
                                  const uint16_t* labels, uint32_t rate, int32_t* logits);
+
+/* The same, but only some blocks of layers learn: bit n of `blocks` stands for block n, the first
+ * layers first. Errors go back no further than the first of them. The others keep weights and
+ * momentum; their normalization takes the batch as it does. No known block: L1BN_NO_TRAINING. */
+enum l1bn_status l1bn_train_part(const l1bn_device* device, const int8_t* images,
+                                 const uint16_t* labels, uint32_t rate, uint32_t blocks,
+                                 int32_t* logits);
 
 /* Bytes of a slot. */
 uint32_t l1bn_state_size(const l1bn_device* device);

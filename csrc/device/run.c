@@ -16,6 +16,7 @@ static const step_function kSteps[] = {
 static void run_program(l1bn_run* run, const l1bn_program* program) {
   for (uint32_t i = 0; i < program->count; ++i) {
     const l1bn_op* op = &program->ops[i];
+    if ((op->blocks & run->blocks) == 0u) continue;
     kSteps[op->kind](run, op);
 #ifdef L1BN_PROFILE
     l1bn_profile(op->layer, op->kind >= L1BN_LOSS);
@@ -33,6 +34,7 @@ static l1bn_run run_of(const l1bn_device* device, const int8_t* images,
   run.images = images;
   run.tensors = tensors;
   run.count = 1;
+  run.blocks = 0xFFFFFFFFu;
   run.exponents[0] = device->network->input_exponent;
   const l1bn_i32* numbers = l1bn_numbers(&run);
   run.step = (uint64_t)(uint32_t)numbers[0] | ((uint64_t)(uint32_t)numbers[1] << 32);
@@ -62,8 +64,14 @@ static void advance(l1bn_run* run) {
 
 enum l1bn_status l1bn_train_step(const l1bn_device* device, const int8_t* images,
                                  const uint16_t* labels, uint32_t rate, int32_t* logits) {
+  return l1bn_train_part(device, images, labels, rate, device->network->blocks, logits);
+}
+
+enum l1bn_status l1bn_train_part(const l1bn_device* device, const int8_t* images,
+                                 const uint16_t* labels, uint32_t rate, uint32_t blocks,
+                                 int32_t* logits) {
   const l1bn_network* net = device->network;
-  if (net->train.count == 0u) return L1BN_NO_TRAINING;
+  if (net->train.count == 0u || (net->blocks & blocks) == 0u) return L1BN_NO_TRAINING;
   if (rate > LARGEST_RATE) return L1BN_BAD_RATE;
   for (uint32_t n = 0; n < net->batch; ++n)
     if (labels[n] >= net->classes) return L1BN_BAD_LABEL;
@@ -73,6 +81,7 @@ enum l1bn_status l1bn_train_step(const l1bn_device* device, const int8_t* images
   run.count = net->batch;
   run.labels = labels;
   run.rate = rate;
+  run.blocks = blocks & net->blocks;
   run_program(&run, &net->train);
   advance(&run);
   if (logits != 0)

@@ -40,18 +40,24 @@ class Host:
         return ctypes.string_at(self.device.state, self.build.layout.size)
 
     def train(
-        self, images: quantized.QTensor, labels: np.ndarray, rate: float
+        self,
+        images: quantized.QTensor,
+        labels: np.ndarray,
+        rate: float,
+        blocks: int | None = None,
     ) -> tuple[int, np.ndarray]:
-        """One step; its status and the logits."""
+        """One step, of some blocks if they are given; its status and the logits."""
         classes = np.zeros((self.build.options.batch, 10), np.int32)
-        status = self.library.l1bn_train_step(
+        arguments = [
             ctypes.byref(self.device),
             _pointer(_pixels(images)),
             _pointer(np.asarray(labels).astype(np.uint16)),
             ctypes.c_uint32(round(rate * 65536)),
-            _pointer(classes),
-        )
-        return status, classes
+        ]
+        if blocks is None:
+            return self.library.l1bn_train_step(*arguments, _pointer(classes)), classes
+        part = ctypes.c_uint32(blocks)
+        return self.library.l1bn_train_part(*arguments, part, _pointer(classes)), classes
 
     def infer(self, image: quantized.QTensor) -> np.ndarray:
         logits = np.zeros(10, np.int32)

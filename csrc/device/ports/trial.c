@@ -76,8 +76,11 @@ int trial(void) {
   for (uint32_t step = 0; step != TRIAL_STEPS; ++step) { /* there may be none */
     const int8_t* images = trial_images + step * NETWORK_BATCH * TRIAL_IMAGE;
     start_profile();
-    const enum l1bn_status status = l1bn_train_step(
-        &network, images, trial_labels + step * NETWORK_BATCH, trial_rates[step], logits);
+    const uint64_t start = port_instructions();
+    const enum l1bn_status status =
+        l1bn_train_part(&network, images, trial_labels + step * NETWORK_BATCH, trial_rates[step],
+                        trial_blocks[step], logits);
+    write_number("step", port_instructions() - start);
     if (status != L1BN_OK) {
       write_number("status", (uint64_t)status);
       return 1;

@@ -290,6 +290,7 @@ void l1bn_norm_error(const l1bn_run* run, const l1bn_op* op) {
     offsets[2 * k + 1] = slopes.offset[1];
   }
   if (op->out != L1BN_NONE) input_errors(run, op, offsets);
+  if (op->value < 0 || (run->blocks >> op->value & 1u) == 0u) return;
   const l1bn_parameter *gamma = &run->network->parameters[norm->gamma],
                        *beta = &run->network->parameters[norm->beta];
   const l1bn_gradient of_gamma = {0, dgamma, run->exponents[op->a]};

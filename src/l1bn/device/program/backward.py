@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from l1bn.device.program.blocks import Blocks
 from l1bn.device.program.lowering import Lowering, keeps_order, plain_window, raw, scratch_of
 from l1bn.device.program.steps import INPUT, NONE, Kind, Mode, Op, Tensor
 from l1bn.quantized.layers import (
@@ -32,11 +33,13 @@ class Backward:
 
     Attributes:
         low: The forward pass.
+        blocks: What may learn from step to step.
         errors: Error that has arrived at each node so far. A step may change it in place, so that
             no two nodes share one.
     """
 
     low: Lowering
+    blocks: Blocks
     errors: dict[int, Tensor] = field(default_factory=dict)
 
     def loss(self) -> None:
@@ -68,7 +71,8 @@ class Backward:
         if have is None:
             self.errors[source] = error
             return
-        self.step(index, Kind.JOIN, site=index, a=error, out=have, like=source)
+        fields = {"a": error, "out": have, "blocks": self.blocks.reach[source]}
+        self.step(index, Kind.JOIN, site=index, like=source, **fields)
 
     def step(self, index: int, kind: Kind, like: int | None = None, **fields: object) -> Op:
         """Add a step of a node, with the sizes of its forward step or of a tensor."""
@@ -79,9 +83,14 @@ class Backward:
         else:
             window = plain_window(low.shape_of(like), low.shape_of(like))
         fields.setdefault("site", layer.site)
+        fields.setdefault("blocks", self.blocks.reach[index])
         op = Op(kind, layer.name, window, **fields)  # type: ignore[arg-type]
         low.ops.append(op)
         return op
+
+    def before(self, index: int, place: int = 0) -> int:
+        """Return the blocks for whose sake an input of a node takes an error."""
+        return self.blocks.reach[self.low.network.nodes[index].inputs[place]]
 
     def product(self, index: int, product: Product, error: Tensor, macs: int) -> None:
         """Add gradient in the input and update of a product."""
@@ -98,6 +107,7 @@ class Backward:
                 scratch=scratch_of(product.weight),
                 sums=raw(4 * shape.numel()),
                 macs=macs,
+                blocks=self.before(index),
             )
             self.send(index, 0, out)
         self._update(index, product, error, made)
@@ -118,6 +128,7 @@ class Backward:
             sums=raw(4 * weight.weight.numel()) if weight.trains else None,
             channels=raw(8 * trained.weight.numel()) if trained is not None else None,
             macs=made.macs if weight.trains else 0,
+            blocks=self.blocks.own[index],
         )
 
 
@@ -147,6 +158,7 @@ def _norm(back: Backward, index: int, error: Tensor) -> None:
         out=inner,
         sums=raw(_OFFSETS * made.window.out_channels),
         norm=made.norm,
+        value=back.blocks.own[index].bit_length() - 1,
     )
     if inner is not None and product is not None:
         back.product(index, product, inner, made.macs)
@@ -160,7 +172,7 @@ def _add(back: Backward, index: int, error: Tensor) -> None:
     first, second = back.wants(index), back.wants(index, 1)
     if first and second:
         copy = back.low.tensor(back.low.shape_of(index))
-        back.step(index, Kind.COPY, a=error, out=copy)
+        back.step(index, Kind.COPY, a=error, out=copy, blocks=back.before(index, 1))
         back.send(index, 0, error)
         back.send(index, 1, copy)
     elif first or second:

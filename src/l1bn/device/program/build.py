@@ -11,6 +11,7 @@ import torch
 
 from l1bn.device.learning import layer_of
 from l1bn.device.program.backward import Backward
+from l1bn.device.program.blocks import Blocks
 from l1bn.device.program.lowering import Lowering, Tables
 from l1bn.device.program.memory import Placement, place
 from l1bn.device.program.state import Layout
@@ -79,6 +80,7 @@ class Build:
         images: Tensor of the caller's images.
         logits: Tensors of the logits, of inference and training.
         exponents: Exponent of each frozen node's output.
+        blocks: What may learn or rest from step to step.
     """
 
     network: IntegerNetwork
@@ -94,6 +96,7 @@ class Build:
     images: Tensor
     logits: tuple[Tensor, Tensor]
     exponents: Mapping[int, int]
+    blocks: Blocks
 
     @property
     def classes(self) -> int:
@@ -171,6 +174,7 @@ class _Builder:
         )
         self.tables.scales.update(self.layout.scales)
         self.images = Tensor(None, math.prod(shape))
+        self.blocks = Blocks.of(network)
 
     def _scales(self) -> list[OutputScale]:
         found = (getattr(layer, "scaling", None) for layer in self.layers)
@@ -207,7 +211,7 @@ class _Builder:
             infer.forward(index)
             train.forward(index)
         if self.learns:
-            backward = Backward(train)
+            backward = Backward(train, self.blocks)
             backward.loss()
             for index in reversed(range(self.cut, count)):
                 backward.node(index)
@@ -234,6 +238,7 @@ class _Builder:
             images=self.images,
             logits=logits,
             exponents=self._exponents(),
+            blocks=self.blocks,
         )
 
     def _shared(self, frozen: list[Op], train: list[Op]) -> dict[Buffer, int]:

@@ -9,6 +9,8 @@ INPUT = -1
 """The images, where a node's number names what it takes."""
 NONE = 0xFFFF
 """No tensor, parameter or table entry."""
+EVERY = 0xFFFFFFFF
+"""The set of all blocks, see ``l1bn.device.program.blocks``."""
 
 
 class Kind(IntEnum):
@@ -102,6 +104,7 @@ class Op:
         layer: Name of the layer it belongs to.
         window: Its sizes.
         macs: Multiplications of 8-bit numbers that it takes, computed once.
+        blocks: Set of the blocks for whose sake it is computed.
     """
 
     kind: Kind
@@ -124,6 +127,7 @@ class Op:
     scale: int = NONE
     value: int = 0
     macs: int = 0
+    blocks: int = EVERY
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors it touches, by field."""

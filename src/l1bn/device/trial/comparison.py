@@ -48,7 +48,8 @@ def _steps(build: Build, work: Work) -> Logits:
         network, 0.0, options.momentum, options.weight_decay, options.nesterov
     )
     found = []
-    for step, rate in enumerate(work.rates):
+    for step, (rate, chosen) in enumerate(zip(work.rates, work.learning(), strict=True)):
+        build.blocks.limit(network, chosen)
         first = step * options.batch
         logits = network(_images(work, first, options.batch))
         labels = work.labels[first : first + options.batch]
@@ -57,6 +58,7 @@ def _steps(build: Build, work: Work) -> Logits:
         optimizer.lr = rate
         optimizer.step()
         found.append(_flat(logits))
+    build.blocks.limit(network)
     return found
 
 

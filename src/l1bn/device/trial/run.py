@@ -12,6 +12,7 @@ from torch import Tensor
 
 from l1bn import tools
 from l1bn.device.program.build import Build
+from l1bn.device.program.steps import EVERY
 from l1bn.device.source.folder import write
 from l1bn.device.source.runtime import sources
 from l1bn.device.source.tables import array
@@ -29,12 +30,24 @@ class Work:
         labels: Class of each.
         rates: Learning rate of each step.
         inferences: How many of the images to classify afterwards.
+        blocks: Set of the blocks that learn in each step; empty lets all learn in all.
     """
 
     images: QTensor
     labels: Tensor
     rates: Sequence[float]
     inferences: int = 1
+    blocks: Sequence[int] = ()
+
+    def learning(self) -> Sequence[int]:
+        """Return the set of each step.
+
+        Raises:
+            ValueError: If there are other numbers of sets and steps.
+        """
+        if self.blocks and len(self.blocks) != len(self.rates):
+            raise ValueError(f"expected blocks for {len(self.rates)} steps, got {len(self.blocks)}")
+        return self.blocks or [EVERY] * len(self.rates)
 
 
 @dataclass(frozen=True)
@@ -47,12 +60,14 @@ class Outcome:
         instructions: Of each layer: forward and backward of one training step, forward of one
             inference; empty where the machine counts none.
         stack: Bytes of stack in use at most; 0 where unknown.
+        steps: Instructions of each training step; zeros where unknown.
     """
 
     logits: list[npt.NDArray[np.int32]]
     state: bytes
     instructions: dict[str, tuple[int, int, int]]
     stack: int
+    steps: Sequence[int] = ()
 
 
 def compile_trial(
@@ -117,6 +132,7 @@ def _trial(build: Build, work: Work) -> str:
                 array("int8_t", "trial_images", images),
                 array("uint16_t", "trial_labels", work.labels.tolist()),
                 array("uint32_t", "trial_rates", rates),
+                array("uint32_t", "trial_blocks", work.learning()),
                 "#endif\n",
             ]
         )
@@ -126,6 +142,7 @@ def _trial(build: Build, work: Work) -> str:
 def _read(build: Build, text: str) -> Outcome:
     logits: list[npt.NDArray[np.int32]] = []
     counts: dict[str, list[int]] = {}
+    steps: list[int] = []
     state, stack, part = b"", 0, ""
     for title, lines in _sections(text.splitlines()):
         data = bytes.fromhex("".join(lines))
@@ -138,13 +155,15 @@ def _read(build: Build, text: str) -> Outcome:
         elif title.startswith(("forward ", "backward ")):
             direction, number = title.split()
             counts.setdefault(f"{part} {direction}", []).append(int(number))
+        elif title.startswith("step "):
+            steps.append(int(title.split()[1]))
         elif title.startswith("stack "):
             stack = int(title.split()[1])
     columns = ("train forward", "train backward", "infer forward")
     names = build.layers
     rows = zip(*(counts.get(c, [0] * len(names)) for c in columns), strict=True)
     found = dict(zip(names, rows, strict=True)) if counts else {}
-    return Outcome(logits, state, found, stack)
+    return Outcome(logits, state, found, stack, steps)
 
 
 def _sections(lines: Iterable[str]) -> list[tuple[str, list[str]]]:

@@ -77,7 +77,7 @@ def page(build: Build, shown: Shown, learn: str) -> str:
         "STYLE": (_HERE / "page.css").read_text(),
         "LEAD": escape(_lead(shown)),
         "BATCH": str(build.options.batch),
-        "MEMORY": f"{build.ram / 1024:.0f} KiB",
+        "MEMORY": f"{build.ram / 1024:,.0f} KiB",
         "FOOTER": escape(_footer(build, learn)),
         "FIGURES": json.dumps(_figures(build, shown)).replace("<", "\\u003c"),
         "CODE": base64.b64encode(compile_module(build)).decode(),

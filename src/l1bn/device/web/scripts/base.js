@@ -28,8 +28,13 @@ function toBase64(bytes) {
 const percent = (share) => `${Math.round(100 * share)} %`;
 const kib = (bytes) => `${(bytes / 1024).toFixed(bytes < 10240 ? 1 : 0)} KiB`;
 
-/** Say something to whoever looks and to whoever listens. */
+/** Say something to whoever looks and to whoever listens; it fades, and never takes a click. */
 function say(text, wrong = false) {
-  $("message").textContent = text;
-  $("message").classList.toggle("wrong", wrong);
+  const message = $("message");
+  message.textContent = text;
+  message.classList.toggle("wrong", wrong);
+  message.getAnimations().forEach((animation) => animation.cancel());
+  const seconds = wrong ? 9 : 4;
+  const fading = [{ opacity: 1 }, { opacity: 1, offset: 0.9 }, { opacity: 0 }];
+  message.animate(fading, { duration: 1000 * seconds, fill: "forwards" });
 }

@@ -94,7 +94,7 @@ class Examples {
     const old = this.remembered.filter((example) => example.label === label);
     const thumbs = make("div", { className: "thumbs" });
     thumbs.append(...own.map((example) => this.thumb(example, name)));
-    thumbs.append(...old.slice(0, 6).map(({ pixels }) => quiet(pixels)));
+    thumbs.append(...old.slice(0, Math.max(0, 6 - own.length)).map(({ pixels }) => quiet(pixels)));
     const text = `${own.length} yours` + (old.length > 0 ? ` · ${old.length} known` : "");
     const count = make("span", { className: "count", textContent: text });
     return make("li", {}, input, thumbs, count);

@@ -1,0 +1,111 @@
+"""Which layers learn changes from step to step: what rests stays, and a step costs less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import l1bn
+from l1bn import device, quantized
+from l1bn.device.program.blocks import MOST, Blocks
+from l1bn.device.trial import comparison, run, targets
+from small_networks import digits, odd, resnet8, take_step, trained
+
+BATCH, RATE = 4, 0.05
+
+
+def planned(model: nn.Module, learn: device.Learn, **options: Any) -> device.Build:
+    network = trained(model)
+    device.choose(network, learn)
+    return device.build(network, (1, 8, 8), device.Options(batch=BATCH, **options))
+
+
+def test_a_block_is_a_layer_with_what_learns_in_it() -> None:
+    torch.manual_seed(0)
+    blocks = planned(resnet8(4), 4).blocks
+    assert [len(names) for names in blocks.layers] == [1] * 4
+    assert blocks.layers[-1] == ["7"]
+    assert (blocks.all, blocks.last(1), blocks.last(3), blocks.last(9)) == (15, 8, 14, 15)
+    assert blocks.reach[-1] == 15
+    assert planned(resnet8(4), "none").blocks.all == 0
+
+
+def test_many_layers_share_blocks() -> None:
+    layers = [layer for _ in range(39) for layer in (nn.Linear(8, 8), l1bn.L1BatchNorm1d(8))]
+    network = quantized.prepare(nn.Sequential(*layers, nn.Linear(8, 4)))
+    blocks = Blocks.of(network)
+    assert len(blocks.layers) == MOST
+    assert sum(map(len, blocks.layers)) == 40
+    assert all(blocks.layers)
+    assert [n for names in blocks.layers for n in names] == [x.name for x in network.layers]
+
+
+@pytest.mark.parametrize(
+    ("model", "learn", "options"),
+    [
+        (lambda: resnet8(4), "all", {}),
+        (lambda: resnet8(4), "affine", {"momentum": 0.0}),
+        (lambda: resnet8(4), 5, {"ram": 40_000}),
+        (odd, "all", {"weight_decay": 1e-3}),
+    ],
+)
+def test_blocks_in_turn_learn_what_they_learn_in_python(
+    model: Any, learn: device.Learn, options: dict[str, Any], on_host: Any
+) -> None:
+    torch.manual_seed(0)
+    build = planned(model(), learn, **options)
+    blocks, network, given = build.blocks, build.network, build.options
+    host = on_host(build)
+    optimizer = quantized.SGD(network, RATE, given.momentum, given.weight_decay, given.nesterov)
+    count = len(blocks.layers)
+    sets = [*(1 << n for n in range(count)), blocks.last(1), blocks.last(2), blocks.all, 0b101]
+    for step, chosen in enumerate(sets):
+        before = {id(p): p.weight.clone() for p in build.layout.learned}
+        blocks.limit(network, chosen)
+        images, labels = digits(BATCH * step, BATCH)
+        wanted = take_step(network, optimizer, images, labels)
+        status, logits = host.train(images, labels.numpy(), RATE, chosen)
+        assert status == 0
+        np.testing.assert_array_equal(logits, wanted.numpy(), f"step {step}")
+        assert host.state == build.layout.pack(), f"state after step {step}"
+        moved = {k for k, p in before.items() if not torch.equal(p, _find(build, k).weight)}
+        assert moved
+        assert all(blocks.parameters[k] & chosen for k in moved)
+
+
+def _find(build: device.Build, key: int) -> Any:
+    return next(p for p in build.layout.learned if id(p) == key)
+
+
+def test_no_known_block_is_refused(on_host: Any) -> None:
+    torch.manual_seed(0)
+    build = planned(resnet8(4), 2)
+    host = on_host(build)
+    images, labels = digits(0, BATCH)
+    before = host.state
+    for nothing in (0, 0b100, 1 << 31):
+        assert host.train(images, labels.numpy(), RATE, nothing)[0] == 5  # L1BN_NO_TRAINING
+    assert host.state == before
+    assert host.train(images, labels.numpy(), RATE, 0xFFFFFFFF)[0] == 0
+
+
+def test_fewer_blocks_take_fewer_instructions(tmp_path: Path) -> None:
+    target = targets.TARGETS["cortex-m3"]
+    if reason := target.missing():
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    build = planned(resnet8(4), "all")
+    images, labels = digits(0, 4 * BATCH)
+    sets = (build.blocks.all, build.blocks.last(3), build.blocks.last(1), 1)
+    work = run.Work(images, labels, [RATE] * 4, 1, sets)
+    outcome = run.run_trial(build, run.compile_trial(build, work, target, tmp_path), target)
+    assert comparison.difference(build, work, outcome) is None
+    every, three, last, first = outcome.steps
+    assert every > first > three > last > 0
+    with pytest.raises(ValueError, match="expected blocks for 2 steps, got 1"):
+        run.Work(images, labels, [RATE] * 2, 1, [3]).learning()
