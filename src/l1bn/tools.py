@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
+import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ PACKAGES = {
     "yosys": "yosys",
     "iverilog": "iverilog",
     "vvp": "iverilog",
+    "yosys-smtbmc": "yosys",
     "sta": "opensta",
     "dot": "graphviz",
     "gcc": "gcc",
@@ -34,6 +38,11 @@ PACKAGES = {
 _LAST_LINES = 20
 
 
+def search_path() -> str:
+    """Folders to look for programs in: where Python packages put theirs, then PATH."""
+    return os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))
+
+
 class ToolError(UserError):
     """A program is missing or failed."""
 
@@ -44,10 +53,12 @@ class Ended(NamedTuple):
     Attributes:
         output: Its standard output.
         seconds: How long it ran.
+        status: Its exit status.
     """
 
     output: str
     seconds: float
+    status: int = 0
 
 
 def find(program: str) -> str:
@@ -58,49 +69,63 @@ def find(program: str) -> str:
     """
     if reason := missing(program):
         raise ToolError(reason)
-    return str(shutil.which(program))
+    return str(shutil.which(program, path=search_path()))
 
 
 def missing(*programs: str) -> str | None:
     """Say in one line which programs are missing and what installs them; None if all are there."""
-    absent = sorted({p for p in programs if shutil.which(p) is None})
+    absent = sorted({p for p in programs if shutil.which(p, path=search_path()) is None})
     if not absent:
         return None
     packages = sorted({PACKAGES.get(p, p) for p in absent})
     return f"{' and '.join(absent)}: not found; install with: apt-get install {' '.join(packages)}"
 
 
-def run(command: Sequence[str], folder: Path | None = None, timeout: float = 1800) -> Ended:
+def run(
+    command: Sequence[str],
+    folder: Path | None = None,
+    timeout: float = 1800,
+    *,
+    accept: Collection[int] = (0,),
+) -> Ended:
     """Run a program to its end.
 
     Args:
         command: Its name and arguments.
         folder: Where to run it; None, here.
         timeout: Longest time it may take [s].
+        accept: Exit statuses with which it ends well.
 
     Raises:
         ToolError: If it is missing, takes longer or fails, with the end of what it wrote.
     """
     path = find(command[0])
     start = time.monotonic()
+    # A group of its own: what the program started ends with it.
+    process = subprocess.Popen(
+        [path, *command[1:]],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": search_path()},
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            [path, *command[1:]],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise ToolError(
             f"{command[0]}: expected to end within {timeout:g} s, it did not"
         ) from error
-    if done.returncode != 0:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-_LAST_LINES:])
-        raise ToolError(f"{command[0]} failed with status {done.returncode}:\n{last}")
-    return Ended(done.stdout, time.monotonic() - start)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    if process.returncode not in accept:
+        last = "\n".join((output + errors).strip().splitlines()[-_LAST_LINES:])
+        raise ToolError(f"{command[0]} failed with status {process.returncode}:\n{last}")
+    return Ended(output, time.monotonic() - start, process.returncode)
 
 
 def version(program: str) -> str:

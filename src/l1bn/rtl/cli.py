@@ -1,4 +1,4 @@
-"""``l1bn rtl generate`` and ``l1bn rtl report``."""
+"""``l1bn rtl generate``, ``l1bn rtl report`` and ``l1bn rtl prove``."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 _NORMS: tuple[Literal["l1", "l2"], ...] = ("l1", "l2")
 
 _USAGE = """\
-usage: l1bn rtl {generate,report} [OPTIONS]
+usage: l1bn rtl {generate,report,prove} [OPTIONS]
 
   generate  write the Verilog of a verified unit, and its manifest
   report    synthesize, time, simulate and measure units; JSON, Markdown, HTML
+  prove     decide what holds of a unit for every input, with an SMT solver
 
 l1bn rtl COMMAND --help lists the options of a command."""
 
@@ -94,6 +95,27 @@ class ReportConfig:
     cache: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(user cache)")] = None
 
 
+@dataclass(frozen=True)
+class ProveConfig:
+    """Prove what holds of a unit for every input.
+
+    Attributes:
+        norm: L1BN, or L2BN for comparison.
+        width: Bits of the data; the bounded proofs take minutes from 5 on.
+        elements: Elements per channel, a power of two.
+        multipliers: As for generate.
+        passes: As for generate.
+        overlap: As for generate.
+    """
+
+    norm: Literal["l1", "l2"] = "l1"
+    width: int = 4
+    elements: int = 8
+    multipliers: int = 1
+    passes: int = 2
+    overlap: bool = False
+
+
 def rtl_command(arguments: list[str]) -> int:
     """Run ``l1bn rtl``; return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -105,7 +127,9 @@ def rtl_command(arguments: list[str]) -> int:
     if name == "report":
         gathered = _gathered(rest, "--liberty")
         return report(tyro.cli(ReportConfig, prog="l1bn rtl report", args=gathered))
-    raise UserError(f'no command "rtl {name}"; commands: rtl generate, rtl report')
+    if name == "prove":
+        return prove(tyro.cli(ProveConfig, prog="l1bn rtl prove", args=rest))
+    raise UserError(f'no command "rtl {name}"; commands: rtl generate, rtl report, rtl prove')
 
 
 def _gathered(arguments: list[str], option: str) -> list[str]:
@@ -150,6 +174,23 @@ def generate(config: GenerateConfig) -> int:
     print(f"{emit.describe(unit)}")
     for path in written.all():
         print(f"  {path}")
+    return 0
+
+
+def prove(config: ProveConfig) -> int:
+    """Prove every claim, and print how."""
+    from l1bn.rtl.config import UnitConfig
+    from l1bn.rtl.formal.claims import claims
+
+    try:
+        unit = UnitConfig(**{f.name: getattr(config, f.name) for f in fields(config)})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(unit.name)
+    for claim in claims(unit):
+        proof = claim.decide()
+        how = "for ever" if proof.unbounded else f"{proof.depth} clocks, every run ends in them"
+        print(f"  {claim.key}: {claim.sentence} [{how}; {proof.seconds:.1f} s]", flush=True)
     return 0
 
 

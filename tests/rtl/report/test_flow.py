@@ -224,7 +224,7 @@ def test_generate_command(tmp_path, capsys):
     [
         (["rtl", "generate", "--elements", "100"], "expected a power of two from 8 to 65536"),
         (["rtl", "generate", "--multipliers", "2"], "multipliers: expected 1 for L1BN, got 2"),
-        (["rtl", "weigh"], 'no command "rtl weigh"; commands: rtl generate, rtl report'),
+        (["rtl", "weigh"], 'no command "rtl weigh"; commands: rtl generate, rtl report, rtl prove'),
     ],
 )
 def test_command_errors(arguments, message, capsys):

@@ -68,7 +68,7 @@ puts "SLACK [worst_slack]"
 exit
 """
     )
-    output, _ = tools.run(["sta", "-exit", "script.tcl"], folder)
+    output = tools.run(["sta", "-exit", "script.tcl"], folder).output
     return 100 - float(output.split("SLACK")[1].split()[0])
 
 

@@ -37,14 +37,15 @@ class SkidBuffer(wiring.Component):
                 "ready_out": In(1),
             }
         )
+        self.caught = Signal(bits, reset_less=True)
+        self.waits = Signal()
 
     def elaborate(self, platform: object) -> Module:
         """An output register, and one that catches the word which a late stall finds on its way."""
         m = Module()
         word = Signal.like(self.word_out, reset_less=True)
-        caught = Signal.like(self.word_out, reset_less=True)
-        valid, waits = Signal(), Signal()
-        moves = Signal()
+        caught, waits = self.caught, self.waits
+        valid, moves = Signal(), Signal()
         m.d.comb += [
             self.word_out.eq(word), self.valid_out.eq(valid), self.ready_in.eq(~waits),
             moves.eq(self.ready_out | ~valid),

@@ -138,7 +138,7 @@ def run(
             ["iverilog", "-g2005-sv", *specify, "-Ttyp", "-s", "bench", "-o", "bench", *files],
             folder,
         )
-        output, _ = tools.run(["vvp", "-n", "bench"], folder)
+        output = tools.run(["vvp", "-n", "bench"], folder).output
         verdict = re.search(r"RESULT errors (\d+)", output)
         if verdict is None or int(verdict[1]):
             lines = [line for line in output.splitlines() if "MISMATCH" in line]

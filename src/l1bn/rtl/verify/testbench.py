@@ -291,7 +291,7 @@ def run(
             ["iverilog", "-g2005-sv", *specify, "-Ttyp", "-s", "bench", "-o", "bench", *files],
             folder,
         )
-        output, _ = tools.run(["vvp", "-n", "bench"], folder)
+        output = tools.run(["vvp", "-n", "bench"], folder).output
         clocks = _judge(output, counts)
         phases = count_transitions(folder / "bench.vcd", phase_nets) if activity else {}
     return Activity(clocks, phases)

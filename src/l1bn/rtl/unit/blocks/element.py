@@ -101,7 +101,7 @@ class ElementPath(wiring.Component):
             tags.append(("second", self.second))
         if config.side:
             tags.append(("aside", self.aside))
-        stages = self._carry(m, tags, go)
+        stages = self.stages = self._carry(m, tags, go)
         present = [stage["present"] for stage in stages]
         m.d.comb += self.empty.eq(~(present[0] | present[1] | present[2] | self.valid))
 
@@ -111,8 +111,11 @@ class ElementPath(wiring.Component):
         with m.If(self.load_b):
             m.d.sync += b.eq(self.b)
         product = Signal(signed(len(a) + len(b)), reset_less=True)
+        multiplied = Signal.like(product)
+        m.d.comb += multiplied.eq(a * b)
+        self.operands, self.multiplied, self.product = (a, b), multiplied, product
         with m.If(present[0] & go):
-            m.d.sync += product.eq(a * b)
+            m.d.sync += product.eq(multiplied)
 
         total = Signal.like(self.sum, reset_less=True)
         offset = self.offset_low

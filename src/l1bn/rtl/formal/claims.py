@@ -1,0 +1,81 @@
+"""What is claimed of a unit, part by part, and how each is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.formal import solver, structure
+from l1bn.rtl.formal.monitors.base import Monitor
+from l1bn.rtl.formal.monitors.buffer import BufferMonitor
+from l1bn.rtl.formal.monitors.path import PathMonitor
+from l1bn.rtl.formal.monitors.reciprocal import ReciprocalMonitor, RootMonitor
+from l1bn.rtl.formal.monitors.sums import ProductsMonitor, SumsMonitor
+from l1bn.rtl.formal.solver import Proof
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One subject that is proven.
+
+    Attributes:
+        key: Short name.
+        sentence: What holds.
+        decide: Proves it, or raises ``Refuted``.
+    """
+
+    key: str
+    sentence: str
+    decide: Callable[[], Proof]
+
+
+def claims(config: UnitConfig) -> Iterator[Claim]:
+    """Every claim about a unit, the quick ones first."""
+    yield Claim(
+        "structure",
+        "no latch, no loop, no net with two drivers or none; no valid waits for a ready, and "
+        "behind AXI4-Stream no ready for another",
+        lambda: structure.prove(config),
+    )
+    yield _inductive(
+        "buffer", "results leave in order, none lost or doubled, unchanged in a stall",
+        BufferMonitor, 2,
+    )  # fmt: skip
+    yield _inductive(
+        "path",
+        "each element leaves the path once, in order, as saturate((product + offset) >> shift), "
+        "with its last mark and its bit; it waits unchanged",
+        lambda: PathMonitor(config), 1,
+    )  # fmt: skip
+    yield _inductive(
+        "sums", "Σx, Σg, the sum and the count above the mean are exact: no accumulator overflows",
+        lambda: SumsMonitor(config), 1,
+    )  # fmt: skip
+    yield _inductive(
+        "products", "Σg·x and Σx² are exact: no accumulator overflows",
+        lambda: ProductsMonitor(config), 1,
+    )  # fmt: skip
+    if config.sigma == "exact":
+        yield _bounded(
+            "reciprocal", "1/σ is within one unit of its last place, for every σ from its floor up",
+            ReciprocalMonitor(config),
+        )  # fmt: skip
+    if config.norm == "l2":
+        yield _bounded("root", "root² ≤ radicand < (root + 1)²", RootMonitor(config))
+
+
+def _inductive(key: str, sentence: str, monitor: Callable[[], Monitor], depth: int) -> Claim:
+    return Claim(key, sentence, lambda: solver.prove(monitor(), depth))
+
+
+def _bounded(key: str, sentence: str, monitor: ReciprocalMonitor | RootMonitor) -> Claim:
+    """Every run of the block ends within the depth, so that nothing is left out."""
+    return Claim(
+        key, sentence, lambda: solver.prove(monitor, monitor.clocks, induction=False)
+    )  # fmt: skip
+
+
+def smallest(config: UnitConfig) -> UnitConfig:
+    """The smallest unit of a kind, on which everything is decided within seconds."""
+    return replace(config, width=4, elements=8)

@@ -1,0 +1,1 @@
+"""Monitors: a block, what may be assumed of its surroundings, and what must hold."""

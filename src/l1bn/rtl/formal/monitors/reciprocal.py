@@ -1,0 +1,96 @@
+"""The reciprocal and the root lie within one unit of their last place."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Module, Signal
+
+from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.formal.monitors.base import Monitor
+from l1bn.rtl.unit.blocks.reciprocal import Divider, Root
+
+
+class ReciprocalMonitor(Monitor):
+    """A ``Divider`` that normalizes 1/σ, for every σ from its floor to its largest.
+
+    After t quotient bits, q · divisor ≤ dividend · 2ᵗ < (q + 1) · divisor. The coefficient takes
+    2q + 1, the middle of that interval, so 1/σ is off by half a unit of q at most.
+    """
+
+    def __init__(self, config: UnitConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.divider = Divider(config)
+
+    @property
+    def clocks(self) -> int:
+        """Clocks from the reset until every division has ended."""
+        return self.config.coefficient - 1 + (1 << self.config.shift_bits) + 3
+
+    def build(self, m: Module) -> None:
+        """Start a division, and hold its quotient to the definition when it is done."""
+        config, unit = self.config, self.divider
+        m.submodules.dut = unit
+        divisor = Signal.like(unit.divisor, reset_less=True)
+        given = self.input(unit.divisor)
+        spec, n = config.spec, config.elements
+        l1 = config.norm == "l1"
+        low = spec.deviation_floor(n) if l1 else spec.root_floor(n)
+        # Σ|N·x − S| ≤ N²·2^(width-1), N·Σx² − S² ≤ (N·2^(width-1))².
+        high = n * n << (config.width - 1) if l1 else n << (config.width - 1)
+        started, bits = Signal(), Signal(6)
+        self.assume(m, (given >= low) & (given <= high))
+        m.d.comb += [
+            unit.divisor.eq(divisor), unit.normalize.eq(1), unit.high.eq(config.dividend),
+            unit.start.eq(self.begun & ~started),
+        ]  # fmt: skip
+        with m.If(~started):
+            m.d.sync += divisor.eq(given)
+        m.d.sync += started.eq(self.begun)
+        with m.If(started & ~unit.done):
+            m.d.sync += bits.eq(bits + 1)
+        wide = len(unit.high) + config.coefficient
+        scaled, below, above = Signal(wide), Signal(wide + 8), Signal(wide + 8)
+        exact = Signal(wide + 8)
+        m.d.comb += [
+            scaled.eq(divisor << config.divisor_scale), below.eq(unit.quotient * scaled),
+            above.eq(below + scaled), exact.eq(config.dividend << bits),
+        ]  # fmt: skip
+        done = started & unit.done & (bits != 0)
+        within = (below <= exact) & (exact < above)
+        significant = config.coefficient - 1
+        self.claim(m, "within_one_unit", ~done | within)
+        self.claim(m, "normalized", ~done | (unit.quotient >> (significant - 1) == 1))
+        self.claim(m, "exponent_counts_the_zeros", ~done | (unit.zeros + significant == bits))
+        clock = Signal(8)
+        m.d.sync += clock.eq(clock + 1)
+        self.claim(m, "ends", (clock < self.clocks - 2) | unit.done)
+
+
+class RootMonitor(Monitor):
+    """A ``Root``: root² ≤ radicand < (root + 1)², for every radicand."""
+
+    def __init__(self, config: UnitConfig) -> None:
+        super().__init__()
+        self.root = Root(config)
+
+    @property
+    def clocks(self) -> int:
+        """Clocks from the reset until the root is done."""
+        return self.root.bits + 4
+
+    def build(self, m: Module) -> None:
+        """Start once, and hold the result to the definition."""
+        unit = self.root
+        m.submodules.dut = unit
+        radicand = Signal.like(unit.radicand, reset_less=True)
+        given = self.input(unit.radicand)
+        started, clock = Signal(), Signal(8)
+        m.d.comb += [unit.radicand.eq(given), unit.start.eq(self.begun & ~started)]
+        with m.If(~started):
+            m.d.sync += radicand.eq(given)
+        m.d.sync += [started.eq(self.begun), clock.eq(clock + 1)]
+        square, after = Signal(2 * unit.bits + 2), Signal(2 * unit.bits + 2)
+        m.d.comb += [square.eq(unit.root * unit.root), after.eq(square + 2 * unit.root + 1)]
+        done = started & unit.done
+        self.claim(m, "root_of_the_radicand", ~done | ((square <= radicand) & (radicand < after)))
+        self.claim(m, "ends", (clock < self.clocks - 2) | unit.done)
