@@ -50,7 +50,7 @@ def test_a_folder_is_written_that_make_builds(run: Path, tmp_path: Path, capsys)
 def test_a_report_counts_bytes_and_instructions(run: Path, tmp_path: Path, capsys) -> None:
     _needs("cortex-m4")
     out = tmp_path / "report"
-    options = ["--target", "cortex-m4", "--steps", "1", "--batch", "2", "--learn", "1"]
+    options = ["--target", "cortex-m4", "--batch", "2", "--learn", "2", "--batches", "1", "40"]
     assert main(["device", "report", "--network", str(run), "--out", str(out), *options]) == 0
     said = capsys.readouterr().out
     assert "inference:" in said
@@ -63,6 +63,33 @@ def test_a_report_counts_bytes_and_instructions(run: Path, tmp_path: Path, capsy
     state = sum(row["state"] for row in figures["layers"])
     assert state <= figures["state_bytes"] <= state + 200
     assert figures["ram_bytes"] >= figures["arena_bytes"] + figures["state_bytes"]
+    plans = {(plan["learn"], plan["batch"]): plan for plan in figures["plans"]}
+    assert set(plans) == {
+        (d, b) for d in ("classifier", "4", "affine", "all", "2") for b in (1, 2, 40)
+    }
+    assert plans["2", 2]["ram"] == figures["ram_bytes"]
+    assert plans["2", 2]["macs"] == sum(row["train_macs"] for row in figures["layers"])
+    assert plans["all", 2]["ram"] > plans["classifier", 2]["ram"] > 0
+    assert "expected a batch of 1 to 32" in plans["all", 40]["refused"]
+    earlier, last = figures["parts"]
+    assert last["layers"] == "head"
+    assert earlier["onward_instructions"] > earlier["alone_instructions"]
+    assert earlier["alone_instructions"] > last["alone_instructions"]
+    assert last["alone"] == last["onward"]
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 4
+    assert "last 2 layers" in page
+    assert "network_train_part" in page
+
+
+def test_a_report_needs_no_counter(run: Path, tmp_path: Path, capsys) -> None:
+    _needs("host")
+    options = ["--target", "host", "--batch", "2", "--no-parts", "--out", str(tmp_path)]
+    assert main(["device", "report", "--network", str(run), *options]) == 0
+    assert "ms at" not in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    assert "host counts no" in page
+    assert page.count("data:image/svg+xml") == 3
 
 
 def test_a_page_holds_the_network_and_examples(run: Path, tmp_path: Path, capsys) -> None:

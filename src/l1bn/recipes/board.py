@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,8 +13,7 @@ from l1bn.errors import UserError
 from l1bn.tools import ToolError
 
 if TYPE_CHECKING:
-    from l1bn.device import Build
-    from l1bn.device.trial.report import Row
+    from l1bn.device import Build, Learn
     from l1bn.device.trial.run import Outcome, Work
     from l1bn.quantized import IntegerNetwork
     from l1bn.recipes.classification.integer import IntegerPreprocess
@@ -45,8 +43,11 @@ class BoardConfig:
         momentum: Momentum; 0 saves two bytes of RAM a weight.
         weight_decay: Weight decay.
         lr: Learning rate of run and report.
-        steps: Training steps of run and report.
+        steps: Training steps of run.
         ram: KiB that arena and state may take; sums are computed twice where that helps.
+        depths: What else might learn, for report's comparison.
+        batches: Images of a step, for report's comparison.
+        parts: Let report measure steps in which some layers rest: two for each that learns.
         clock: Clock for which report estimates times, one instruction a cycle [MHz].
         examples: Images of each class that web keeps, so that the network does not forget; half as
             many again test it.
@@ -62,6 +63,9 @@ class BoardConfig:
     lr: float = 0.01
     steps: int = 5
     ram: int | None = None
+    depths: tuple[str, ...] = ("classifier", "4", "affine", "all")
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
+    parts: bool = True
     clock: float = 100.0
     examples: int = 16
 
@@ -77,17 +81,18 @@ def device_command(arguments: list[str]) -> int:
     config = tyro.cli(BoardConfig, prog=f"l1bn device {name}", args=rest)
     if config.steps < 1:
         raise UserError(f"--steps: expected at least 1, got {config.steps}")
-    network, data = _trained(config.network)
+    model, network, data = _trained(config.network)
     prepare = _preprocess(data)
     build = _planned(config, network, data, prepare)
     if name == "build":
         return _build(config, build)
     if name == "web":
         return _web(config, build, data, prepare)
-    work = _work(config, data, prepare)
-    outcome = _run(config, build, work)
-    show = _say if name == "run" else _report
-    return show(config, build, work, outcome)
+    if name == "report":
+        work = _work(config, data, prepare, _sets(config, build))
+        return _report(config, build, work, model)
+    work = _work(config, data, prepare, [build.blocks.all] * config.steps)
+    return _say(config, build, work, _run(config, build, work))
 
 
 def _preprocess(data: ImageSet) -> IntegerPreprocess:
@@ -106,7 +111,7 @@ def _planned(
 
     channels, height, width = data.train.images.shape[1:]
     try:
-        device.choose(network, int(config.learn) if config.learn.isdigit() else config.learn)  # type: ignore[arg-type]
+        device.choose(network, _learn(config.learn))
         options = device.Options(
             batch=config.batch,
             exponent=prepare.exponent,
@@ -119,20 +124,33 @@ def _planned(
         raise UserError(f"l1bn device: {error}") from error
 
 
-def _work(config: BoardConfig, data: ImageSet, prepare: IntegerPreprocess) -> Work:
+def _learn(text: str) -> Learn:
+    return int(text) if text.isdigit() else text  # type: ignore[return-value]
+
+
+def _sets(config: BoardConfig, build: Build) -> Sequence[int]:
+    """Return what learns in each step of a report."""
+    from l1bn.device.trial.plans import block_sets
+
+    return block_sets(build) if config.parts and config.learn != "none" else [build.blocks.all]
+
+
+def _work(
+    config: BoardConfig, data: ImageSet, prepare: IntegerPreprocess, sets: Sequence[int]
+) -> Work:
     """Return images of the network's own data for a trial."""
     from l1bn.device.trial.run import Work
 
-    steps = config.steps if config.learn != "none" else 0
-    count = config.batch * config.steps
+    steps = sets if config.learn != "none" else []
+    count = config.batch * len(sets)
     if count > len(data.train):
         raise UserError(f"--steps: expected at most {len(data.train)} images in all, got {count}")
     images = prepare(data.train.images[:count])
-    return Work(images, data.train.labels[:count], [config.lr] * steps, 1)
+    return Work(images, data.train.labels[:count], [config.lr] * len(steps), 1, steps)
 
 
-def _trained(place: Path) -> tuple[IntegerNetwork, ImageSet]:
-    """Return the network of a checkpoint and the images that it was trained on."""
+def _trained(place: Path) -> tuple[str, IntegerNetwork, ImageSet]:
+    """Return the network of a checkpoint, with its name, and the images it was trained on."""
     from l1bn import quantized
     from l1bn.recipes.classification.integer import integer_config
     from l1bn.recipes.classification.run import load_recipe_data
@@ -160,7 +178,7 @@ def _trained(place: Path) -> tuple[IntegerNetwork, ImageSet]:
     except ValueError as error:
         raise UserError(f"--network {path}: {error}") from error
     network.start_anew()
-    return network, data
+    return run.model, network, data
 
 
 def _build(config: BoardConfig, build: Build) -> int:
@@ -222,15 +240,17 @@ def _say(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> int
     return 0
 
 
-def _report(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> int:
-    from rich.console import Console
-
+def _report(config: BoardConfig, build: Build, work: Work, model: str) -> int:
+    from l1bn.device.trial.plans import parts, plans
     from l1bn.device.trial.report import flash_bytes, rows
     from l1bn.device.trial.targets import TARGETS
+    from l1bn.recipes.report.board import BoardReport
 
-    table = rows(build, outcome.instructions)
-    flash = flash_bytes(TARGETS[config.target], config.out / "trial.elf", work)
-    figures = {
+    outcome = _run(config, build, work)
+    depths = [_learn(text) for text in dict.fromkeys((*config.depths, config.learn))]
+    figures: dict[str, object] = {
+        "model": model,
+        "image": build.shape,
         "target": config.target,
         "learn": config.learn,
         "batch": config.batch,
@@ -240,37 +260,16 @@ def _report(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> 
         "ram_bytes": build.ram,
         "inference_arena_bytes": build.infer_memory.size,
         "stack_bytes": outcome.stack,
-        "flash_bytes": flash,
-        "layers": [dataclasses.asdict(row) for row in table],
+        "flash_bytes": flash_bytes(TARGETS[config.target], config.out / "trial.elf", work),
     }
-    (config.out / "report.json").write_text(json.dumps(figures, indent=2) + "\n")
-    console = Console(width=120, soft_wrap=True)
-    console.print(_table(table))
-    console.print(_memory(build) + (f"; stack {outcome.stack:,}" if outcome.stack else ""))
-    if flash is not None:
-        console.print(f"flash {flash:,} bytes, the trial's driver included, its images not")
-    for title, count in (
-        ("inference", sum(r.infer_instructions for r in table)),
-        (f"training step of {config.batch}", sum(r.train_instructions for r in table)),
-    ):
-        if count:
-            time = count / config.clock / 1000
-            console.print(
-                f"{title}: {count:,} instructions, {time:,.1f} ms at {config.clock:g} MHz and one "
-                "instruction a cycle"
-            )
+    counts = outcome.steps if any(outcome.steps) else ()
+    report = BoardReport(
+        figures=figures,
+        rows=rows(build, outcome.instructions),
+        parts=parts(build, counts) if len(work.rates) > 1 else [],
+        plans=plans(build, depths, sorted({*config.batches, config.batch})),
+        clock=config.clock,
+    )
+    report.show()
+    print(f"plots and other depths and batches in {report.write(config.out)}")
     return 0
-
-
-def _table(rows: list[Row]) -> object:
-    from rich.table import Table
-
-    names = ("layer", "flash", "state", "kept", "MACs", "MACs, step", "instr.", "instr., step")
-    table = Table(title="bytes, products and instructions of each layer")
-    for i, name in enumerate(names):
-        table.add_column(name, justify="right" if i else "left", no_wrap=True)
-    numbers = [dataclasses.astuple(row) for row in rows]
-    totals = ("all", *(sum(column) for column in list(zip(*numbers, strict=True))[1:]))
-    for row in (*numbers, totals):
-        table.add_row(str(row[0]), *(f"{n:,}" if n else "" for n in row[1:]))
-    return table
