@@ -62,6 +62,7 @@ def compiled(
     ("name", "network", "flags"),
     [
         ("host", "resnet8", ["-O1", "-fsanitize=address"]),
+        ("cortex-m0", "resnet8", []),
         ("cortex-m3", "resnet8", []),
         ("cortex-m4", "lenet", []),
         ("cortex-m7", "resnet8", []),

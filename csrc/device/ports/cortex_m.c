@@ -1,12 +1,7 @@
-/* A Cortex-M of the MPS2 boards, as QEMU has them. */
+/* A Cortex-M, as QEMU has them. */
 #include "bare.h"
+#include "clock.h"
 #include "port.h"
-
-/* CMSDK timer 0: 25 MHz. With `-icount shift=0` an instruction takes a nanosecond, a tick 40. */
-#define TIMER_CONTROL (*(volatile uint32_t*)0x40000000u)
-#define TIMER_VALUE (*(volatile uint32_t*)0x40000004u)
-#define TIMER_RELOAD (*(volatile uint32_t*)0x40000008u)
-#define TICK 40u
 
 uintptr_t bare_call(uintptr_t operation, const void* argument) {
   register uintptr_t r0 __asm__("r0") = operation;
@@ -15,12 +10,8 @@ uintptr_t bare_call(uintptr_t operation, const void* argument) {
   return r0;
 }
 
-uint64_t port_instructions(void) { return (uint64_t)(0xFFFFFFFFu - TIMER_VALUE) * TICK; }
-
 static void reset(void) {
-  TIMER_RELOAD = 0xFFFFFFFFu;
-  TIMER_VALUE = 0xFFFFFFFFu;
-  TIMER_CONTROL = 1u;
+  clock_start();
   bare_main();
 }
 

@@ -55,7 +55,9 @@ class BoardConfig:
 
     network: Path
     out: Path = Path("device")
-    target: Literal["host", "cortex-m3", "cortex-m4", "cortex-m7", "riscv32", "wasm"] = "host"
+    target: Literal[
+        "host", "cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "riscv32", "wasm"
+    ] = "host"
     learn: str = "classifier"
     batch: int = 8
     momentum: float = 0.9

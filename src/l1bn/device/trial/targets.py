@@ -82,14 +82,21 @@ class Target:
         ]
 
 
-def _cortex_m(cpu: str, board: str) -> Target:
+_NRF51 = (
+    *("microbit", "-global", "nrf51-soc.sram-size=0x400000"),
+    *("-global", "nrf51-soc.flash-size=0x400000"),
+)
+"""The only board with a Cortex-M0, with memory as the others have it."""
+
+
+def _cortex_m(cpu: str, *board: str, clock: str = "mps2.c") -> Target:
     return Target(
         "arm-none-eabi-gcc",
         (f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=soft", *_BARE),
-        ("trial.c", "bare.c", "libc.c", "cortex_m.c"),
+        ("trial.c", "bare.c", "libc.c", "cortex_m.c", clock),
         script="cortex_m.ld",
         libraries=("-lgcc",),
-        runner=("qemu-system-arm", "-M", board, *_QEMU),
+        runner=("qemu-system-arm", "-M", *board, *_QEMU),
         binutils="arm-none-eabi-",
         counts=True,
     )
@@ -103,6 +110,7 @@ _WASM = (
 
 TARGETS = {
     "host": Target("gcc", (), ("trial.c", "host.c")),
+    "cortex-m0": _cortex_m("cortex-m0", *_NRF51, clock="nrf51.c"),
     "cortex-m3": _cortex_m("cortex-m3", "mps2-an385"),
     "cortex-m4": _cortex_m("cortex-m4", "mps2-an386"),
     "cortex-m7": _cortex_m("cortex-m7", "mps2-an500"),
