@@ -39,9 +39,13 @@ constexpr Isa<Kernels> kIsas[] = {
 Dispatch dispatch(kIsas);
 
 bool valid(const l1bn_int8_conv_problem& p) {
-  return p.images >= 0 && p.height >= 1 && p.width >= 1 && p.channels >= 1 && p.outputs >= 1 &&
-         p.kernel_height >= 1 && p.kernel_width >= 1 && p.stride >= 1 && p.padding >= 0 &&
-         p.height + 2 * p.padding >= p.kernel_height && p.width + 2 * p.padding >= p.kernel_width;
+  if (p.images < 0 || p.height < 1 || p.width < 1 || p.channels < 1 || p.outputs < 1 ||
+      p.kernel_height < 1 || p.kernel_width < 1 || p.stride_down < 1 || p.stride_across < 1 ||
+      p.dilation_down < 1 || p.dilation_across < 1 || p.groups < 1)
+    return false;
+  return p.top >= 0 && p.bottom >= 0 && p.left >= 0 && p.right >= 0 && p.channels % p.groups == 0 &&
+         p.outputs % p.groups == 0 && p.height + p.top + p.bottom >= span_down(p) &&
+         p.width + p.left + p.right >= span_across(p);
 }
 
 }  // namespace

@@ -2,10 +2,10 @@
 // Python headers.
 //
 // Activations and errors are dense NHWC, weights are
-// [outputs][kernel_height][kernel_width][channels]; all are int8, the full range -128..127. Padding
-// is zeros on all sides. Results are int32 and exact: sums are taken modulo 2^32, so a result is
-// right wherever the true sum fits int32. A linear layer over N rows is a 1 x 1 convolution over N
-// images of one pixel.
+// [outputs][kernel_height][kernel_width][channels / groups]; all are int8, the full range
+// -128..127. Padding is zeros. Results are int32 and exact: sums are taken modulo 2^32, so a result
+// is right wherever the true sum fits int32. A linear layer over N rows is a 1 x 1 convolution over
+// N images of one pixel.
 //
 // A call takes one block of arguments in which every field is 8 bytes wide, as in
 // norm/interface.h. It returns 0, or an error of common/status.h that left the results undefined.
@@ -21,11 +21,15 @@ extern "C" {
 typedef struct {
   int64_t images, height, width, channels;  // of x
   int64_t outputs, kernel_height, kernel_width;
-  int64_t stride, padding;
+  int64_t stride_down, stride_across;
+  int64_t top, bottom, left, right;  // padding
+  int64_t dilation_down, dilation_across;
+  int64_t groups;  // of channels, and of outputs, which see each other only
   int64_t threads;
 } l1bn_int8_conv_problem;
 
-// Output height and width are (size + 2 * padding - kernel) / stride + 1, rounded down.
+// Output height and width are (size + padding - span) / stride + 1, rounded down, where a kernel's
+// span is (kernel - 1) * dilation + 1.
 typedef struct {
   l1bn_int8_conv_problem problem;
   const int8_t *x, *w;

@@ -40,11 +40,11 @@ L1BN_INLINE void fill_shift(A* out, int64_t count) {
 
 // Pixels of `channels` numbers each become pixels of whole groups. What fills a group up does not
 // matter: its weights are zero.
-inline void copy_pixels(A* out, const int8_t* in, int64_t pixels, int64_t channels) {
-  if (channels % kGroup == 0) return copy_shifted(out, in, pixels * channels);
+inline void copy_pixels(A* out, const int8_t* in, int64_t pixels, int64_t channels, int64_t pitch) {
+  if (channels % kGroup == 0 && pitch == channels) return copy_shifted(out, in, pixels * channels);
   const int64_t padded = round_up(channels, kGroup);
   int64_t i = 0;
-  if (sizeof(A) == 1 && padded == kGroup)
+  if (sizeof(A) == 1 && padded == kGroup && pitch == channels)
     for (; i + kGroup < pixels; ++i) {  // the last ones would be read beyond their end
       uint32_t group;
       memcpy(&group, in + i * channels, 4);
@@ -52,7 +52,7 @@ inline void copy_pixels(A* out, const int8_t* in, int64_t pixels, int64_t channe
       memcpy(out + i * padded, &group, 4);
     }
   for (; i < pixels; ++i) {
-    for (int64_t c = 0; c < channels; ++c) out[i * padded + c] = A(in[i * channels + c] + kShift);
+    copy_shifted(out + i * padded, in + i * pitch, channels);
     for (int64_t c = channels; c < padded; ++c) out[i * padded + c] = A(kShift);
   }
 }

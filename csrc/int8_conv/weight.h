@@ -7,6 +7,7 @@
 // plane of every s-th column, so that the inputs of a group are neighbours too at every tap.
 #pragma once
 #include "common/parallel.h"
+#include "int8_conv/kernels.h"
 #include "int8_conv/panels.h"
 #include "int8_conv/tile.h"
 
@@ -20,17 +21,20 @@ constexpr int64_t kGatherRows = 16;
 
 class WeightGradient {
  public:
-  explicit WeightGradient(const l1bn_int8_conv_weight_gradient_args& args)
+  // Pixels of x and e lie `x_pitch` and `e_pitch` numbers apart.
+  WeightGradient(const l1bn_int8_conv_weight_gradient_args& args, int64_t x_pitch, int64_t e_pitch)
       : pointwise_(is_pointwise(args.problem)),
         x_(pointwise_ ? args.e : args.x),
         e_(pointwise_ ? args.x : args.e),
+        x_pitch_(pointwise_ ? e_pitch : x_pitch),
+        e_pitch_(pointwise_ ? x_pitch : e_pitch),
         dw_(args.dw),
         p_(pointwise_ ? exchanged(args.problem) : args.problem),
-        out_height_((p_.height + 2 * p_.padding - p_.kernel_height) / p_.stride + 1),
-        out_width_((p_.width + 2 * p_.padding - p_.kernel_width) / p_.stride + 1),
+        out_height_(l1bn::int8_conv::out_height(p_)),
+        out_width_(l1bn::int8_conv::out_width(p_)),
         lanes_(round_up(p_.outputs, kLanes)),
         positions_(p_.kernel_height * p_.kernel_width * p_.channels),
-        column_phases_(min_of(p_.stride, p_.kernel_width)),
+        column_phases_(min_of(p_.stride_across, span_across(p_))),
         unit_(plan()),
         direct_(pointwise_ && unit_.cols >= out_width_),
         pitch_(row_pitch(unit_.cols)),
@@ -83,6 +87,7 @@ class WeightGradient {
 
   const bool pointwise_;
   const int8_t *const x_, *const e_;
+  const int64_t x_pitch_, e_pitch_;
   int32_t* const dw_;
   const l1bn_int8_conv_problem p_;
   const int64_t out_height_, out_width_, lanes_, positions_, column_phases_;
@@ -97,7 +102,8 @@ class WeightGradient {
   Array<uint32_t> sums_, shifts_;
 
   static bool is_pointwise(const l1bn_int8_conv_problem& p) {
-    return p.kernel_height == 1 && p.kernel_width == 1 && p.stride == 1 && p.padding == 0;
+    return p.kernel_height == 1 && p.kernel_width == 1 && p.stride_down == 1 &&
+           p.stride_across == 1 && p.top == 0 && p.bottom == 0 && p.left == 0 && p.right == 0;
   }
 
   // Where a kernel is one pixel wide and meets every pixel, all pixels are one long row, and inputs
@@ -111,9 +117,9 @@ class WeightGradient {
     return p;
   }
 
-  int64_t unit_rows(int64_t rows) const { return (rows - 1) * p_.stride + p_.kernel_height; }
+  int64_t unit_rows(int64_t rows) const { return (rows - 1) * p_.stride_down + span_down(p_); }
   int64_t row_pitch(int64_t cols) const {
-    return round_up(round_up(cols, kGroup) + (p_.kernel_width - 1) / p_.stride, kGroup);
+    return round_up(round_up(cols, kGroup) + (span_across(p_) - 1) / p_.stride_across, kGroup);
   }
   int64_t planes_size() const { return round_up(unit_.images * p_.channels * plane_, kCacheLine); }
   int64_t panel_size() const { return depth_ * kMaxVectors * kLanes * kGroup; }
@@ -126,7 +132,7 @@ class WeightGradient {
       unit.cols = min_of(unit.cols, ceil_div(max_of(out_width_, 1), p_.threads));
     if (unit.cols < out_width_) return unit;
     const int64_t row_bytes =
-        p_.stride * column_phases_ * row_pitch(unit.cols) * p_.channels * int64_t(sizeof(A));
+        p_.stride_down * column_phases_ * row_pitch(unit.cols) * p_.channels * int64_t(sizeof(A));
     const int64_t fit = max_of(min_of(kUnitPixels / unit.cols, kUnitBytes / row_bytes), 1);
     unit.rows = min_of(fit, out_height_);
     if (p_.threads > 1 && p_.images < p_.threads)
@@ -161,15 +167,17 @@ class WeightGradient {
     for (int64_t ky = 0; ky < p_.kernel_height; ++ky)
       for (int64_t kx = 0; kx < p_.kernel_width; ++kx)
         for (int64_t c = 0; c < p_.channels; ++c, ++position) {
-          const int64_t at = c * plane_ + ky * row + kx % p_.stride * pitch_ + kx / p_.stride;
+          const int64_t col = kx * p_.dilation_across, step = p_.stride_across;
+          const int64_t at =
+              c * plane_ + ky * p_.dilation_down * row + col % step * pitch_ + col / step;
           rows_.data[position] = {at * int64_t(sizeof(A)), position * pitch};
         }
     int64_t* offset = offsets_.data;
     for (int64_t b = 0; b < unit_.images; ++b)
       for (int64_t i = 0; i < unit_.rows; ++i)
         for (int64_t g = 0; g < row_groups_; ++g)
-          *offset++ =
-              (b * p_.channels * plane_ + i * p_.stride * row + g * kGroup) * int64_t(sizeof(A));
+          *offset++ = (b * p_.channels * plane_ + i * p_.stride_down * row + g * kGroup) *
+                      int64_t(sizeof(A));
   }
 
   void run_unit(int64_t unit, int thread) const {
@@ -214,18 +222,18 @@ class WeightGradient {
   // Inputs of one image into planes that hold zeros.
   void split(A* planes, const Place& at, int64_t b) const {
     for (int64_t y = 0; y < unit_rows(at.rows); ++y) {
-      const int64_t source = at.row * p_.stride - p_.padding + y;
-      if (y % p_.stride >= p_.kernel_height || source < 0 || source >= p_.height) continue;
-      const int8_t* row = x_ + ((at.image + b) * p_.height + source) * p_.width * p_.channels;
+      const int64_t source = at.row * p_.stride_down - p_.top + y, step = p_.stride_across;
+      if (y % p_.stride_down >= span_down(p_) || source < 0 || source >= p_.height) continue;
+      const int8_t* row = x_ + ((at.image + b) * p_.height + source) * p_.width * x_pitch_;
       for (int64_t f = 0; f < column_phases_; ++f) {
         // Number j of a plane's row is column first + j * stride.
-        const int64_t first = at.col * p_.stride - p_.padding + f;
-        const int64_t begin = first < 0 ? ceil_div(-first, p_.stride) : 0;
-        const int64_t end = min_of(ceil_div(max_of(p_.width - first, 0), p_.stride), pitch_);
+        const int64_t first = at.col * step - p_.left + f;
+        const int64_t begin = first < 0 ? ceil_div(-first, step) : 0;
+        const int64_t end = min_of(ceil_div(max_of(p_.width - first, 0), step), pitch_);
         if (begin >= end) continue;
         transpose(planes + (y * column_phases_ + f) * pitch_ + begin, plane_,
-                  row + (first + begin * p_.stride) * p_.channels, p_.stride * p_.channels,
-                  end - begin, p_.channels);
+                  row + (first + begin * step) * x_pitch_, step * x_pitch_, end - begin,
+                  p_.channels);
       }
     }
   }
@@ -235,12 +243,12 @@ class WeightGradient {
     for (int64_t b = 0; b < at.images; ++b)
       for (int64_t i = 0; i < at.rows; ++i) {
         const int64_t row = ((at.image + b) * out_height_ + at.row + i) * out_width_ + at.col;
-        const int8_t* errors = e_ + row * p_.outputs + lane;
+        const int8_t* errors = e_ + row * e_pitch_ + lane;
         for (int64_t g = 0; g < row_groups_; ++g, out += lanes * kGroup) {
           const int8_t* sources[kGroup];
           for (int j = 0; j < kGroup; ++j) {
             const int64_t col = g * kGroup + j;
-            sources[j] = col < at.cols ? errors + col * p_.outputs : zeros_.data;
+            sources[j] = col < at.cols ? errors + col * e_pitch_ : zeros_.data;
           }
           interleave(out, sources, channels);
           if (channels < lanes)

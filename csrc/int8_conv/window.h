@@ -34,11 +34,13 @@ struct Phase {
 struct Window {
   // Source, and steps between neighbouring results of a phase in it.
   const int8_t* source;
-  int64_t images, height, width, channels, step;
+  int64_t images, height, width, channels, step_down, step_across;
+  int64_t pitch;  // from one pixel to the next, at least `channels`
   Extent rows, cols;
   // Result, and steps between neighbouring results of a phase in it.
   int32_t* result;
-  int64_t result_height, result_width, result_channels, result_step;
+  int64_t result_height, result_width, result_channels, result_down, result_across;
+  int64_t result_pitch;
   int32_t* peak;
   // w[result channel * output_step + source channel * input_step + weight * weight_step]
   const int8_t* w;
@@ -58,9 +60,9 @@ class WindowRun {
         pixel_(round_up(window.channels, kGroup)),
         groups_(pixel_ / kGroup),
         lanes_(round_up(window.result_channels, kLanes)),
-        steps_down_(ceil_div(window.result_height, window.result_step)),
-        steps_across_(ceil_div(window.result_width, window.result_step)),
-        buffer_cols_((steps_across_ - 1) * window.step + window.cols.span),
+        steps_down_(ceil_div(window.result_height, window.result_down)),
+        steps_across_(ceil_div(window.result_width, window.result_across)),
+        buffer_cols_((steps_across_ - 1) * window.step_across + window.cols.span),
         block_(plan()),
         panels_(window.tap_count * pixel_ * lanes_),
         offsets_(window.tap_count * groups_),
@@ -75,8 +77,9 @@ class WindowRun {
     if (!panels_.data || !offsets_.data || !bias_.data || !pixels_.data || !buffers_.data ||
         !peaks_.data)
       return L1BN_NO_MEMORY;
-    expect_large(w_.result, w_.images * w_.result_height * w_.result_width * w_.result_channels *
-                                int64_t(sizeof(int32_t)));
+    if (w_.result_pitch == w_.result_channels)
+      expect_large(w_.result, w_.images * w_.result_height * w_.result_width * w_.result_channels *
+                                  int64_t(sizeof(int32_t)));
     list_offsets();
     list_pixels();
     memset(peaks_.data, 0, size_t(w_.threads * lanes_) * sizeof(uint32_t));
@@ -118,7 +121,7 @@ class WindowRun {
   Array<uint32_t> peaks_;
   bool gaps_ = false;  // results that no weight reaches
 
-  int64_t buffer_rows(int64_t rows) const { return (rows - 1) * w_.step + w_.rows.span; }
+  int64_t buffer_rows(int64_t rows) const { return (rows - 1) * w_.step_down + w_.rows.span; }
   int64_t image_size(int64_t rows) const { return buffer_rows(rows) * buffer_cols_ * pixel_; }
   int64_t buffer_size() const {
     return round_up(block_.images * image_size(block_.rows), kCacheLine);
@@ -134,7 +137,7 @@ class WindowRun {
       return {max_of(min_of(fit, share), 1), steps_down_};
     }
     const int64_t row_bytes = bytes / buffer_rows(steps_down_);
-    int64_t rows = (kBlockBytes / row_bytes - w_.rows.span) / w_.step + 1;
+    int64_t rows = (kBlockBytes / row_bytes - w_.rows.span) / w_.step_down + 1;
     if (w_.threads > 1 && w_.images < 2 * w_.threads)
       rows = min_of(rows, ceil_div(steps_down_ * max_of(w_.images, 1), 2 * w_.threads));
     return {1, min_of(max_of(rows, 1), steps_down_)};
@@ -174,11 +177,11 @@ class WindowRun {
 
   // Results of a phase within rows [first, first + rows) of its own.
   int64_t rows_of(const Phase& phase, int64_t first, int64_t rows) const {
-    const int64_t all = ceil_div(w_.result_height - phase.row, w_.result_step);
+    const int64_t all = ceil_div(w_.result_height - phase.row, w_.result_down);
     return max_of(min_of(all - first, rows), 0);
   }
   int64_t cols_of(const Phase& phase) const {
-    return ceil_div(w_.result_width - phase.col, w_.result_step);
+    return ceil_div(w_.result_width - phase.col, w_.result_across);
   }
 
   // Where the results of a block lie; a block with fewer images or rows takes the first of them.
@@ -191,10 +194,11 @@ class WindowRun {
       for (int64_t b = 0; b < block_.images; ++b)
         for (int64_t i = 0; i < rows_of(phase, 0, block_.rows); ++i)
           for (int64_t j = 0; j < cols_of(phase); ++j, ++pixel) {
-            const int64_t row = b * w_.result_height + phase.row + i * w_.result_step;
-            const int64_t col = phase.col + j * w_.result_step;
-            pixel->in = b * image + (i * buffer_cols_ + j) * w_.step * pixel_bytes;
-            pixel->out = (row * w_.result_width + col) * w_.result_channels;
+            const int64_t row = b * w_.result_height + phase.row + i * w_.result_down;
+            const int64_t col = phase.col + j * w_.result_across;
+            pixel->in =
+                b * image + (i * w_.step_down * buffer_cols_ + j * w_.step_across) * pixel_bytes;
+            pixel->out = (row * w_.result_width + col) * w_.result_pitch;
           }
     }
   }
@@ -206,14 +210,13 @@ class WindowRun {
     const int64_t rows = min_of(block_.rows, steps_down_ - row);
     A* buffer = buffers_.data + thread * buffer_size();
     for (int64_t b = 0; b < images; ++b)
-      fill(buffer + b * image_size(block_.rows), image + b, row * w_.step + w_.rows.low,
+      fill(buffer + b * image_size(block_.rows), image + b, row * w_.step_down + w_.rows.low,
            buffer_rows(rows));
-    int32_t* result = w_.result + (image * w_.result_height + row * w_.result_step) *
-                                      w_.result_width * w_.result_channels;
-    const int64_t end = min_of(w_.result_height, (row + rows) * w_.result_step);
-    const int64_t height = (images - 1) * w_.result_height + end - row * w_.result_step;
-    if (gaps_)
-      memset(result, 0, size_t(height * w_.result_width * w_.result_channels) * sizeof(int32_t));
+    int32_t* result = w_.result + (image * w_.result_height + row * w_.result_down) *
+                                      w_.result_width * w_.result_pitch;
+    const int64_t end = min_of(w_.result_height, (row + rows) * w_.result_down);
+    const int64_t height = (images - 1) * w_.result_height + end - row * w_.result_down;
+    if (gaps_) clear(result, height * w_.result_width);
     for (int64_t p = 0; p < w_.phase_count; ++p) {
       const Phase& phase = w_.phases[p];
       if (phase.taps == 0) continue;
@@ -221,6 +224,14 @@ class WindowRun {
       run_phase(p, count, reinterpret_cast<const char*>(buffer), result,
                 peaks_.data + thread * lanes_);
     }
+  }
+
+  void clear(int32_t* result, int64_t pixels) const {
+    const bool dense = w_.result_pitch == w_.result_channels;
+    const int64_t pieces = dense ? 1 : pixels,
+                  size = dense ? pixels * w_.result_pitch : w_.result_channels;
+    for (int64_t i = 0; i < pieces; ++i)
+      memset(result + i * w_.result_pitch, 0, size_t(size) * sizeof(int32_t));
   }
 
   // The columns left and right of the image were filled before the first block.
@@ -233,7 +244,8 @@ class WindowRun {
         continue;
       }
       const int64_t source = (image * w_.height + y) * w_.width + left + w_.cols.low;
-      copy_pixels(out + left * pixel_, w_.source + source * w_.channels, end - left, w_.channels);
+      copy_pixels(out + left * pixel_, w_.source + source * w_.pitch, end - left, w_.channels,
+                  w_.pitch);
     }
   }
 
@@ -252,8 +264,8 @@ class WindowRun {
       rows.init = reinterpret_cast<const int32_t*>(bias_.data + index * lanes_ + lane);
       rows.channels = w_.result_channels - lane;
       rows.peak = w_.peak ? peak + lane : nullptr;
-      rows.pair = cols_of(phase) % 2 ? 0 : w_.step * pixel_ * int64_t(sizeof(A));
-      rows.scattered = w_.result_step > 1;
+      rows.pair = cols_of(phase) % 2 ? 0 : w_.step_across * pixel_ * int64_t(sizeof(A));
+      rows.scattered = w_.result_down > 1 || w_.result_across > 1;
       multiply(int(vectors), panel_here, rows);
     }
   }

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from l1bn import fixed_point as fp
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.quantized.kernels import kernels_for
 from l1bn.quantized.kernels.matmul import int_matmul
 
@@ -39,16 +40,16 @@ def test_convolutions_with_sizes_of_one_are_exact(backend, case):
     for (n, c, h, w, k), kernel, stride, padding in list(cases(8 * 60))[case::8]:
         x, weight = codes((n, c, h, w), generator), codes((k, c, *kernel), generator)
         want = fp.conv2d(x.numpy(), weight.numpy(), stride, padding)
-        acc, peak = kernels.conv2d(x, weight, stride, padding)
+        acc, peak = kernels.conv2d(x, weight, Geometry.of(stride, padding))
         np.testing.assert_array_equal(acc, want)
         np.testing.assert_array_equal(peak, np.abs(want).max((0, 2, 3)))
         e = codes(want.shape, generator)
         want = fp.conv2d_input_gradient(e.numpy(), weight.numpy(), (h, w), stride, padding)
-        acc, peak = kernels.conv2d_input_gradient(e, weight, (h, w), stride, padding)
+        acc, peak = kernels.conv2d_input_gradient(e, weight, (h, w), Geometry.of(stride, padding))
         np.testing.assert_array_equal(acc, want)
         np.testing.assert_array_equal(peak, np.abs(want).max((0, 2, 3)))
         want = fp.conv2d_weight_gradient(x.numpy(), e.numpy(), kernel, stride, padding)
-        acc = kernels.conv2d_weight_gradient(x, e, kernel, stride, padding)
+        acc = kernels.conv2d_weight_gradient(x, e, kernel, Geometry.of(stride, padding))
         np.testing.assert_array_equal(acc, want)
 
 

@@ -91,9 +91,7 @@ def _product(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
     """32-bit sums of a convolution, or of a linear layer: x is (N, C) then."""
     weight = arrays[operation["weight"]]
     flat = x.ndim == 2
-    acc = conv2d(
-        x[:, :, None, None] if flat else x, weight, operation["stride"], operation["padding"]
-    )
+    acc = conv2d(x[:, :, None, None] if flat else x, weight, **operation["geometry"])
     if operation["bias"] is not None:
         acc = acc + arrays[operation["bias"]].reshape(1, -1, 1, 1)
     return acc[:, :, 0, 0] if flat else acc

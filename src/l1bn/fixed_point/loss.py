@@ -1,10 +1,12 @@
-"""The gradient of soft-max cross-entropy in integers: powers of two from a table."""
+"""Gradients of losses in integers: cross-entropy by a table of powers of two, squared error."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from l1bn.fixed_point.addition import MAX_GAP
 from l1bn.fixed_point.formats import IntArray
+from l1bn.fixed_point.scaling import peak_shift
 
 LOG2_E_BITS = 14
 LOG2_E = 23637
@@ -71,3 +73,47 @@ def softmax_error(
     target[np.arange(count), labels] += (1 << PROBABILITY_BITS) - smoothing
     error = (softmax(logits, exponent) - target) * inverse_count(count)
     return error, -PROBABILITY_BITS - MEAN_BITS
+
+
+DIFFERENCE_BITS = 16
+"""Bits of a difference from its target before it is divided by their number."""
+INVERSE_BITS = 14
+"""Bits of the reciprocal of that number."""
+
+
+def squared_error(
+    output: IntArray, exponent: int, target: IntArray, target_exponent: int
+) -> tuple[IntArray, int]:
+    """Gradient of the mean squared error in the output, in 32 bits.
+
+    Both go into the finer of their steps; the difference becomes 16 bits, to nearest, and is
+    multiplied by 2/count.
+
+    Returns:
+        The gradient and its exponent.
+
+    Shape:
+        - output, target, Output: the same
+    """
+    low, high = sorted((exponent, target_exponent))
+    out = max(low, high - MAX_GAP)
+    difference = _in_steps(output, exponent - out) - _in_steps(target, target_exponent - out)
+    shift = peak_shift(int(np.abs(difference).max(initial=0)), DIFFERENCE_BITS)
+    narrow = (difference + ((1 << shift) >> 1)) >> shift
+    inverse, down = reciprocal_of(output.size)
+    return narrow * inverse, out + shift - down + 1
+
+
+def _in_steps(value: IntArray, shift: int) -> IntArray:
+    """``value · 2**shift``, to nearest."""
+    wide = value.astype(np.int64)
+    if shift >= 0:
+        return wide << shift
+    down = min(-shift, MAX_SHIFT)
+    return (wide + (1 << (down - 1))) >> down
+
+
+def reciprocal_of(count: int) -> tuple[int, int]:
+    """1/count as an integer of ``INVERSE_BITS`` bits, and how many of them are a fraction."""
+    down = count.bit_length() + INVERSE_BITS - 1
+    return ((2 << down) + count) // (2 * count), down

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 NormKind = Literal["l1", "l2", "range", "none"]
 
@@ -26,6 +27,9 @@ class Config:
             Such sums grow from block to block, while a normalization's output holds ±8.
         per_channel: An exponent for each channel before a normalization; else one per tensor.
         seed: Seed of the stochastic rounding.
+        layers: Choices of single layers, by the name of the float layer, or of a part of the
+            network that holds it: ``{"head": {"error_bits": 6}}``. ``sigma``, ``master_bits``,
+            ``error_bits``, ``residual_fraction`` and ``per_channel`` can be chosen so.
 
     Raises:
         ValueError: If a value is out of range.
@@ -39,8 +43,17 @@ class Config:
     per_channel: bool = True
     residual_fraction: int = 3
     seed: int = 0
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        for name, choices in self.layers.items():
+            unknown = choices.keys() - _OF_A_LAYER
+            if unknown:
+                raise ValueError(
+                    f"expected choices of {name} among {sorted(_OF_A_LAYER)}, got "
+                    f"{', '.join(sorted(unknown))}"
+                )
+            replace(self, layers={}, **choices)
         _choice("norm", self.norm, ("l1", "l2", "range", "none"))
         _choice("sigma", self.sigma, ("exact", "pow2"))
         if self.sigma == "pow2" and self.norm != "l1":
@@ -53,6 +66,21 @@ class Config:
             raise ValueError(f"expected error_bits of 2 to 8, got {self.error_bits}")
         if not 0 <= self.residual_fraction <= 4:
             raise ValueError(f"expected residual_fraction of 0 to 4, got {self.residual_fraction}")
+
+    def at(self, name: str) -> Config:
+        """Return the choices for a layer; those of the longest name that it lies in count most.
+
+        Args:
+            name: Name of the float layer.
+        """
+        chosen: dict[str, Any] = {}
+        for place in sorted(self.layers, key=len):
+            if name == place or name.startswith(f"{place}."):
+                chosen |= self.layers[place]
+        return replace(self, layers={}, **chosen) if chosen else self
+
+
+_OF_A_LAYER = {"sigma", "master_bits", "error_bits", "residual_fraction", "per_channel"}
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

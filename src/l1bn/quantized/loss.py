@@ -1,4 +1,4 @@
-"""Soft-max cross-entropy: its gradient in integers, and its value to look at."""
+"""Losses: the gradient in integers, and the value to look at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from l1bn.fixed_point.addition import MAX_GAP
 from l1bn.fixed_point.loss import (
+    DIFFERENCE_BITS,
     LOG2_E,
     LOG2_E_BITS,
     MAX_SHIFT,
@@ -18,9 +20,12 @@ from l1bn.fixed_point.loss import (
     TABLE,
     TABLE_BITS,
     inverse_count,
+    reciprocal_of,
 )
 from l1bn.fixed_point.scaling import peak_shift
+from l1bn.quantized.kernels.interface import channels_last
 from l1bn.quantized.network import IntegerNetwork
+from l1bn.quantized.parameter import in_steps
 from l1bn.quantized.tensor import QTensor
 
 
@@ -29,9 +34,9 @@ class Loss:
     """A batch's loss.
 
     Attributes:
-        error: Gradient of the mean in the logits, 8 bits.
+        error: Gradient of the mean in the output, 8 bits.
         value: Mean cross-entropy [nats] with the smoothing that was asked for, from the integers of
-            the soft-max: a number to print, not part of training.
+            the soft-max, or mean squared error: a number to print, not part of training.
     """
 
     error: QTensor
@@ -83,6 +88,56 @@ def cross_entropy(
         (1 - smoothing) * b + smoothing * a / classes for b, a in zip(of_label, of_all, strict=True)
     ]
     return Loss(QTensor(error, exponent), _mean_nats(distance, total[:, 0].tolist()))
+
+
+def squared_error(network: IntegerNetwork, output: QTensor, target: QTensor) -> Loss:
+    """Return the mean squared error of a batch and its gradient, every tensor in integers.
+
+    Args:
+        network: The network the output came from; it numbers the random bits of the rounding.
+        output: What the network returned.
+        target: What it should have been, in any exponent.
+
+    Shape:
+        - output, target: the same
+
+    Raises:
+        TypeError: If one of them is no QTensor.
+        ValueError: If their shapes differ, or there is nothing in them.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from l1bn import quantized
+        >>> network = quantized.prepare(nn.Sequential(nn.Linear(8, 2), nn.ReLU(), nn.Linear(2, 8)))
+        >>> x = quantized.quantize(torch.randn(4, 8), exponent=-5)
+        >>> network.backward(quantized.squared_error(network, network(x), x).error)
+    """
+    for name, value in (("output", output), ("target", target)):
+        if not isinstance(value, QTensor):
+            raise TypeError(
+                f"expected the {name} as a QTensor, got {type(value).__name__}; quantize it first"
+            )
+    if output.shape != target.shape or output.values.numel() == 0:
+        raise ValueError(
+            f"expected output and target of one shape, got {tuple(output.shape)} and "
+            f"{tuple(target.shape)}"
+        )
+    low, high = sorted((output.exponent, target.exponent))
+    out = max(low, high - MAX_GAP)
+    parts = [in_steps(q.values, max(q.exponent - out, -MAX_SHIFT)) for q in (output, target)]
+    difference = parts[0] - parts[1]
+    shift = peak_shift(int(difference.abs().max()), DIFFERENCE_BITS)
+    narrow = (difference + ((1 << shift) >> 1)) >> shift
+    inverse, down = reciprocal_of(narrow.numel())
+    wide = channels_last((narrow * inverse).int())
+    bits = network.config.error_bits
+    right = peak_shift(int(wide.abs().max()), bits)
+    noise = network.clock.noise(0, 0)
+    error = network.clock.kernels(wide).rescale(wide, right, bits, noise)
+    mean = int((narrow * narrow).sum()) / narrow.numel()
+    exponent = out + shift - down + 1 + right
+    return Loss(QTensor(error, exponent), math.ldexp(mean, 2 * (out + shift)))
 
 
 def _softmax(logits: Tensor, exponent: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from l1bn.quantized.config import Config
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.norm import NormalizingLayer
+from l1bn.quantized.layers.product import ProductLayer
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.state import check_state
 from l1bn.quantized.tensor import QTensor
@@ -51,6 +52,7 @@ class IntegerNetwork(nn.Module):
         self.nodes = nodes
         self.clock = clock
         self._checked: tuple[torch.Size, bool] | None = None
+        self._lines = False
         self._trained: list[bool] | None = None
         self.mark_needed_gradients()
 
@@ -92,6 +94,8 @@ class IntegerNetwork(nn.Module):
                 "for example with l1bn.quantized.quantize"
             )
         self.mark_needed_gradients()
+        lines = images.values.dim() == 3
+        images = as_images(images)
         if self._checked != (images.shape, self.training):
             self.check(images.shape)
         outputs: list[QTensor] = []
@@ -101,7 +105,9 @@ class IntegerNetwork(nn.Module):
             outputs.append(layer(*inputs))
             if not layer.learns:
                 layer.forget()
-        return outputs[-1]
+        out = outputs[-1]
+        self._lines = lines and out.values.dim() == 4
+        return QTensor(out.values[:, :, 0], out.exponent) if self._lines else out
 
     def check(self, shape: torch.Size) -> None:
         """Refuse a batch that cannot be computed, before any layer has changed.
@@ -109,7 +115,7 @@ class IntegerNetwork(nn.Module):
         In training mode the backward pass must be able to follow.
 
         Args:
-            shape: (N, C, H, W) of the images.
+            shape: (N, C, H, W) of the images, or (N, C, L) of lines.
 
         Raises:
             ValueError: It names the layer and the largest batch that fits.
@@ -118,6 +124,8 @@ class IntegerNetwork(nn.Module):
             raise ValueError(
                 f"expected at least one image, got shape {tuple(shape)}; leave empty batches out"
             )
+        if len(shape) == 3:
+            shape = torch.Size((*shape[:2], 1, shape[2]))
         shapes: list[torch.Size] = []
         for node in self.nodes:
             inputs = [shape if i == _INPUT else shapes[i] for i in node.inputs]
@@ -140,7 +148,8 @@ class IntegerNetwork(nn.Module):
             raise RuntimeError(
                 "expected parameters to train, got none: all rates are 0, or all are frozen"
             )
-        errors: dict[int, QTensor] = {len(self.nodes) - 1: error}
+        last = as_images(error) if self._lines else error
+        errors: dict[int, QTensor] = {len(self.nodes) - 1: last}
         for index in reversed(range(len(self.nodes))):
             node, arrived = self.nodes[index], errors.pop(index, None)
             layer = self._layer(node)
@@ -169,6 +178,34 @@ class IntegerNetwork(nn.Module):
     def integer_parameters(self) -> Iterator[IntegerParameter]:
         """Yield the parameters, always in the same order."""
         yield from _parameters(self)
+
+    def grow(self, classes: int) -> None:
+        """Give the last layer more outputs, for classes that were not there.
+
+        The new ones start with weights of zero; the others, their momentum and every optimizer stay
+        as they are. A state of fewer classes must be loaded before.
+
+        Args:
+            classes: How many there are then.
+
+        Raises:
+            ValueError: If the last layer is no linear layer, or has as many outputs already.
+        """
+        last = self._layer(self.nodes[-1])
+        if not isinstance(last, ProductLayer) or not last.product.linear:
+            raise ValueError(
+                f"{last.name}: expected a network that ends in a linear layer, got "
+                f"{type(last).__name__}; only such a layer can grow"
+            )
+        have = len(last.weight.weight)
+        if classes <= have:
+            raise ValueError(
+                f"{last.name}: expected more than its {have} classes, got {classes}; classes stay"
+            )
+        for parameter in (last.weight, last.bias):
+            if parameter is not None:
+                parameter.grow(classes)
+        self._checked = None
 
     def start_anew(self) -> None:
         """Forget momentum and step number, and keep the weights: the start of another run."""
@@ -258,6 +295,11 @@ def _parameters(module: nn.Module) -> Iterator[IntegerParameter]:
     for part in module.modules():
         if isinstance(part, IntegerParameter):
             yield part
+
+
+def as_images(x: QTensor) -> QTensor:
+    """Return lines (N, C, L) as images of one row; others as they are."""
+    return QTensor(x.values[:, :, None], x.exponent) if x.values.dim() == 3 else x
 
 
 def _describe(images: QTensor | Tensor) -> str:

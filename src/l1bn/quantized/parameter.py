@@ -141,6 +141,20 @@ class IntegerParameter(nn.Module):
         self.exponent += 1
         self.exponents[0] = self.exponent
 
+    def grow(self, rows: int) -> None:
+        """Add rows of zeros, for outputs that were not there.
+
+        Args:
+            rows: How many there are then.
+        """
+        for name in ("weight", "momentum"):
+            old = getattr(self, name)
+            new = old.new_zeros((rows, *old.shape[1:]))
+            new[: len(old)] = old
+            last = torch.channels_last if new.dim() == 4 else torch.contiguous_format
+            setattr(self, name, new.contiguous(memory_format=last))
+        self.gradient = None
+
     def narrow(self) -> QTensor:
         """Return the 8-bit weights: rounded to nearest, in the finest exponent that holds them."""
         shift = peak_shift(self._peak())

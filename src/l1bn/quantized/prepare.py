@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import nn
 
 from l1bn.fixed_point.norm.spec import NormSpec
@@ -11,23 +9,15 @@ from l1bn.quantized.config import Config
 from l1bn.quantized.kernels.selection import check_backend
 from l1bn.quantized.layers import (
     AddLayer,
-    AveragePoolLayer,
     Clock,
-    DropoutLayer,
-    FlattenLayer,
     HardswishLayer,
-    IdentityLayer,
     IntegerLayer,
     JoinLayer,
-    MaxPoolLayer,
     NormLayer,
-    OverlappingAveragePoolLayer,
-    PadLayer,
     ProductLayer,
     ProductNormLayer,
     Relu6Layer,
     ReluLayer,
-    UpsampleLayer,
 )
 from l1bn.quantized.network import IntegerNetwork, Node
 from l1bn.quantized.norms.baselines import L2Rule, RangeRule
@@ -35,22 +25,13 @@ from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.norms.rule import NormRule
 from l1bn.quantized.reading.additions import refuse_additions
-from l1bn.quantized.reading.products import PRODUCTS, Masters, ProductOptions
-from l1bn.quantized.reading.spellings import ADVICE, Flattening, UnsupportedError
+from l1bn.quantized.reading.plain import PADS, plain_layer
+from l1bn.quantized.reading.products import PRODUCTS, Convolution, Masters, ProductOptions
+from l1bn.quantized.reading.spellings import UnsupportedError
 from l1bn.quantized.reading.trace import Step, trace
-from l1bn.quantized.reading.windows import (
-    AdaptivePool,
-    AveragePool,
-    MaxPool,
-    average_window,
-    borders,
-    copies,
-    max_window,
-    windows_down_and_across,
-)
+from l1bn.quantized.reading.windows import borders
 
 _FIRST_SITE = 2
-_MOST_DROPPED = 0.99
 
 
 def prepare(
@@ -93,8 +74,20 @@ def prepare(
     """
     check_backend(backend)
     refuse_additions(model)
-    builder = _Builder(config or Config(), backend, freezing=model.training)
+    config = config or Config()
+    _check_names(model, config)
+    builder = _Builder(config, backend, freezing=model.training)
     return builder.build(trace(model))
+
+
+def _check_names(model: nn.Module, config: Config) -> None:
+    known = {name for name, _ in model.named_modules()}
+    for name in config.layers:
+        if name not in known:
+            raise ValueError(
+                f"expected choices for parts of the network, got some for {name!r}; take a name of "
+                "model.named_modules()"
+            )
 
 
 class _Builder:
@@ -107,10 +100,11 @@ class _Builder:
         self.layers: list[IntegerLayer] = []
         self.nodes: list[Node] = []
         self.place: dict[int, int] = {}  # id of a step -> index of the node with its output
-        self.masters = Masters(config.master_bits)
+        self.masters = Masters(config)
         self.buffers: dict[int, NormBuffers] = {}  # by the id of the float layer
         self.products: dict[int, Step] = {}  # id of a norm -> the product before it
         self.relus: dict[int, Step] = {}  # id of a norm -> the ReLU after it
+        self.pads: dict[int, Step] = {}  # id of a convolution -> the padding before it
 
     def build(self, steps: list[Step]) -> IntegerNetwork:
         if not steps:
@@ -118,7 +112,10 @@ class _Builder:
         for step in steps:
             if _is_norm(step.module):
                 self._merge(step)
-        merged = {id(s) for found in (self.products, self.relus) for s in found.values()}
+            elif isinstance(step.module, Convolution):
+                self._merge_padding(step)
+        found = (self.products, self.relus, self.pads)
+        merged = {id(s) for steps_of in found for s in steps_of.values()}
         for step in steps:
             if id(step) not in merged:
                 self._add(step, last=step is steps[-1])
@@ -132,11 +129,21 @@ class _Builder:
         if after is not None and type(after.module) is nn.ReLU and _activation(norm) is None:
             self.relus[id(norm)] = after
 
+    def _merge_padding(self, conv: Step) -> None:
+        """Take a padding by zeros before a convolution, where nothing else uses it."""
+        before = conv.inputs[0]
+        if before is None or before.users != [conv] or not isinstance(before.module, PADS):
+            return
+        if min(borders(before.title, before.module)) >= 0:
+            self.pads[id(conv)] = before
+
+    def _source(self, step: Step) -> Step | None:
+        """What a layer's first input comes from, beyond what became part of the layer."""
+        first = self.products.get(id(step), step)
+        return self.pads.get(id(first), first).inputs[0]
+
     def _add(self, step: Step, last: bool) -> None:
-        product = self.products.get(id(step))
-        inputs = list(step.inputs)
-        if product is not None:
-            inputs[0] = product.inputs[0]
+        inputs = [self._source(step), *step.inputs[1:]]
         sources = [-1 if s is None else self.place[id(s)] for s in inputs]
         if not _is_norm(step.module):
             self.place[id(step)] = self._append(self._layer(step, last), sources)
@@ -175,7 +182,11 @@ class _Builder:
         return place
 
     def _product(self, step: Step) -> ProductOptions:
-        return self.masters.product(step)
+        pad = self.pads.get(id(step))
+        if pad is None or pad.module is None:
+            return self.masters.product(step)
+        left, right, top, bottom = borders(pad.title, pad.module)
+        return self.masters.product(step, (top, bottom, left, right))
 
     def _layer(self, step: Step, last: bool) -> IntegerLayer:
         at, module = self._at(step), step.module
@@ -185,19 +196,17 @@ class _Builder:
             return JoinLayer(*at)
         if type(module) in PRODUCTS:
             return ProductLayer(*at, **self._product(step), wide=last)
-        make = next((m for kinds, m in _LAYERS if isinstance(module, kinds)), None)
-        if make is None:
-            raise UnsupportedError(_no_form(step))
-        return make(at, step)
+        return plain_layer(at, step)
 
     def _norm(self, step: Step) -> IntegerLayer:
         module, at = step.module, self._at(step)
         assert isinstance(module, nn.modules.batchnorm._BatchNorm)
         buffers = self.buffers.get(id(module))
         if buffers is None:
-            buffers = NormBuffers(step.name, module, self.config.master_bits)
+            buffers = NormBuffers(step.name, module, self.config.at(step.name).master_bits)
             self.buffers[id(module)] = buffers
-        rule, relu = self._rule(residual=len(step.inputs) > 1), self._ends_in_relu(step)
+        rule = self._rule(self.config.at(step.name), residual=len(step.inputs) > 1)
+        relu = self._ends_in_relu(step)
         product = self.products.get(id(step))
         layer: NormLayer | ProductNormLayer
         if product is None:
@@ -210,13 +219,13 @@ class _Builder:
         return layer
 
     def _add_layer(self, step: Step) -> AddLayer:
-        return AddLayer(*self._at(step), self.config.residual_fraction)
+        return AddLayer(*self._at(step), self.config.at(step.name).residual_fraction)
 
-    def _rule(self, residual: bool) -> NormRule:
+    def _rule(self, config: Config, residual: bool) -> NormRule:
         rules: dict[str, type[L1Rule]] = {"l1": L1Rule, "l2": L2Rule, "range": RangeRule}
-        fraction = self.config.residual_fraction if residual else None
-        spec = NormSpec(width=8, sigma=self.config.sigma, y_fraction=fraction)
-        return rules[self.config.norm](spec, self.config.per_channel)
+        fraction = config.residual_fraction if residual else None
+        spec = NormSpec(width=8, sigma=config.sigma, y_fraction=fraction)
+        return rules[config.norm](spec, config.per_channel)
 
 
 def _is_norm(module: nn.Module | None) -> bool:
@@ -243,91 +252,3 @@ def _activation(norm: Step) -> nn.Module | None:
     if not isinstance(getattr(norm.module, "drop", nn.Identity()), nn.Identity):
         raise UnsupportedError(f"{norm.title}: expected no drop_layer, got one; remove it")
     return act
-
-
-_At = tuple[str, int, Clock]
-
-
-def _flatten(at: _At, step: Step) -> IntegerLayer:
-    module = step.module
-    if isinstance(module, Flattening):
-        return FlattenLayer(*at, module.features)
-    assert isinstance(module, nn.Flatten)
-    if (module.start_dim, module.end_dim) != (1, -1):
-        raise UnsupportedError(
-            f"{step.title}: expected nn.Flatten(1), got start and end "
-            f"{(module.start_dim, module.end_dim)}; flatten all but the batch"
-        )
-    return FlattenLayer(*at)
-
-
-def _dropout(at: _At, step: Step) -> IntegerLayer:
-    module = step.module
-    assert isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d))
-    if module.p == 0:
-        return IdentityLayer(*at)
-    if module.p > _MOST_DROPPED:
-        raise UnsupportedError(
-            f"{step.title}: expected a probability of at most {_MOST_DROPPED}, got {module.p}; "
-            "drop less"
-        )
-    return DropoutLayer(*at, module.p, channels=not isinstance(module, nn.Dropout))
-
-
-def _maximum(at: _At, step: Step) -> IntegerLayer:
-    assert isinstance(step.module, MaxPool)
-    return MaxPoolLayer(*at, max_window(step.title, step.module))
-
-
-def _average(at: _At, step: Step) -> IntegerLayer:
-    assert isinstance(step.module, AveragePool)
-    window = average_window(step.title, step.module)
-    if window.stride == window.kernel and not any(window.padding):
-        return AveragePoolLayer(*at, window.kernel)
-    return OverlappingAveragePoolLayer(*at, window)
-
-
-def _adaptive(at: _At, step: Step) -> IntegerLayer:
-    assert isinstance(step.module, AdaptivePool)
-    return AveragePoolLayer(*at, output=windows_down_and_across(step.title, step.module))
-
-
-def _upsample(at: _At, step: Step) -> IntegerLayer:
-    assert isinstance(step.module, nn.Upsample)
-    return UpsampleLayer(*at, copies(step.title, step.module))
-
-
-def _pad(at: _At, step: Step) -> IntegerLayer:
-    assert step.module is not None
-    return PadLayer(*at, borders(step.title, step.module))
-
-
-def _plain(kind: type[IntegerLayer]) -> Callable[[_At, Step], IntegerLayer]:
-    return lambda at, _: kind(*at)
-
-
-_PADS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d)
-
-_LAYERS: tuple[tuple[tuple[type[nn.Module], ...], Callable[[_At, Step], IntegerLayer]], ...] = (
-    ((nn.ReLU6,), _plain(Relu6Layer)),
-    ((nn.ReLU,), _plain(ReluLayer)),
-    ((nn.Hardswish,), _plain(HardswishLayer)),
-    ((nn.Flatten, Flattening), _flatten),
-    ((nn.Identity,), _plain(IdentityLayer)),
-    ((nn.Dropout, nn.Dropout1d, nn.Dropout2d), _dropout),
-    ((nn.MaxPool1d, nn.MaxPool2d), _maximum),
-    ((nn.AvgPool1d, nn.AvgPool2d), _average),
-    ((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d), _adaptive),
-    ((nn.Upsample,), _upsample),
-    (_PADS, _pad),
-)
-
-
-def _no_form(step: Step) -> str:
-    kind = type(step.module).__name__
-    way = ADVICE.get(kind, "replace or remove it")
-    return (
-        f"{step.title}: expected a layer with an integer form (Conv2d, Linear, L1BN, BatchNorm, "
-        f"ReLU, ReLU6, Hardswish, a pooling, Dropout, Upsample, ZeroPad2d, Flatten, addition), got "
-        f"{kind}; {way}"
-    )

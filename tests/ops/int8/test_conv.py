@@ -260,7 +260,9 @@ def test_refuses_other_tensors() -> None:
         int8_conv.conv2d(x, w[:, :2])
     with pytest.raises(ValueError, match="expected a kernel within the padded input"):
         int8_conv.conv2d(x[:, :, :2], w)
-    with pytest.raises(ValueError, match="expected stride >= 1 and padding >= 0, got stride 0"):
+    with pytest.raises(
+        ValueError, match="expected stride >= 1, dilation >= 1 and padding >= 0, got stride "
+    ):
         int8_conv.conv2d(x, w, stride=0)
     with pytest.raises(ValueError, match="expected sizes of at least 1"):
         int8_conv.conv2d(x[:, :0], w[:, :0])

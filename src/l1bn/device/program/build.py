@@ -14,6 +14,7 @@ from l1bn.device.program.backward import Backward
 from l1bn.device.program.blocks import Blocks
 from l1bn.device.program.lowering import Lowering, Tables
 from l1bn.device.program.memory import Placement, place
+from l1bn.device.program.refuse import refuse_sharing, refuse_unknown
 from l1bn.device.program.state import Layout
 from l1bn.device.program.steps import INPUT, Buffer, Flag, Kind, Op, Tensor
 from l1bn.fixed_point.update import SgdStep
@@ -291,7 +292,7 @@ def _check(layers: list[IntegerLayer], cut: int) -> None:
             f"{last.name}: expected a network that ends in a linear layer, whose sums are the "
             f"logits, got {type(last).__name__}"
         )
-    _refuse_sharing(layers)
+    refuse_sharing(layers)
     for layer in layers[cut:]:
         if not layer.training:
             raise ValueError(
@@ -299,41 +300,13 @@ def _check(layers: list[IntegerLayer], cut: int) -> None:
                 "got one after them; choose them with l1bn.device.choose"
             )
     for layer in layers[:cut]:
-        _known(layer)
+        refuse_unknown(layer)
         modules = [m for m in layer.modules() if getattr(m, "trains", False)]
         if modules:
             raise ValueError(
                 f"{layer.name}: expected frozen parameters in evaluation mode, got some that "
                 "learn; choose what learns with l1bn.device.choose"
             )
-
-
-def _refuse_sharing(layers: list[IntegerLayer]) -> None:
-    """A device moves a weight as soon as its gradient is known: layers that learn share none."""
-    owners: dict[int, str] = {}
-    for layer in layers:
-        for module in layer.modules():
-            if not getattr(module, "trains", False):
-                continue
-            owner = owners.setdefault(id(module), layer.name)
-            if owner != layer.name:
-                raise ValueError(
-                    f"{layer.name}: expected weights of its own where they learn, got those of "
-                    f"{owner}; freeze them"
-                )
-
-
-def _known(layer: IntegerLayer) -> None:
-    """Refuse a frozen layer whose statistics or exponents no batch has set."""
-    unknown = isinstance(layer, (NormLayer, ProductNormLayer)) and not bool(
-        layer.norm.num_batches_tracked > 0
-    )
-    scaling = getattr(layer, "scaling", None)
-    if unknown or (scaling is not None and not bool(scaling.seen)):
-        raise ValueError(
-            f"{layer.name}: expected a trained layer where it is frozen, got one without "
-            "statistics; run the network on a few batches in training mode first"
-        )
 
 
 _CAN_TWICE = (Kind.NORM, Kind.PRODUCT_ERROR, Kind.PRODUCT_UPDATE)

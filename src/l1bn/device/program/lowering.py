@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from l1bn.device.learning import layer_of
+from l1bn.device.program.refuse import plain_geometry, plain_pool
 from l1bn.device.program.steps import INPUT, NONE, Buffer, Flag, Kind, Mode, Op, Tensor, Window
 from l1bn.quantized import IntegerNetwork
 from l1bn.quantized.layers import (
@@ -24,7 +25,6 @@ from l1bn.quantized.layers import (
     ProductNormLayer,
     ReluLayer,
 )
-from l1bn.quantized.layers import Window as PoolWindow
 from l1bn.quantized.layers.product import Product
 from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.parameter import IntegerParameter
@@ -142,12 +142,13 @@ def plain_window(before: torch.Size, after: torch.Size) -> Window:
 def product_window(product: Product, before: torch.Size, after: torch.Size) -> Window:
     """Return the sizes of a convolution or linear layer."""
     kh, kw = product.weight.weight.shape[2:]
+    stride, padding = plain_geometry(product.name, product.geometry)
     return replace(
         plain_window(before, after),
         kernel_height=kh,
         kernel_width=kw,
-        stride=product.stride,
-        padding=product.padding,
+        stride=stride,
+        padding=padding,
     )
 
 
@@ -308,7 +309,7 @@ def _average(low: Lowering, index: int) -> None:
 def _maximum(low: Lowering, index: int) -> None:
     layer = low.layer(index)
     assert isinstance(layer, MaxPoolLayer)
-    kernel, stride, padding = _plain_pool(layer.name, layer.window)
+    kernel, stride, padding = plain_pool(layer.name, layer.window)
     before, after = low.shape_of(low.network.nodes[index].inputs[0]), low.shape_of(index)
     low.add(
         index,
@@ -325,17 +326,6 @@ def _maximum(low: Lowering, index: int) -> None:
         x=low.tensor(after) if low.learns(index) else None,
         flags=Flag.DISJOINT if layer.window.disjoint else Flag(0),
     )
-
-
-def _plain_pool(name: str, window: PoolWindow) -> tuple[int, int, int]:
-    """Return size, stride and padding of square windows."""
-    sides = (window.kernel, window.stride, window.padding)
-    if any(a != b for a, b in sides) or window.dilation != (1, 1) or window.ceil:
-        raise ValueError(
-            f"{name}: expected a max pooling of square windows without dilation and ceil_mode, got "
-            f"{window}; a device has no others"
-        )
-    return window.kernel[0], window.stride[0], window.padding[0]
 
 
 def _dropout(low: Lowering, index: int) -> None:

@@ -11,15 +11,19 @@ The kernels are ``csrc/int8_conv/kernels.cpp``, their interface is ``csrc/int8_c
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.ops.native.library import INT8_CONV
 
-#: Ten sizes, then x or e, w or e, the result, and its peak where there is one.
-_WITH_PEAK = struct.Struct("14q").pack
-_WITHOUT_PEAK = struct.Struct("13q").pack
+Steps = int | Sequence[int]
+
+#: Seventeen sizes, then x or e, w or e, the result, and its peak where there is one.
+_WITH_PEAK = struct.Struct("21q").pack
+_WITHOUT_PEAK = struct.Struct("20q").pack
 
 
 available, isas, isa, select = (
@@ -30,22 +34,31 @@ available, isas, isa, select = (
 )
 
 
-def conv2d(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> tuple[Tensor, Tensor]:
+def conv2d(
+    x: Tensor,
+    w: Tensor,
+    stride: Steps = 1,
+    padding: Steps = 0,
+    dilation: Steps = 1,
+    groups: int = 1,
+) -> tuple[Tensor, Tensor]:
     """Convolve, as ``F.conv2d`` without bias does.
 
     Args:
         x: input, int8.
         w: weight, int8.
-        stride: step between output pixels, both ways [pixels].
-        padding: rows and columns of zeros on each side [pixels].
+        stride: step between output pixels, both ways or down and across [pixels].
+        padding: zeros on each side, in rows and columns, or above, below, left and right [pixels].
+        dilation: step between pixels of a window, both ways or down and across [pixels].
+        groups: parts of the channels and of the outputs, which see each other only.
 
     Returns:
         The exact sums, int32 in ``channels_last`` memory, and the largest magnitude of each output
-        channel, int32. Sums are taken modulo 2^32: keep C * kH * kW below 2^17.
+        channel, int32. Sums are taken modulo 2^32: keep C / groups * kH * kW below 2^17.
 
     Shape:
         - x: ``(N, C, H, W)``, N may be 0
-        - w: ``(K, C, kH, kW)``
+        - w: ``(K, C / groups, kH, kW)``
         - Output: ``(N, K, oH, oW)`` and ``(K,)``
 
     Raises:
@@ -54,13 +67,14 @@ def conv2d(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> tuple[Ten
     """
     _check("x", x)
     _check("w", w)
-    if w.shape[1] != x.shape[1]:
+    geometry = Geometry.of(stride, padding, dilation, groups)
+    if w.shape[1] * groups != x.shape[1]:
         raise ValueError(
-            f"expected a weight with the input's {x.shape[1]} channels, got shape "
-            f"{tuple(w.shape)}: a weight is (outputs, channels, height, width)"
+            f"expected a weight with the input's {x.shape[1]} channels in {groups} groups, got "
+            f"shape {tuple(w.shape)}: a weight is (outputs, channels / groups, height, width)"
         )
-    sizes = _sizes(tuple(x.shape), tuple(w.shape), stride, padding)
-    high, wide = _output_size(sizes)
+    sizes = _sizes(tuple(x.shape), tuple(w.shape), geometry)
+    high, wide = geometry.output(x.shape[2:], w.shape[2:])
     y, peak = _empty(x.shape[0], w.shape[0], high, wide), _peak(w.shape[0])
     xs, ws = _nhwc(x), _nhwc(w)
     INT8_CONV.call(
@@ -71,7 +85,14 @@ def conv2d(x: Tensor, w: Tensor, stride: int = 1, padding: int = 0) -> tuple[Ten
 
 
 def conv2d_input_gradient(
-    e: Tensor, w: Tensor, input_size: tuple[int, int], stride: int = 1, padding: int = 0
+    e: Tensor,
+    w: Tensor,
+    input_size: tuple[int, int],
+    stride: Steps = 1,
+    padding: Steps = 0,
+    *,
+    dilation: Steps = 1,
+    groups: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Propagate the error of a convolution's output to its input.
 
@@ -81,14 +102,16 @@ def conv2d_input_gradient(
         input_size: height and width of the input [pixels].
         stride: of the convolution [pixels].
         padding: of the convolution [pixels].
+        dilation: of the convolution [pixels].
+        groups: of the convolution.
 
     Returns:
         The exact gradient, int32 in ``channels_last`` memory, and the largest magnitude of each
-        input channel, int32. Sums are taken modulo 2^32: keep K * kH * kW below 2^17.
+        input channel, int32. Sums are taken modulo 2^32: keep K / groups * kH * kW below 2^17.
 
     Shape:
         - e: ``(N, K, oH, oW)``, N may be 0
-        - w: ``(K, C, kH, kW)``
+        - w: ``(K, C / groups, kH, kW)``
         - Output: ``(N, C, *input_size)`` and ``(C,)``
 
     Raises:
@@ -97,9 +120,10 @@ def conv2d_input_gradient(
     """
     _check("e", e)
     _check("w", w)
-    count, channels = e.shape[0], w.shape[1]
-    sizes = _sizes((count, channels, *input_size), tuple(w.shape), stride, padding)
-    _check_error(e, (count, w.shape[0], *_output_size(sizes)))
+    geometry = Geometry.of(stride, padding, dilation, groups)
+    count, channels = e.shape[0], w.shape[1] * groups
+    sizes = _sizes((count, channels, *input_size), tuple(w.shape), geometry)
+    _check_error(e, (count, w.shape[0], *geometry.output(input_size, w.shape[2:])))
     dx, peak = _empty(count, channels, *input_size), _peak(channels)
     es, ws = _nhwc(e), _nhwc(w)
     INT8_CONV.call(
@@ -110,7 +134,14 @@ def conv2d_input_gradient(
 
 
 def conv2d_weight_gradient(
-    x: Tensor, e: Tensor, kernel_size: tuple[int, int], stride: int = 1, padding: int = 0
+    x: Tensor,
+    e: Tensor,
+    kernel_size: tuple[int, int],
+    stride: Steps = 1,
+    padding: Steps = 0,
+    *,
+    dilation: Steps = 1,
+    groups: int = 1,
 ) -> Tensor:
     """Gradient of a convolution's weight.
 
@@ -120,6 +151,8 @@ def conv2d_weight_gradient(
         kernel_size: height and width of the weight [pixels].
         stride: of the convolution [pixels].
         padding: of the convolution [pixels].
+        dilation: of the convolution [pixels].
+        groups: of the convolution.
 
     Returns:
         The exact gradient, int32 in ``channels_last`` memory. Sums are taken modulo 2^32: keep
@@ -128,7 +161,7 @@ def conv2d_weight_gradient(
     Shape:
         - x: ``(N, C, H, W)``, N may be 0
         - e: ``(N, K, oH, oW)``
-        - Output: ``(K, C, *kernel_size)``
+        - Output: ``(K, C / groups, *kernel_size)``
 
     Raises:
         TypeError: a tensor is not int8 on the CPU.
@@ -136,9 +169,10 @@ def conv2d_weight_gradient(
     """
     _check("x", x)
     _check("e", e)
-    outputs, channels = e.shape[1], x.shape[1]
-    sizes = _sizes(tuple(x.shape), (outputs, channels, *kernel_size), stride, padding)
-    _check_error(e, (x.shape[0], outputs, *_output_size(sizes)))
+    geometry = Geometry.of(stride, padding, dilation, groups)
+    outputs, channels = e.shape[1], x.shape[1] // groups
+    sizes = _sizes(tuple(x.shape), (outputs, channels, *kernel_size), geometry)
+    _check_error(e, (x.shape[0], outputs, *geometry.output(x.shape[2:], kernel_size)))
     dw = _empty(outputs, channels, *kernel_size)
     xs, es = _nhwc(x), _nhwc(e)
     INT8_CONV.call(
@@ -171,37 +205,35 @@ def _check_error(e: Tensor, expected: tuple[int, ...]) -> None:
         )
 
 
-def _sizes(x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, padding: int) -> _Sizes:
-    """The ten sizes of a problem, checked."""
+def _sizes(x_shape: tuple[int, ...], w_shape: tuple[int, ...], geometry: Geometry) -> _Sizes:
+    """The seventeen sizes of a problem, checked."""
     count, channels, high, wide = x_shape
     outputs, _, kernel_high, kernel_wide = w_shape
-    if min(channels, high, wide, outputs, kernel_high, kernel_wide) < 1:
+    if min(channels, high, wide, outputs, *w_shape[1:]) < 1:
         raise ValueError(
             f"expected sizes of at least 1, got input {x_shape} and weight {w_shape}: "
             "only the number of images may be 0"
         )
-    if stride < 1 or padding < 0:
+    stride, padding, dilation, groups = geometry
+    if min(*stride, *dilation) < 1 or min(padding) < 0:
         raise ValueError(
-            f"expected stride >= 1 and padding >= 0, got stride {stride}, padding {padding}"
+            f"expected stride >= 1, dilation >= 1 and padding >= 0, got stride {stride}, dilation "
+            f"{dilation}, padding {padding}"
         )
-    if high + 2 * padding < kernel_high or wide + 2 * padding < kernel_wide:
+    if groups < 1 or channels % groups or outputs % groups:
         raise ValueError(
-            f"expected a kernel within the padded input ({high + 2 * padding} x "
-            f"{wide + 2 * padding}), got {kernel_high} x {kernel_wide}: pad more"
+            f"expected groups that divide {channels} channels and {outputs} outputs, got {groups}"
         )
-    threads = torch.get_num_threads()
+    span, padded = geometry.span(w_shape[2:]), geometry.padded((high, wide))
+    if padded[0] < span[0] or padded[1] < span[1]:
+        raise ValueError(
+            f"expected a kernel within the padded input ({padded[0]} x {padded[1]}), got "
+            f"{span[0]} x {span[1]}: pad more"
+        )
     return (
-        *(count, high, wide, channels),
-        *(outputs, kernel_high, kernel_wide),
-        *(stride, padding, threads),
-    )
-
-
-def _output_size(sizes: _Sizes) -> tuple[int, int]:
-    _, high, wide, _, _, kernel_high, kernel_wide, stride, padding, _ = sizes
-    return (
-        (high + 2 * padding - kernel_high) // stride + 1,
-        (wide + 2 * padding - kernel_wide) // stride + 1,
+        *(count, high, wide, channels, outputs, kernel_high, kernel_wide),
+        *(*stride, *padding, *dilation, groups),
+        torch.get_num_threads(),
     )
 
 

@@ -15,7 +15,7 @@ PATH = Path(__file__).with_name("libl1bn.so")
 
 #: Version of the argument blocks and of the errors below (``L1BN_ABI`` of csrc/norm/interface.h); a
 #: library of another version is refused.
-ABI = 8
+ABI = 9
 
 #: A status at or below this is an error; any other is the number that the call documents.
 ERROR = -(1 << 40)

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from l1bn.fixed_point.addition import MAX_GAP
 from l1bn.fixed_point.formats import Noise
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.fixed_point.norm.backward import l1_slopes
 from l1bn.fixed_point.norm.normalize import fold
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.scaling import MAX_SHIFT, common_exponent, peak_shift
 from l1bn.fixed_point.update import LIMIT_BITS, RATE_BITS, UNIT_BITS, SgdStep
+from l1bn.quantized.kernels.eager_conv import convolve, correlate, spread
 from l1bn.quantized.kernels.eager_norm import (
     EagerGradient,
     EagerState,
@@ -29,7 +31,6 @@ from l1bn.quantized.kernels.eager_norm import (
     tensor_of,
 )
 from l1bn.quantized.kernels.interface import per_channel
-from l1bn.quantized.kernels.matmul import int_matmul, patches
 from l1bn.quantized.kernels.random import random_bits
 
 
@@ -38,43 +39,23 @@ class EagerKernels:
 
     name = "eager"
 
-    def conv2d(self, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
+    def conv2d(self, x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """See ``Kernels``."""
-        kernel = (weight.shape[2], weight.shape[3])
-        flat = weight.permute(2, 3, 1, 0).reshape(-1, len(weight))
-        size = [
-            (s + 2 * padding - k) // stride + 1 for s, k in zip(x.shape[2:], kernel, strict=True)
-        ]
-        acc = int_matmul(patches(x, kernel, stride, padding), flat.contiguous())
-        acc = acc.view(len(x), *size, len(weight)).permute(0, 3, 1, 2)
+        acc = convolve(x, weight, geometry)
         return acc, channel_peak(acc)
 
     def conv2d_input_gradient(
-        self, error: Tensor, weight: Tensor, size: tuple[int, int], stride: int, padding: int
+        self, error: Tensor, weight: Tensor, size: tuple[int, int], geometry: Geometry
     ) -> tuple[Tensor, Tensor]:
         """See ``Kernels``."""
-        (n, k, height, width), (channels, kh, kw) = error.shape, weight.shape[1:]
-        rows = error.permute(0, 2, 3, 1).reshape(-1, k)
-        parts = int_matmul(rows, weight.permute(0, 2, 3, 1).reshape(k, -1))
-        parts = parts.view(n, height, width, kh, kw, channels)
-        acc = parts.new_zeros(n, size[0] + 2 * padding, size[1] + 2 * padding, channels)
-        for i in range(kh):
-            for j in range(kw):
-                rows_at = slice(i, i + (height - 1) * stride + 1, stride)
-                columns_at = slice(j, j + (width - 1) * stride + 1, stride)
-                acc[:, rows_at, columns_at] += parts[:, :, :, i, j]
-        acc = acc[:, padding : padding + size[0], padding : padding + size[1]].contiguous()
-        acc = acc.permute(0, 3, 1, 2)
+        acc = spread(error, weight, size, geometry)
         return acc, channel_peak(acc)
 
     def conv2d_weight_gradient(
-        self, x: Tensor, error: Tensor, kernel: tuple[int, int], stride: int, padding: int
+        self, x: Tensor, error: Tensor, kernel: tuple[int, int], geometry: Geometry
     ) -> Tensor:
         """See ``Kernels``."""
-        k = error.shape[1]
-        rows = error.permute(1, 0, 2, 3).reshape(k, -1)
-        acc = int_matmul(rows, patches(x, kernel, stride, padding))
-        return acc.view(k, *kernel, x.shape[1]).permute(0, 3, 1, 2)
+        return correlate(x, error, kernel, geometry)
 
     def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
         """See ``Kernels``."""

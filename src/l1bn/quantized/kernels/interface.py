@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from l1bn.fixed_point.formats import Noise
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.update import SgdStep
 
@@ -76,18 +77,18 @@ class Kernels(Protocol):
 
     name: str
 
-    def conv2d(self, x: Tensor, weight: Tensor, stride: int, padding: int) -> tuple[Tensor, Tensor]:
+    def conv2d(self, x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Return int32 sums (N, K, H', W') and the largest magnitude of each channel (K,)."""
 
     def conv2d_input_gradient(
-        self, error: Tensor, weight: Tensor, size: tuple[int, int], stride: int, padding: int
+        self, error: Tensor, weight: Tensor, size: tuple[int, int], geometry: Geometry
     ) -> tuple[Tensor, Tensor]:
         """Return int32 sums (N, C, *size) and the largest magnitude of each channel (C,)."""
 
     def conv2d_weight_gradient(
-        self, x: Tensor, error: Tensor, kernel: tuple[int, int], stride: int, padding: int
+        self, x: Tensor, error: Tensor, kernel: tuple[int, int], geometry: Geometry
     ) -> Tensor:
-        """Return int32 sums (K, C, *kernel)."""
+        """Return int32 sums (K, C / groups, *kernel)."""
 
     def rescale(self, value: Tensor, shift: int | Tensor, bits: int, noise: Noise | None) -> Tensor:
         """Return int8 from int32; ``shift`` is one number, or an int32 one per channel."""

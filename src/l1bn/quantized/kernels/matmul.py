@@ -1,4 +1,4 @@
-"""Products of int8 matrices with int32 sums, and the patches that make convolutions of them."""
+"""Products of int8 matrices with int32 sums."""
 
 from __future__ import annotations
 
@@ -33,18 +33,3 @@ def _canonical(a: Tensor) -> Tensor:
     ``torch._int_mm`` takes it for a leading dimension and reads other elements, without a word.
     """
     return a.contiguous().view(-1).view(a.shape)
-
-
-def patches(x: Tensor, kernel: tuple[int, int], stride: int, padding: int) -> Tensor:
-    """Return what each output pixel of a convolution sees.
-
-    Shape:
-        - x: ``(N, C, H, W)``
-        - Output: ``(N·H'·W', kh·kw·C)``
-    """
-    nhwc = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
-    windows = nhwc.unfold(1, kernel[0], stride).unfold(2, kernel[1], stride)
-    n, height, width, channels = windows.shape[:4]
-    return windows.permute(0, 1, 2, 4, 5, 3).reshape(
-        n * height * width, kernel[0] * kernel[1] * channels
-    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.ops.int8 import conv, elements, norm
 
 
@@ -11,15 +14,28 @@ def unavailable() -> str | None:
 
 
 class NativeKernels:
-    """The functions of ``l1bn.ops.int8``, which are a backend as they are: see ``Kernels``."""
+    """The functions of ``l1bn.ops.int8``, nearly as they are: see ``Kernels``."""
 
     name = "cpu"
-    conv2d = staticmethod(conv.conv2d)
-    conv2d_input_gradient = staticmethod(conv.conv2d_input_gradient)
-    conv2d_weight_gradient = staticmethod(conv.conv2d_weight_gradient)
     rescale = staticmethod(elements.rescale)
     norm_forward = staticmethod(norm.norm_forward_fused)
     norm_apply = staticmethod(norm.norm_apply)
     norm_backward = staticmethod(norm.norm_backward)
     add = staticmethod(elements.add_scaled)
     sgd_step = staticmethod(elements.sgd_step)
+
+    def conv2d(self, x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """See ``Kernels``."""
+        return conv.conv2d(x, weight, *geometry)
+
+    def conv2d_input_gradient(
+        self, error: Tensor, weight: Tensor, size: tuple[int, int], geometry: Geometry
+    ) -> tuple[Tensor, Tensor]:
+        """See ``Kernels``."""
+        return conv.conv2d_input_gradient(error, weight, size, **geometry._asdict())
+
+    def conv2d_weight_gradient(
+        self, x: Tensor, error: Tensor, kernel: tuple[int, int], geometry: Geometry
+    ) -> Tensor:
+        """See ``Kernels``."""
+        return conv.conv2d_weight_gradient(x, error, kernel, **geometry._asdict())

@@ -80,6 +80,7 @@ class IntegerLayer(nn.Module):
     Attributes:
         name: Name of the float layer it came from.
         site: Its number in the network.
+        config: The configuration, with the choices for this layer.
         needs_input_gradient: Whether a layer before it has something to learn.
         learns: Whether it, or a layer before it, has something to learn.
     """
@@ -89,6 +90,7 @@ class IntegerLayer(nn.Module):
         self.name = name
         self.site = site
         self.clock = clock
+        self.config = clock.config.at(name)
         self.needs_input_gradient = True
         self.learns = True
 

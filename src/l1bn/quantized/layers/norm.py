@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.fixed_point.scaling import MAX_SHIFT
 from l1bn.quantized.kernels.interface import channels_last
 from l1bn.quantized.layers.base import Clock, IntegerLayer
@@ -81,7 +82,7 @@ class NormalizingLayer(IntegerLayer):
         g = QTensor(channels_last(error.values), error.exponent)
         kernels = self.clock.kernels(g.values)
         rule = self.rule.backward_frozen if self.frozen else self.rule.backward
-        found = rule(kernels, g, saved, self.clock.config.error_bits, self.noise(_DX), residual)
+        found = rule(kernels, g, saved, self.config.error_bits, self.noise(_DX), residual)
         for parameter, values in (
             (self.norm.gamma, found.dgamma),
             (self.norm.beta, found.dbeta),
@@ -165,10 +166,9 @@ class ProductNormLayer(NormalizingLayer):
         rule: The kind of normalization.
         relu: Whether it ends in a ReLU.
         product: Name of the float convolution or linear layer.
-        weight: (K, C, kh, kw).
+        weight: (K, C / groups, kh, kw).
         bias: (K,) or None.
-        stride: Stride [pixels].
-        padding: Zeros on each side [pixels].
+        geometry: Strides, padding, dilation and groups.
         linear: Whether inputs and outputs are (N, C).
     """
 
@@ -184,15 +184,12 @@ class ProductNormLayer(NormalizingLayer):
         product: str,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
-        stride: int = 1,
-        padding: int = 0,
+        geometry: Geometry,
         linear: bool = False,
     ) -> None:
         super().__init__(name, site, clock, buffers, rule, relu)
         self.weight, self.bias = weight, bias
-        self.product = Product(
-            self, product, weight, bias, stride=stride, padding=padding, linear=linear
-        )
+        self.product = Product(self, product, weight, bias, geometry=geometry, linear=linear)
 
     def check(self, *shapes: torch.Size) -> torch.Size:
         """See ``IntegerLayer.check``."""

@@ -215,7 +215,7 @@ def narrow_means(layer: IntegerLayer, scaling: OutputScale, wide: Tensor, expone
 
 def narrow_error(layer: IntegerLayer, wide: Tensor, exponent: int) -> QTensor:
     """Return a 32-bit error in as many bits as errors have."""
-    bits = layer.clock.config.error_bits
+    bits = layer.config.error_bits
     shift = peak_shift(int(wide.abs().max()), bits)
     values = layer.clock.kernels(wide).rescale(wide, shift, bits, layer.noise(_ERROR))
     return QTensor(values, exponent + shift)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.fixed_point.scaling import peak_shift
 from l1bn.quantized.kernels.interface import channels_last, per_channel
 from l1bn.quantized.layers.base import Clock, IntegerLayer
@@ -25,10 +26,9 @@ class Product:
     Args:
         layer: The owner.
         name: Name of the float layer.
-        weight: (K, C, kh, kw).
+        weight: (K, C / groups, kh, kw).
         bias: (K,) or None.
-        stride: Stride [pixels].
-        padding: Zeros on each side [pixels].
+        geometry: Strides, padding, dilation and groups.
         linear: Whether inputs and outputs are (N, C).
     """
 
@@ -38,13 +38,12 @@ class Product:
         name: str,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
-        *,
-        stride: int,
-        padding: int,
+        geometry: Geometry,
         linear: bool,
     ) -> None:
         self.layer, self.name, self.weight, self.bias = layer, name, weight, bias
-        self.stride, self.padding, self.linear = stride, padding, linear
+        self.geometry, self.linear = geometry, linear
+        self.config = layer.clock.config.at(name)
         self._x: QTensor | None = None
         self._w: QTensor | None = None
 
@@ -53,7 +52,7 @@ class Product:
         values = channels_last(x.values[:, :, None, None] if self.linear else x.values)
         w = self.weight.narrow()
         kernels = self.layer.clock.kernels(values)
-        acc, peak = kernels.conv2d(values, w.values, self.stride, self.padding)
+        acc, peak = kernels.conv2d(values, w.values, self.geometry)
         exponent = x.exponent + w.exponent
         if self.bias is not None:
             acc = acc + per_channel(aligned_bias(self.bias, exponent), acc)
@@ -69,10 +68,10 @@ class Product:
             raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         e = channels_last(error.values[:, :, None, None] if self.linear else error.values)
         kernels, layer = self.layer.clock.kernels(e), self.layer
-        bits = layer.clock.config.error_bits
+        bits = self.config.error_bits
         if self.weight.trains:
             kernel = (w.shape[2], w.shape[3])
-            acc = kernels.conv2d_weight_gradient(x.values, e, kernel, self.stride, self.padding)
+            acc = kernels.conv2d_weight_gradient(x.values, e, kernel, self.geometry)
             shift = peak_shift(int(acc.abs().max()), bits)
             values = kernels.rescale(channels_last(acc), shift, bits, layer.noise(_GRADIENT))
             self.weight.add_gradient(values, x.exponent + error.exponent + shift)
@@ -81,7 +80,7 @@ class Product:
         if not layer.needs_input_gradient:
             return None
         size = (x.shape[2], x.shape[3])
-        acc, peak = kernels.conv2d_input_gradient(e, w.values, size, self.stride, self.padding)
+        acc, peak = kernels.conv2d_input_gradient(e, w.values, size, self.geometry)
         shift = peak_shift(int(peak.max()), bits)
         values = kernels.rescale(acc, shift, bits, layer.noise(_ERROR))
         exponent = error.exponent + w.exponent + shift
@@ -96,18 +95,16 @@ class Product:
             ValueError: It names the layer, the sum and the largest batch that fits.
         """
         outputs, inputs, kh, kw = self.weight.weight.shape
+        inputs *= self.geometry.groups
         if len(shape) != (2 if self.linear else 4) or shape[1] != inputs:
             expected = f"(N, {inputs})" if self.linear else f"(N, {inputs}, H, W)"
             raise ValueError(f"{self.name}: expected input of shape {expected}, got {tuple(shape)}")
-        height, width = (1, 1) if self.linear else shape[2:]
-        height, width = (
-            (size + 2 * self.padding - k) // self.stride + 1
-            for size, k in ((height, kh), (width, kw))
-        )
+        height, width = self.geometry.output((1, 1) if self.linear else shape[2:], (kh, kw))
         if min(height, width) < 1:
+            span = self.geometry.span((kh, kw))
             raise ValueError(
-                f"{self.name}: expected images of at least {kh} x {kw} pixels with their padding "
-                f"of {self.padding} on each side, got {tuple(shape)}; use larger images"
+                f"{self.name}: expected images of at least {span[0]} x {span[1]} pixels with their "
+                f"padding of {self.geometry.padding}, got {tuple(shape)}; use larger images"
             )
         self._check_terms(shape[0], height * width)
         sums = (shape[0], outputs) if self.linear else (shape[0], outputs, height, width)
@@ -123,7 +120,8 @@ class Product:
         terms = {"output": (inputs * kh * kw, "use fewer channels")}
         if self.layer.training:
             batch = f"use batches of at most {_TERMS // pixels} images"
-            terms["input gradient"] = (outputs * kh * kw, "use fewer channels")
+            met = outputs // self.geometry.groups * kh * kw
+            terms["input gradient"] = (met, "use fewer channels")
             terms["weight gradient"] = (images * pixels, batch)
         for name, (count, way) in terms.items():
             if count > _TERMS:
@@ -158,10 +156,9 @@ class ProductLayer(IntegerLayer):
         name: Name of the float layer.
         site: Number in the network.
         clock: The network's.
-        weight: (K, C, kh, kw).
+        weight: (K, C / groups, kh, kw).
         bias: (K,) or None.
-        stride: Stride [pixels].
-        padding: Zeros on each side [pixels].
+        geometry: Strides, padding, dilation and groups.
         linear: Whether inputs and outputs are (N, C).
         wide: Leave the sums as they are.
     """
@@ -174,16 +171,13 @@ class ProductLayer(IntegerLayer):
         *,
         weight: IntegerParameter,
         bias: IntegerParameter | None,
-        stride: int = 1,
-        padding: int = 0,
+        geometry: Geometry,
         linear: bool = False,
         wide: bool = False,
     ) -> None:
         super().__init__(name, site, clock)
         self.weight, self.bias = weight, bias
-        self.product = Product(
-            self, name, weight, bias, stride=stride, padding=padding, linear=linear
-        )
+        self.product = Product(self, name, weight, bias, geometry=geometry, linear=linear)
         self.scaling = None if wide else OutputScale()
 
     def check(self, *shapes: torch.Size) -> torch.Size:

@@ -119,7 +119,7 @@ class NormBuffers(nn.Module):
 
     def real(self) -> tuple[Tensor, Tensor]:
         """Return running mean and variance as float32."""
-        step = torch.ldexp(torch.ones(()), self.running_exponent)
+        step = torch.ldexp(torch.ones_like(self.running_mean.float()), self.running_exponent)
         scale = 2.0**-RUNNING_BITS
         return self.running_mean * scale * step, self.running_var * scale * step * step
 

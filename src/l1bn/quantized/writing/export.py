@@ -34,7 +34,7 @@ from l1bn.quantized.layers import (
 )
 from l1bn.quantized.layers.pooling import INVERSE_BITS, inverse_count
 from l1bn.quantized.layers.product import Product, aligned_bias
-from l1bn.quantized.network import IntegerNetwork
+from l1bn.quantized.network import IntegerNetwork, as_images
 from l1bn.quantized.tensor import QTensor
 
 
@@ -61,7 +61,7 @@ def export(network: IntegerNetwork, path: str | Path, example: QTensor) -> Path:
     network.eval()
     network.check(example.shape)
     try:
-        writer = _Writer(network, example)
+        writer = _Writer(network, as_images(example))
         writer.write_all()
     finally:
         network.train(training)
@@ -128,8 +128,7 @@ class _Writer:
             [place],
             weight=self.array(layer, "weight", weight.values, "int8"),
             bias=bias,
-            stride=product.stride,
-            padding=product.padding,
+            geometry=product.geometry._asdict(),
         ), exponent
 
     def align(self, place: int, x: QTensor, exponent: int) -> int:
