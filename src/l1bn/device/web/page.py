@@ -97,7 +97,7 @@ def _lead(shown: Shown) -> str:
         if len(names) <= 10
         else f"{', '.join(names[:6])} and {len(names) - 6} more"
     )
-    return f"It was trained on “{shown.name}” and tells {few}."
+    return f"It was trained on “{shown.name}” and tells apart {few}."
 
 
 def _footer(build: Build, learn: str) -> str:

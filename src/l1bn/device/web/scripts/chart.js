@@ -1,6 +1,6 @@
 // Two small curves: the loss of each step, and the share of held-out examples told right.
 
-const BOX = { height: 150, left: 46, right: 8, top: 10, bottom: 24 };
+const BOX = { height: 190, left: 46, right: 8, top: 10, bottom: 24 };
 const SVG = "http://www.w3.org/2000/svg";
 
 function shape(name, attributes, text = "") {
