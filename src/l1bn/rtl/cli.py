@@ -47,6 +47,7 @@ class GenerateConfig:
         passes: Statistics passes over x.
         overlap: Compute the next channels' statistics during the passes of this one.
         axi: Wrap the unit in AXI4-Stream channels.
+        registers: And give it registers behind AXI4-Lite, with an interrupt, for its commands.
         check: First simulate it bit by bit against the integer model.
     """
 
@@ -59,6 +60,7 @@ class GenerateConfig:
     passes: int = 2
     overlap: bool = False
     axi: bool = False
+    registers: bool = False
     check: bool = True
 
 
@@ -170,11 +172,22 @@ def generate(config: GenerateConfig) -> int:
             channels += len(stimulus)
             simulate(small, stimulus, stall=0.2)
         print(f"bit-exact against the integer model: {channels} channels of 16 elements, stalls")
-    written = emit.write(unit, config.out, axi=config.axi)
+    written = emit.write(unit, config.out, axi=config.axi, registers=config.registers)
+    paths = written.all()
+    if config.registers:
+        paths.append(testbench_file(config.out, written.source.stem))
     print(f"{emit.describe(unit)}")
-    for path in written.all():
+    for path in paths:
         print(f"  {path}")
     return 0
+
+
+def testbench_file(folder: Path, name: str) -> Path:
+    """The cocotb test bench of a unit with registers, beside its Verilog."""
+    source = Path(__file__).parent / "verify" / "bench_cocotb.py"
+    target = folder / f"test_{name}.py"
+    target.write_text(source.read_text())
+    return target
 
 
 def prove(config: ProveConfig) -> int:

@@ -54,6 +54,7 @@ def test_the_manifest_alone_drives_the_verilog(options, axi, tmp_path):
     source, manifest = written(tmp_path, axi, width=6, elements=16, **options)
     parameters = dict(manifest["parameters"])
     assert parameters.pop("axi") is axi
+    assert parameters.pop("registers") is False
     config = UnitConfig(**parameters)
     boundary = Interface.load(manifest["interface"])
     for channels in (stimulus.extremes(config), stimulus.gaussian(config, 3)):

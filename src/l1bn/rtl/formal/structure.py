@@ -28,7 +28,7 @@ _TOLD = ("ERROR", "Warning")
 
 
 def prove(config: UnitConfig) -> Proof:
-    """The bare unit and the one behind AXI4-Stream channels.
+    """The bare unit, the one behind AXI4-Stream channels, and the one with registers.
 
     Raises:
         Refuted: If yosys finds what must not be there.
@@ -38,6 +38,8 @@ def prove(config: UnitConfig) -> Proof:
     for axi in (False, True):
         boundary = emit.describe_interface(config, axi=axi)
         seconds += check(emit.verilog_text(config, axi=axi), boundary, _forbidden(boundary, axi))
+    boundary = emit.describe_interface(config, registers=True)
+    seconds += check(emit.verilog_text(config, registers=True), boundary, [("*", "*")])
     return Proof(("structure",), 0, True, seconds)
 
 

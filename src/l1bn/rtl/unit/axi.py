@@ -61,6 +61,20 @@ class SkidBuffer(wiring.Component):
         return m
 
 
+def stream_ports(config: UnitConfig) -> dict[str, wiring.Member]:
+    """The ports of elements and results."""
+    return {
+        "s_axis_tdata": In(axi_element_layout(config).size),
+        "s_axis_tvalid": In(1),
+        "s_axis_tready": Out(1),
+        "s_axis_tlast": In(1),
+        "m_axis_tdata": Out(axi_result_layout(config).size),
+        "m_axis_tvalid": Out(1),
+        "m_axis_tready": In(1),
+        "m_axis_tlast": Out(1),
+    }
+
+
 class AxiNormUnit(wiring.Component):
     """A ``NormUnit`` behind AXI4-Stream channels.
 
@@ -92,14 +106,7 @@ class AxiNormUnit(wiring.Component):
             {
                 "aclk": In(1),
                 "aresetn": In(1),
-                "s_axis_tdata": In(axi_element_layout(config).size),
-                "s_axis_tvalid": In(1),
-                "s_axis_tready": Out(1),
-                "s_axis_tlast": In(1),
-                "m_axis_tdata": Out(axi_result_layout(config).size),
-                "m_axis_tvalid": Out(1),
-                "m_axis_tready": In(1),
-                "m_axis_tlast": Out(1),
+                **stream_ports(config),
                 "s_axis_cmd_tdata": In(axi_command_layout(config).size),
                 "s_axis_cmd_tvalid": In(1),
                 "s_axis_cmd_tready": Out(1),

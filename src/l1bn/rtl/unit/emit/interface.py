@@ -7,13 +7,15 @@ description of them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from amaranth.hdl import Shape, signed
 from amaranth.lib import data
+from amaranth.lib.wiring import In
 
 from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.unit.axi_lite import bus_ports
 from l1bn.rtl.unit.ports import (
     Operation,
     Phase,
@@ -25,6 +27,7 @@ from l1bn.rtl.unit.ports import (
     element_layout,
     output_layout,
 )
+from l1bn.rtl.unit.registers import Bits, Register, address_bits, register_map
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ class Interface:
         words: "snapshot" and "restore", "dgamma", "dbeta" and "phase", and the flags.
         operations: Codes of the commands.
         phases: Codes of ``phase``.
+        registers: Address map, where commands and scalars are registers: there is no command
+            stream then, and ``words`` has ``irq`` only.
+        bus: Ports of the bus that reaches them: name, direction, width [bit].
     """
 
     module: str
@@ -119,10 +125,13 @@ class Interface:
     words: dict[str, Word]
     operations: dict[str, int]
     phases: dict[str, int]
+    registers: tuple[Register, ...] = ()
+    bus: tuple[tuple[str, str, int], ...] = ()
 
     def ports(self) -> list[dict[str, Any]]:
         """Name, direction and width [bit] of every port."""
         listed = [_port(self.clock, "input"), _port(self.reset, "input")]
+        listed += [_port(*port) for port in self.bus]
         for stream in self.streams.values():
             inward = stream.word.direction == "input"
             ahead, back = ("input", "output") if inward else ("output", "input")
@@ -144,7 +153,13 @@ class Interface:
             for name, entry in record["streams"].items()
         }
         words = {name: _load_word(entry) for name, entry in record["words"].items()}
-        return Interface(**{**record, "streams": streams, "words": words})
+        registers = tuple(
+            Register(**{**entry, "fields": tuple(Bits(**b) for b in entry["fields"])})
+            for entry in record["registers"]
+        )
+        bus = tuple((str(n), str(d), int(w)) for n, d, w in record["bus"])
+        described = {"streams": streams, "words": words, "registers": registers, "bus": bus}
+        return Interface(**{**record, **described})
 
 
 def _load_word(entry: dict[str, Any]) -> Word:
@@ -178,6 +193,22 @@ def describe(config: UnitConfig, module: str, *, axi: bool) -> Interface:
         words=words,
         operations={o.name: o.value for o in Operation},
         phases={p.name: p.value for p in Phase},
+    )
+
+
+def describe_registers(config: UnitConfig, module: str) -> Interface:
+    """The boundary of a unit with registers behind AXI4-Lite."""
+    whole = describe(config, module, axi=True)
+    bus = tuple(
+        (name, "input" if member.flow == In else "output", Shape.cast(member.shape).width)
+        for name, member in bus_ports(address_bits(config)).items()
+    )
+    return replace(
+        whole,
+        streams={name: whole.streams[name] for name in ("element", "result")},
+        words={"irq": _number("irq", 1)},
+        registers=register_map(config),
+        bus=bus,
     )
 
 

@@ -16,11 +16,12 @@ def readable(text: str) -> str:
     * A combinational block begins with an empty ``if`` on a register that never changes: some
       simulators then never run it, and what it drives stays X until an input moves. The reset, or
       the clock where there is none, takes the register's place: it always moves.
+    * Every case has a default: what a block drives has its value before the case.
     """
     lines = (line for line in text.splitlines() if not line.startswith("/* Generated"))
     modules = re.split(r"(?m)^(?=module )", "\n".join(lines).strip() + "\n")
     plain = _Names(_WORD.findall(_ESCAPED.sub(" ", text)))
-    return "".join(_ESCAPED.sub(plain, _awake(module)) for module in modules)
+    return _complete("".join(_ESCAPED.sub(plain, _awake(module)) for module in modules))
 
 
 def _awake(module: str) -> str:
@@ -34,6 +35,21 @@ def _awake(module: str) -> str:
     without = _TRIGGER.sub("", module)
     empty = rf"if ({moves}) begin end"
     return re.sub(r"if \(\\\$auto\$verilog_backend\S+ \) begin end", empty, without)
+
+
+def _complete(text: str) -> str:
+    lines: list[str] = []
+    defaults: list[bool] = []  # of the cases that are open, the innermost last
+    for line in text.splitlines():
+        word = line.strip()
+        if word.startswith(("case (", "casez (")):
+            defaults.append(False)
+        elif word.startswith("default:"):
+            defaults[-1] = True
+        elif word == "endcase" and not defaults.pop():
+            lines.append(line.replace("endcase", "  default: ;"))
+        lines.append(line)
+    return "\n".join([*lines, ""])
 
 
 class _Names:
