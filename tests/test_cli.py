@@ -15,6 +15,7 @@ from l1bn.cli import COMMANDS, main
 from l1bn.doctor import speed
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.recipes.config import CompareConfig, TrainConfig
+from l1bn.recipes.continual.config import ContinualConfig
 from l1bn.recipes.gan.config import GanCompareConfig, GanConfig
 from l1bn.recipes.options import GROUPS
 
@@ -165,7 +166,7 @@ def test_help_has_groups_and_the_common_options_first(
 def test_every_option_is_in_one_group() -> None:
     names = [name for group in GROUPS.values() for name in group]
     assert len(names) == len(set(names))
-    kinds = (TrainConfig, CompareConfig, GanConfig, GanCompareConfig)
+    kinds = (TrainConfig, CompareConfig, GanConfig, GanCompareConfig, ContinualConfig)
     fields = {f.name for kind in kinds for f in dataclasses.fields(kind)}
     assert set(names) == fields | {"quiet"}
 

@@ -49,6 +49,11 @@ COMMANDS = {
         "a GAN with L1BN against one with BatchNorm, with a report",
         "recipes",
     ),
+    "continual": Command(
+        "l1bn.recipes.continual.commands:continual_command",
+        "learn tasks one after the other, in float and in integers",
+        "recipes",
+    ),
     "device": Command(
         "l1bn.recipes.board:device_command",
         "an integer network as C that learns on a microcontroller",

@@ -5,6 +5,7 @@ from l1bn.quantized.loss import Loss, cross_entropy, squared_error
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.optimizer import SGD
 from l1bn.quantized.prepare import prepare
+from l1bn.quantized.split import split
 from l1bn.quantized.tensor import QTensor, quantize
 from l1bn.quantized.watch import Watch
 from l1bn.quantized.writing.export import export
@@ -21,6 +22,7 @@ __all__ = [
     "export",
     "prepare",
     "quantize",
+    "split",
     "squared_error",
     "to_float",
 ]

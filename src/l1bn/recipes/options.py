@@ -29,9 +29,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "precision",
         "out",
         "classifier",
+        "stream",
+        "tasks",
+        "learners",
+        "buffers",
+        "replay",
     ),
     "data": ("image_column", "label_column", "image_size", "classes", "images"),
-    "network": ("width", "latent", "critic_norm", "weights", "channels_last"),
+    "network": ("width", "latent", "critic_norm", "weights", "latent_layer", "channels_last"),
     "schedule": (
         "momentum",
         "nesterov",
@@ -47,6 +52,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "betas",
         "n_critic",
         "penalty",
+        "joint",
     ),
     "integers": (
         "int8_norm",

@@ -1,0 +1,1 @@
+"""Continual learning: streams of tasks, rehearsal, and what was forgotten."""
