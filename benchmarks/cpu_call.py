@@ -3,16 +3,19 @@
     python benchmarks/cpu_call.py
 
 Writes ``results/cpu_call.csv`` and its environment. Processor time of the thread, which other
-programs leave alone. The floor is an autograd function written in
-Python that only allocates its output: nothing that is not compiled into torch can cost less.
+programs leave alone. Each call of L1BN is timed with the compiled autograd node (``l1bn build``)
+and without. The floor is an autograd function written in Python that only allocates its output:
+nothing that is not compiled can cost less.
 """
 
 from __future__ import annotations
 
 import timeit
 from collections.abc import Callable
+from contextlib import nullcontext
 from time import thread_time
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +23,12 @@ from torch import Tensor, nn
 
 import l1bn
 from harness import interleave, quartiles, refuse_on_red, write
+from l1bn.ops.cpu.backend import differentiate
+from l1bn.ops.cpu.node import find
+from l1bn.ops.registry import registry
 
+#: What calls nothing of L1BN.
+RIVALS = {"nn.BatchNorm2d", "F.batch_norm", "block of BatchNorm2d and ReLU", "floor"}
 CALLS = 100
 ROUNDS = 60
 
@@ -74,6 +82,7 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
     plain, ours = nn.BatchNorm2d(2), l1bn.L1BatchNorm2d(2)
     written, block, unfused = Written(), fused(), Block()
     l1bn.convert_(unfused, fuse=False)
+    rival = Block()
 
     def function(call: Callable[..., Tensor], layer: Any) -> Callable[[Tensor], Tensor]:
         mean, var, weight, bias = layer.running_mean, layer.running_var, layer.weight, layer.bias
@@ -90,33 +99,40 @@ def cases() -> dict[str, tuple[Callable[[Tensor], Tensor], list[Tensor]]]:
         "block of L1BatchNormAct2d": (written, list(written.parameters())),
         "block, fused by convert_": (block, list(block.parameters())),
         "block, not fused": (unfused, list(unfused.parameters())),
+        "block of BatchNorm2d and ReLU": (rival, list(rival.parameters())),
         "floor": (nothing, list(plain.parameters())),
     }
 
 
+def timed(call: Callable[[Tensor], Tensor], leaves: list[Tensor], compiled: bool) -> list[float]:
+    """Seconds of a call, and of one with its backward pass; ``leaves`` begins with the input."""
+    x, grad = leaves[0], torch.ones_like(leaves[0])
+
+    def both() -> None:
+        for leaf in leaves:
+            leaf.grad = None
+        call(x).backward(grad)
+
+    with nullcontext() if compiled else patch.object(registry, "quick", lambda _: None):
+        runs = (lambda: call(x)), both
+        return [timeit.timeit(run, timer=thread_time, number=CALLS) / CALLS for run in runs]
+
+
 def main() -> None:
-    refuse_on_red("tests/nn/test_batchnorm.py")
+    refuse_on_red("tests/nn/test_batchnorm.py", "tests/ops/cpu/test_node.py")
+    missing = find(differentiate)
+    if isinstance(missing, str):
+        raise SystemExit(f"the autograd node is {missing}")
     torch.set_num_threads(1)
     x = torch.randn(2, 2, 2, 2, requires_grad=True)
-    grad = torch.randn(2, 2, 2, 2)
-
-    def timed(call: Callable[[Tensor], Tensor], leaves: list[Tensor]) -> tuple[float, float]:
-        def both() -> None:
-            for leaf in leaves:
-                leaf.grad = None
-            call(x).backward(grad)
-
-        runs = (lambda: call(x)), both
-        first, second = (timeit.timeit(run, timer=thread_time, number=CALLS) for run in runs)
-        return first / CALLS, second / CALLS
-
     variants = {
-        name: (lambda call=call, leaves=[x, *leaves]: timed(call, leaves))
+        (name, node): (lambda call=call, leaves=[x, *leaves], node=node: timed(call, leaves, node))
         for name, (call, leaves) in cases().items()
+        for node in ((True,) if name in RIVALS else (True, False))
     }
     rows = []
-    for name, samples in interleave(variants, ROUNDS).items():
-        row: dict[str, Any] = {"call": name}
+    for (name, node), samples in interleave(variants, ROUNDS).items():
+        row: dict[str, Any] = {"call": name, "node": "compiled" if node else "Python"}
         for i, what in enumerate(("forward", "forward_backward")):
             low, middle, _ = quartiles([s[i] for s in samples])
             row |= {f"{what}_us": round(middle * 1e6, 2), f"{what}_q1": round(low * 1e6, 2)}

@@ -28,10 +28,12 @@ CALLS = {
     "l1_batch_norm": "`l1_batch_norm`",
     "nn.BatchNorm2d": "`nn.BatchNorm2d`",
     "L1BatchNorm2d": "`L1BatchNorm2d`",
+    "block of BatchNorm2d and ReLU": "a block of `nn.BatchNorm2d` and ReLU",
     "block of L1BatchNormAct2d": "a block that calls `L1BatchNormAct2d`",
     "block, fused by convert_": "a block of norm and ReLU, fused by `convert_`",
     "block, not fused": "the same, not fused",
 }
+_CALL = {"forward": "forward", "forward_backward": "both"}
 OVER_CACHE = 32 << 20
 """Size of a tensor that the last-level cache of the machine cannot hold [bytes]."""
 
@@ -128,14 +130,13 @@ def ladder(which: str) -> Table:
 
 def calls(_: str) -> Table:
     """Processor time of a call on 16 values."""
-    body = [
-        [
-            CALLS[row["call"]],
-            *(f"{float(row[f'{k}_us']):.0f}" for k in ("forward", "forward_backward")),
-        ]
-        for row in sorted(_read("cpu_call"), key=lambda row: list(CALLS).index(row["call"]))
-    ]
-    return ["", "forward [µs]", "forward + backward [µs]"], body
+    rows = {(row["call"], row["node"]): row for row in _read("cpu_call")}
+    body = []
+    for call, name in CALLS.items():
+        found = [rows.get((call, node)) for node in ("compiled", "Python")]
+        times = [row and f"{float(row[f'{k}_us']):.0f}" for row in found for k in _CALL]
+        body.append([name, *(time or "" for time in times)])
+    return ["", *(f"{k}, {v} [µs]" for k in ("compiled", "Python") for v in _CALL.values())], body
 
 
 def conversion(_: str) -> Table:

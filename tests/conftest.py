@@ -9,16 +9,30 @@ import torch
 from hypothesis import settings
 
 import torchvision_operators  # noqa: F401 - before what imports torchvision
+from l1bn.ops.cpu.backend import differentiate
+from l1bn.ops.cpu.node import find
 from l1bn.ops.registry import registry
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("repeatable")
 
 
-@pytest.fixture(params=registry.available())
-def backend(request: pytest.FixtureRequest) -> str:
+#: The cpu backend as it is where its autograd node was not compiled.
+_IN_PYTHON = "cpu-python"
+
+
+def _backends() -> list[str]:
+    compiled = registry.quick("auto") is not None and not isinstance(find(differentiate), str)
+    return registry.available() + [_IN_PYTHON] * compiled
+
+
+@pytest.fixture(params=_backends())
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of each backend that can run here, in turn; a backend joins by registering."""
-    return request.param
+    if request.param != _IN_PYTHON:
+        return request.param
+    monkeypatch.setattr(registry, "quick", lambda _: None)
+    return "cpu"
 
 
 @pytest.fixture(autouse=True)

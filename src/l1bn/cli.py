@@ -62,6 +62,9 @@ COMMANDS = {
     "rtl": Command(
         "l1bn.rtl.cli:rtl_command", "generate, verify and measure an L1BN training unit", "rtl"
     ),
+    "build": Command(
+        "l1bn.doctor.build:build_command", "compile the autograd node for this torch", "recipes"
+    ),
     "doctor": Command(
         "l1bn.doctor:doctor_command", "what can run here, and why something cannot", "recipes"
     ),

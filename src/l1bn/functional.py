@@ -77,6 +77,12 @@ def l1_batch_norm(
 
     Source: Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
     """
+    if training and mask is None:
+        state = running_mean, running_var, weight, bias
+        whole = Branch(input, *state, training, momentum=momentum, eps=eps)
+        found = _train_quickly(whole, residual, activation, backend)
+        if found is not None:
+            return found
     if not is_traced():
         vectors = running_mean, running_var, weight, bias
         _check(input, vectors, training, eps, activation, residual)
@@ -87,10 +93,9 @@ def l1_batch_norm(
         assert running_mean is not None  # narrowed by _check
         assert running_var is not None
         chosen = registry.resolve(backend, input, weight, bias, residual)
-        whole = computes(chosen, activation)
-        inside = call if whole else Call(weight, bias, None, eps)
+        inside = call if computes(chosen, activation) else Call(weight, bias, None, eps)
         y = chosen.evaluate(input, residual, inside, Running(running_mean, running_var))
-        return y if whole else activate(y, activation)
+        return y if inside is call else activate(y, activation)
     if input.numel() == 0:
         return _empty(input, weight, bias, residual)
     if not isinstance(momentum, (float, int, Tensor)):
@@ -106,6 +111,16 @@ def l1_batch_norm(
             residual, call, lambda: _train(input, residual, call, running, mask, backend)
         )
     return _train(input, residual, call, running, mask, backend)
+
+
+def _train_quickly(
+    call: Branch, residual: Tensor | None, activation: Activation | None, backend: str
+) -> Tensor | None:
+    """The whole call by a backend that asks no questions, or None: then nothing has happened."""
+    if torch.compiler.is_compiling():
+        return None
+    quick = registry.quick(backend)
+    return None if quick is None else quick.train_quickly(call, residual, activation)
 
 
 def _train(

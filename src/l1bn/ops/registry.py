@@ -10,6 +10,7 @@ import importlib
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from l1bn.activation import Activation, split
 from l1bn.ops.records import Branch, Call, Running
@@ -87,6 +88,26 @@ class PairBackend(Protocol):
         """
 
 
+@runtime_checkable
+class QuickBackend(Protocol):
+    """What a backend may offer beside: a whole call in training, without being asked first."""
+
+    def train_quickly(
+        self, call: Branch, residual: Tensor | None, activation: Activation | None
+    ) -> Tensor | None:
+        """Check, normalize and move the running statistics; or change nothing and return None.
+
+        None wherever something is out of the ordinary: a wrong argument, which the caller then
+        names, or a tracer or a transform that looks on. ``torch.compile`` does not get here.
+        """
+
+
+def keeps_its_output(node: Node) -> bool:
+    """Whether a node of a backend saves its output; a compiled one says so in its name."""
+    found: bool | None = getattr(node, "keeps_output", None)
+    return "TrainKeepingOutput" in node.name() if found is None else found
+
+
 def computes(backend: Backend, activation: Activation | None) -> bool:
     """Whether a backend computes an activation together with the normalization."""
     if activation is None:
@@ -106,6 +127,7 @@ class Registry:
         """
         self._modules = dict(modules)
         self._loaded: dict[str, Backend] = {}
+        self._quick: dict[str, QuickBackend | None] = {}
 
     def register(self, backend: Backend) -> None:
         """Add a backend, preferred over those already there.
@@ -126,12 +148,14 @@ class Registry:
             )
         self._loaded[backend.name] = backend
         self._modules = {backend.name: "", **self._modules}
+        self._quick.clear()
 
     def unregister(self, name: str) -> None:
         """Remove a backend."""
         self.get(name)
         self._modules.pop(name)
         self._loaded.pop(name)
+        self._quick.clear()
 
     def names(self) -> list[str]:
         """Names of all backends, available or not, the preferred one first."""
@@ -154,6 +178,19 @@ class Registry:
         backend = importlib.import_module(self._modules[name]).BACKEND
         self._loaded[name] = backend
         return backend
+
+    def quick(self, name: str) -> QuickBackend | None:
+        """The backend that may do a call without being asked first, or None.
+
+        Args:
+            name: a backend's name, or ``"auto"`` for the preferred one.
+        """
+        if name not in self._quick:
+            backend = self.get(next(iter(self._modules)) if name == "auto" else name)
+            self._quick[name] = None
+            if isinstance(backend, QuickBackend) and not backend.unavailable():
+                self._quick[name] = backend
+        return self._quick[name]
 
     def available(self) -> list[str]:
         """Names of the backends that can run on this machine, the preferred one first."""

@@ -23,6 +23,7 @@ from l1bn.functional import l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import NO_OPTIONS, activation_of, is_identity, is_watched
+from l1bn.ops.registry import keeps_its_output
 
 #: Name, in the class of a rewritten block, of the forward that may return a promise.
 OPEN = "_l1bn_open"
@@ -218,9 +219,7 @@ def _alike(residual: object, x: Tensor) -> TypeGuard[Tensor]:
 def _is_kept(residual: Tensor) -> bool:
     """Whether its producer keeps it for backward, so that it cannot be edited in place anyway."""
     node = residual.grad_fn
-    return node is not None and (
-        getattr(node, "keeps_output", False) or node.name() == "ReluBackward0"
-    )
+    return node is not None and (keeps_its_output(node) or node.name() == "ReluBackward0")
 
 
 def _keep(promise: Promise, activation: Activation) -> Tensor | None:

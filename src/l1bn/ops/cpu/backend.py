@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from l1bn.activation import Activation, clips, keeps_output
 from l1bn.ops import formula, frozen
-from l1bn.ops.cpu import kernels, operators
+from l1bn.ops.cpu import kernels, node, operators
 from l1bn.ops.cpu.layout import Layout, sign_bits
 from l1bn.ops.cpu.pair import train_pair
 from l1bn.ops.records import Branch, Call, Running, SavedOutput
@@ -87,28 +88,60 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, weight, bias, statistics, y, residual, bits, _ = ctx.saved_tensors
-        grad, layout = grads[0], ctx.layout
-        grad_scale = grads[1] if len(grads) > 1 else None
-        if grad is None and grad_scale is None:
-            return (None,) * 5
-        wanted = ctx.needs_input_grad
-        call = Call(weight, bias, *ctx.options)
-        found: tuple[Tensor | None, ...]
-        if grad is None or grad_scale is not None or is_looked_at(grad):
-            saved = _Saved(*ctx.saved_tensors)
-            found = _differentiable(grad, grad_scale, call, saved, layout)
-        else:
-            # Without bits, x̂ comes from y for γ alone: to it the statistics are constants.
-            constants = x is None and bits is None
-            found = kernels.backward(
-                grad,
-                call,
-                kernels.Kept(layout, statistics, x, bits, residual, y, frozen=constants),
-                kernels.Wanted(wanted[0], wanted[1] or wanted[2], wanted[3]),
-            )
-        of_x = y if x is None else x
-        return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None
+        both = grads[0], grads[1] if len(grads) > 1 else None
+        saved = _Saved(*ctx.saved_tensors)
+        return *_gradients(both, saved, ctx.options, ctx.layout, ctx.needs_input_grad), None
+
+
+def differentiate(
+    grads: tuple[Tensor | None, Tensor | None],
+    saved: tuple[Tensor | None, ...],
+    options: tuple[int, float, float],
+    layout: tuple[int, int, int],
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """What the compiled node asks for where more than the kernels is needed.
+
+    Args:
+        grads: gradients of y and of σ.
+        saved: as the fields of ``_Saved``.
+        options: code of the activation, its parameter, eps.
+        layout: as ``l1bn.ops.cpu.layout.Layout``.
+        wanted: whether of x, weight, bias and residual.
+    """
+    code, parameter, eps = options
+    activation = operators.activation_of(code, parameter)
+    kept = _Saved(*saved)  # type: ignore[arg-type]  # statistics are always there
+    return tuple(_gradients(grads, kept, (activation, eps), Layout(*layout), wanted))
+
+
+def _gradients(
+    grads: tuple[Tensor | None, Tensor | None],
+    saved: _Saved,
+    options: tuple[Activation | None, float],
+    layout: Layout,
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Gradients of x, weight, bias and residual from those of y and σ."""
+    grad, grad_scale = grads
+    if grad is None and grad_scale is None:
+        return [None] * 4
+    x, weight, bias, statistics, y, residual, bits, _ = saved
+    call = Call(weight, bias, *options)
+    found: tuple[Tensor | None, ...]
+    if grad is None or grad_scale is not None or is_looked_at(grad):
+        found = _differentiable(grad, grad_scale, call, saved, layout)
+    else:
+        # Without bits, x̂ comes from y for γ alone: to it the statistics are constants.
+        constants = x is None and bits is None
+        found = kernels.backward(
+            grad,
+            call,
+            kernels.Kept(layout, statistics, x, bits, residual, y, frozen=constants),
+            kernels.Wanted(wanted[0], wanted[1] or wanted[2], wanted[3]),
+        )
+    of_x = y if x is None else x
+    return formula.cast(found, (of_x, weight, bias, of_x), wanted)
 
 
 def _differentiable(
@@ -239,6 +272,13 @@ class Cpu:
             found = sorted({str(v.dtype) for v in (weight, bias) if v is not None})
             return f"weight and bias need one floating-point dtype, got {found}"
         return None
+
+    def train_quickly(
+        self, call: Branch, residual: Tensor | None, activation: Activation | None
+    ) -> Tensor | None:
+        """Do a whole call by the compiled node, see ``l1bn.ops.registry.QuickBackend``."""
+        found = node.find(differentiate)
+        return None if isinstance(found, str) else node.train(found, call, residual, activation)
 
     def train(
         self, x: Tensor, residual: Tensor | None, call: Call

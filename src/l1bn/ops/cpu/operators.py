@@ -23,7 +23,8 @@ from l1bn.ops.tracing import is_transformed
 _NAMES = {code: name for name, code in kernels.ACTIVATIONS.items()}
 
 
-def _activation(code: int, parameter: float) -> Activation | None:
+def activation_of(code: int, parameter: float) -> Activation | None:
+    """The activation of a code of ``l1bn.ops.cpu.kernels`` and its parameter."""
     name = _NAMES[code]
     takes = isinstance(name, str) and DESCRIPTIONS[name].parameter is not None
     return (str(name), parameter) if takes else name
@@ -47,7 +48,7 @@ def forward(
         - statistics: ``(3, C)``
         - bits: as many bytes as ``spill.size`` says, or 0
     """
-    call = Call(weight, bias, _activation(activation, parameter), eps)
+    call = Call(weight, bias, activation_of(activation, parameter), eps)
     y, statistics, bits, layout = kernels.forward(x, residual, call, want_bits, None, spill.FLAG)
     if bits is not None:
         spill.clear_flag(bits, layout)
@@ -107,7 +108,7 @@ def backward(
             residual = None
     found = kernels.backward(
         grad,
-        Call(weight, bias, _activation(activation, parameter), eps),
+        Call(weight, bias, activation_of(activation, parameter), eps),
         kernels.Kept(layout, statistics, x, bits, residual, y),
         kernels.Wanted(of_x, of_parameters, of_residual),
     )
@@ -151,7 +152,7 @@ def _(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, bias, residual, code, parameter, eps, want_bits = inputs
-    activation = _activation(code, parameter)
+    activation = activation_of(code, parameter)
     y, statistics, bits = output
     # Where nothing is compiled after all there are derivatives of any order, and a copy is one.
     # Without an activation y may be edited in place; compiled, that costs no copy.
@@ -172,7 +173,7 @@ def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | Non
         return (None,) * 8
     x, y, residual, bits, statistics, weight, bias = ctx.saved_tensors
     code, parameter, eps, rows, with_residual = ctx.options
-    activation = _activation(code, parameter)
+    activation = activation_of(code, parameter)
     of_x, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
     found: tuple[Tensor | None, ...]
     if x is not None and torch.is_grad_enabled():

@@ -1,0 +1,23 @@
+// The native library's functions, found at run time: this code is compiled where torch is, the
+// library is not.
+#pragma once
+#include "memory/interface.h"
+#include "norm/interface.h"
+
+namespace l1bn {
+
+struct Library {
+  decltype(&l1bn_forward) forward = nullptr;
+  decltype(&l1bn_backward) backward = nullptr;
+  decltype(&l1bn_bits_bytes) bits_bytes = nullptr;
+  decltype(&l1bn_memory_take) take = nullptr;
+  decltype(&l1bn_memory_look) look = nullptr;
+
+  // Opens the file that Python has loaded. An empty text, or what is wrong.
+  const char* open(const char* path);
+};
+
+// Set once, when the module is given the library's path.
+Library& library();
+
+}  // namespace l1bn
