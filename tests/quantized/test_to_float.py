@@ -115,3 +115,12 @@ class TestChoicesOfALayer:
         with pytest.raises(ValueError, match="expected a state of layers="):
             quantized.prepare(self.model()).load_state_dict(state)
         quantized.prepare(self.model(), chosen).load_state_dict(state)
+
+
+def test_a_state_older_than_an_option_is_of_its_default():
+    net = quantized.prepare(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    state = net.state_dict()
+    for name in ("layers", "norm"):
+        extra = state["_extra_state"]
+        old = {k: v for k, v in extra["config"].items() if k != name}
+        net.load_state_dict({**state, "_extra_state": {**extra, "config": old}})

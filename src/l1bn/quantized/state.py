@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ def _check_config(own: Mapping[str, Any], given: object) -> None:
     config = given.get("config")
     if config is None:
         return  # written before states named their configuration
+    # An option that is younger than the state was at its default.
+    config = {**asdict(Config()), **config}
     for name in (f.name for f in fields(Config) if f.name not in _FREE):
         if config.get(name) != own["config"][name]:
             raise ValueError(
