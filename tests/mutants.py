@@ -15,8 +15,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from l1bn.ops.cpu.node import INTERFACES
+
 ROOT = Path(__file__).parents[1]
-DEVICE_SOURCES = "csrc/device/"
+DEVICE_SOURCES, NODE_SOURCES = "csrc/device/", "csrc/torch/"
+#: Where what is compiled later lies in an installation.
+INSTALLED = {DEVICE_SOURCES: "device/csrc/", NODE_SOURCES: "ops/cpu/csrc/torch/"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Mutant:
     @property
     def is_native(self) -> bool:
         """Whether the file is of the native library, which is then compiled."""
-        return self.file.startswith("csrc/") and not self.file.startswith(DEVICE_SOURCES)
+        return self.file.startswith("csrc/") and not self.file.startswith(tuple(INSTALLED))
 
     @property
     def source(self) -> Path:
@@ -45,15 +49,19 @@ class Mutant:
         return ROOT / ("" if self.file.startswith("csrc/") else "src/l1bn") / self.file
 
     def copied(self, folder: Path) -> Path:
-        """The file in a copy, where the runtime of devices lies as in an installation."""
+        """The file in a copy, where what is compiled later lies as in an installation."""
         if self.is_native:
             return folder / self.file
-        return folder / "l1bn" / self.file.replace(DEVICE_SOURCES, "device/csrc/")
+        place = self.file
+        for source, installed in INSTALLED.items():
+            place = place.replace(source, installed)
+        return folder / "l1bn" / place
 
 
 FIXED_POINT = ("tests/test_fixed_point.py",)
 HARDWARE = ("tests/rtl/verify/test_simulation.py",)
 NATIVE = ("tests/ops/cpu/test_backend.py",)
+NODE = ("tests/ops/cpu/test_node.py",)
 POOL = ("tests/ops/cpu/test_pool.py",)
 NOT_FINITE = ("tests/ops/test_not_finite.py",)
 CURVES = ("tests/test_backends.py", "tests/test_activation.py")
@@ -63,6 +71,97 @@ GENERATED = ("tests/convert/fusion/test_generated.py", "tests/convert/fusion/tes
 FOLD = ("tests/convert/test_fold.py",)
 DAMAGE = ("tests/recipes/files/test_damage.py",)
 MUTANTS = [
+    Mutant(
+        "node: a mode that looks on is not seen",
+        "csrc/torch/tensors.cpp",
+        "c10::impl::TorchDispatchModeTLS::stack_len() > 0 ||",
+        "",
+        NODE,
+    ),
+    Mutant(
+        "node: tangents are not seen",
+        "csrc/torch/tensors.cpp",
+        "ForwardADLevel::try_get_by_idx(0) != nullptr",
+        "ForwardADLevel::try_get_by_idx(0) == nullptr && false",
+        NODE,
+    ),
+    Mutant(
+        "node: any tensor's values lie at its address",
+        "csrc/torch/tensors.cpp",
+        "return tensor.key_set() == plain;",
+        "return tensor.key_set() == plain || tensor.defined();",
+        NODE,
+    ),
+    Mutant(
+        "node: a vector may have gaps",
+        "csrc/torch/tensors.cpp",
+        "          tensor.is_contiguous() && code_of(tensor.scalar_type()) >= 0);",
+        "          code_of(tensor.scalar_type()) >= 0);",
+        NODE,
+    ),
+    Mutant(
+        "node: rows are taken for planes",
+        "csrc/torch/tensors.cpp",
+        "return Layout{outer * inner, channels, 1, true};",
+        "return Layout{outer, channels, inner, true};",
+        NODE,
+    ),
+    Mutant(
+        "node: large results are torch's",
+        "csrc/torch/tensors.cpp",
+        "if (bytes < library().pooled ||",
+        "if (bytes >= library().pooled ||",
+        NODE,
+    ),
+    Mutant(
+        "node: parameters that want gradients get them where x wants none",
+        "csrc/torch/node.cpp",
+        "is_watched() || (records && !call.x.requires_grad())",
+        "is_watched()",
+        NODE,
+    ),
+    Mutant(
+        "node: bits are kept where x_hat cannot be recovered",
+        "csrc/torch/node.cpp",
+        "  if (bad) found.bits = at::Tensor();  // x_hat cannot be recovered: x is kept\n",
+        "",
+        NODE,
+    ),
+    Mutant(
+        "node: a second derivative is the kernels'",
+        "csrc/torch/node.cpp",
+        "q.grads[1].defined() || at::GradMode::is_enabled() ||",
+        "q.grads[1].defined() ||",
+        NODE,
+    ),
+    Mutant(
+        "node: edges are numbered with what is not there",
+        "csrc/torch/node.cpp",
+        "there[i] && ctx->needs_input_grad(edge++);",
+        "there[i] && ctx->needs_input_grad(i);",
+        NODE,
+    ),
+    Mutant(
+        "node: one value a channel is normalized",
+        "csrc/torch/node.cpp",
+        "if (!layout || x.numel() == x.size(1)) return",
+        "if (!layout) return",
+        NODE,
+    ),
+    Mutant(
+        "node: a residual that bends is not kept",
+        "csrc/torch/node.cpp",
+        "call.activation > L1BN_RELU6 ? call.residual : none",
+        "call.activation > L1BN_TANH ? call.residual : none",
+        NODE,
+    ),
+    Mutant(
+        "node: an output that is kept is not said to be",
+        "csrc/torch/node.cpp",
+        "return found->bits.defined() || clips ?",
+        "return clips ?",
+        NODE,
+    ),
     Mutant(
         "fold: nothing is hidden from the others",
         "convert/fold.py",
@@ -746,7 +845,13 @@ def survives(mutant: Mutant) -> bool:
         if mutant.is_native:
             shutil.copytree(ROOT / "csrc", Path(folder) / "csrc")
             shutil.copy(ROOT / "CMakeLists.txt", folder)
-        shutil.copytree(ROOT / DEVICE_SOURCES, package / "device" / "csrc")
+        shutil.copytree(ROOT / DEVICE_SOURCES, package / INSTALLED[DEVICE_SOURCES])
+        if mutant.file.startswith(NODE_SOURCES):  # for the others Python serves
+            shutil.copytree(ROOT / NODE_SOURCES, package / INSTALLED[NODE_SOURCES])
+            for name in INTERFACES:
+                place = package / "ops" / "cpu" / "csrc" / name
+                place.parent.mkdir(exist_ok=True)
+                shutil.copy(ROOT / "csrc" / name, place)
         source = mutant.copied(Path(folder))
         text = source.read_text()
         if text.count(mutant.old) != 1:
@@ -758,6 +863,7 @@ def survives(mutant: Mutant) -> bool:
         command = [sys.executable, "-S", "-m", "pytest", "-x", "-q", *mutant.tests]
         path = os.pathsep.join([folder, sysconfig.get_path("purelib")])
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        environment["TORCH_EXTENSIONS_DIR"] = folder
         result = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
         )

@@ -102,12 +102,17 @@ PyObject* train_python(PyObject*, PyObject* const* given, Py_ssize_t count) {
   END_HANDLE_TH_ERRORS
 }
 
-// connect(path of the native library, differentiate)
+// connect(path of the native library, differentiate, (pooled, limit by dtype ...)): Library's
+// fields.
 PyObject* connect(PyObject*, PyObject* arguments) {
   const char* path = nullptr;
   PyObject* function = nullptr;
-  if (!PyArg_ParseTuple(arguments, "sO", &path, &function)) return nullptr;
-  const char* const wrong = library().open(path);
+  Library& to = library();
+  double* const limits = to.recoverable;
+  if (!PyArg_ParseTuple(arguments, "sO(L(dddd))", &path, &function, &to.pooled, &limits[0],
+                        &limits[1], &limits[2], &limits[3]))
+    return nullptr;
+  const char* const wrong = to.open(path);
   if (*wrong) return PyErr_Format(PyExc_ImportError, "%s %s", path, wrong);
   Py_INCREF(function);
   differentiate = function;

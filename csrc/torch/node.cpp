@@ -16,11 +16,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// (|beta| + max|residual|) / |gamma| from which x_hat is recovered, by dtype: RECOVERY_LIMIT of
-// l1bn.ops.cpu.kernels, where it is explained.
-constexpr double kRecoverable[] = {16, 4, 4, 16};
-constexpr int64_t kError = -(int64_t{1} << 40);  // of common/status.h
-
 // What the kernel left.
 struct Made {
   at::Tensor y, statistics, bits;
@@ -85,13 +80,13 @@ std::optional<Made> made(const Call& call, const Layout& layout, bool want_bits)
                                     found.statistics.data_ptr(),
                                     scale_of(found.statistics),
                                     address(found.bits),
-                                    kRecoverable[code_of(x.scalar_type())],
+                                    library().recoverable[code_of(x.scalar_type())],
                                     address(call.running_mean),
                                     address(call.running_var),
                                     moves ? code_of(call.running_mean.scalar_type()) : 0,
                                     call.momentum};
   const int64_t bad = library().forward(&arguments);
-  if (bad <= kError) return std::nullopt;
+  if (bad <= L1BN_ERROR) return std::nullopt;
   if (bad) found.bits = at::Tensor();  // x_hat cannot be recovered: x is kept
   return found;
 }
@@ -144,7 +139,7 @@ std::optional<Answer> by_kernels(const Question& q) {
                                      address(dweight),
                                      address(dbias),
                                      0};
-  if (library().backward(&arguments) <= kError) return std::nullopt;
+  if (library().backward(&arguments) <= L1BN_ERROR) return std::nullopt;
   return Answer{dx, of_weight ? cast(dweight, weight) : at::Tensor(),
                 of_bias ? cast(dbias, bias) : at::Tensor(),
                 of_residual && !masked ? grad : dresidual};

@@ -14,9 +14,6 @@
 namespace l1bn {
 namespace {
 
-// As in l1bn.ops.cpu.memory.
-constexpr int64_t kPooled = 4 << 20;
-
 std::optional<at::MemoryFormat> channels_last(const at::Tensor& tensor) {
   if (tensor.dim() == 4) return at::MemoryFormat::ChannelsLast;
   if (tensor.dim() == 5) return at::MemoryFormat::ChannelsLast3d;
@@ -28,14 +25,14 @@ bool has_rows(const at::Tensor& tensor) {
   return last && tensor.is_contiguous(*last);
 }
 
-// From the pool, or undefined where there is none.
-at::Tensor pooled(const at::Tensor* like, at::ScalarType dtype, int64_t bytes) {
+// Memory of the pool, bytes side by side or like a tensor; undefined where there is none.
+at::Tensor pooled(const at::Tensor* like, int64_t bytes) {
   const int64_t dimensions = like ? like->dim() : 1;
-  if (dimensions > L1BN_MOST_DIMENSIONS) return {};
+  if (bytes < library().pooled || dimensions > L1BN_MOST_DIMENSIONS) return {};
   l1bn_memory_state state;
   library().look(&state);
   if (state.limit == 0) return {};
-  const auto kind = at::getDLDataType(at::empty({0}, at::TensorOptions().dtype(dtype)));
+  const DLDataType kind = like ? at::getDLDataType(*like) : DLDataType{kDLUInt, 8, 1};
   l1bn_tensor wanted{bytes, kind.code, kind.bits, dimensions, {}, {}};
   if (like) {
     std::copy_n(like->sizes().begin(), dimensions, wanted.shape);
@@ -102,20 +99,13 @@ bool is_vector(const at::Tensor& tensor, int64_t elements) {
 }
 
 at::Tensor memory_like(const at::Tensor& tensor) {
-  const int64_t bytes = static_cast<int64_t>(tensor.nbytes());
-  if (bytes >= kPooled) {
-    at::Tensor found = pooled(&tensor, tensor.scalar_type(), bytes);
-    if (found.defined()) return found;
-  }
-  return at::empty_like(tensor);
+  const at::Tensor found = pooled(&tensor, static_cast<int64_t>(tensor.nbytes()));
+  return found.defined() ? found : at::empty_like(tensor);
 }
 
 at::Tensor memory_run(int64_t bytes) {
-  if (bytes >= kPooled) {
-    at::Tensor found = pooled(nullptr, at::kByte, bytes);
-    if (found.defined()) return found;
-  }
-  return at::empty({bytes}, at::kByte);
+  const at::Tensor found = pooled(nullptr, bytes);
+  return found.defined() ? found : at::empty({bytes}, at::kByte);
 }
 
 }  // namespace l1bn

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from l1bn.activation import Activation, output_of
 from l1bn.ops.cpu import kernels
+from l1bn.ops.cpu.memory import POOLED
 from l1bn.ops.native.library import PATH, load
 from l1bn.ops.native.pool import pool
 from l1bn.ops.records import Branch
@@ -30,7 +31,7 @@ from l1bn.ops.records import Branch
 _INSTALLED = Path(__file__).with_name("csrc")
 _CHECKOUT = Path(__file__).parents[4] / "csrc"
 #: Interfaces of the native library, which the node includes.
-_INTERFACES = ("common/status.h", "memory/interface.h", "norm/interface.h")
+INTERFACES = ("common/status.h", "memory/interface.h", "norm/interface.h")
 
 _MISSING = "not compiled for this torch and Python: run `l1bn build`"
 
@@ -41,8 +42,13 @@ Coded = tuple[int, float, int]
 class Module(Protocol):
     """The compiled module."""
 
-    def connect(self, library: str, differentiate: Callable[..., object]) -> None:
-        """Give it the native library, and what it asks where kernels are not enough."""
+    def connect(
+        self,
+        library: str,
+        differentiate: Callable[..., object],
+        limits: tuple[int, tuple[float, ...]],
+    ) -> None:
+        """Give it the native library, what it asks where kernels are not enough, and limits."""
 
     def train(
         self, tensors: tuple[Tensor | None, ...], momentum: object, eps: object, activation: Coded
@@ -65,7 +71,7 @@ def sources() -> Path:
 def place() -> Path:
     """Where the node lies that fits these sources, this torch and this Python."""
     folder = sources()
-    files = sorted((folder / "torch").iterdir()) + [folder / name for name in _INTERFACES]
+    files = sorted((folder / "torch").iterdir()) + [folder / name for name in INTERFACES]
     found = hashlib.sha256(f"{torch.__version__} {sys.implementation.cache_tag}".encode())
     for file in files:
         found.update(file.read_bytes())
@@ -86,7 +92,7 @@ def load_module(path: Path, differentiate: Callable[..., object]) -> Module:
     loader.exec_module(module)
     pool()  # sets how much it may keep
     found = cast(Module, module)
-    found.connect(str(PATH), differentiate)
+    found.connect(str(PATH), differentiate, (POOLED, kernels.RECOVERY_LIMIT))
     return found
 
 
