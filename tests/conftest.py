@@ -9,8 +9,7 @@ import torch
 from hypothesis import settings
 
 import torchvision_operators  # noqa: F401 - before what imports torchvision
-from l1bn.ops.cpu.backend import differentiate
-from l1bn.ops.cpu.node import find
+from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.registry import registry
 
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
@@ -22,8 +21,9 @@ _IN_PYTHON = "cpu-python"
 
 
 def _backends() -> list[str]:
-    compiled = registry.quick("auto") is not None and not isinstance(find(differentiate), str)
-    return registry.available() + [_IN_PYTHON] * compiled
+    available = registry.available()
+    compiled = "cpu" in available and BACKEND.missing_node() is None
+    return available + [_IN_PYTHON] * compiled
 
 
 @pytest.fixture(params=_backends())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.registry import registry
 
 CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile")
@@ -57,6 +58,7 @@ def describe_environment() -> dict[str, object]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "backends": registry.available(),
+        "autograd_node": BACKEND.missing_node() or "compiled",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }

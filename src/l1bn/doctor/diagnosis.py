@@ -13,8 +13,7 @@ from rich.table import Table
 
 from l1bn import memory
 from l1bn.environment import cpu_features, cpu_name, version_of
-from l1bn.ops.cpu import node
-from l1bn.ops.cpu.backend import differentiate
+from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.int8 import conv as int8_conv
 from l1bn.ops.int8 import norm as int8_norm
 from l1bn.ops.native.library import FLOAT_NORM
@@ -64,9 +63,7 @@ def _backends() -> list[tuple[str, str]]:
         reason = registry.get(name).unavailable()
         kernels = f", kernels {FLOAT_NORM.isa()}" if name == "cpu" and reason is None else ""
         rows.append((f"backend {name}", _state(reason) + kernels))
-    found = node.find(differentiate)
-    text = found if isinstance(found, str) else "compiled"
-    rows.append(("autograd node", text))
+    rows.append(("autograd node", BACKEND.missing_node() or "compiled"))
     return [*rows, ("int8 kernels", _state(int8_conv.available() or int8_norm.available()))]
 
 

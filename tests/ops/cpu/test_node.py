@@ -17,9 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import l1bn
 from judge import assert_close
 from l1bn.activation import DESCRIPTIONS
+from l1bn.cli import main
 from l1bn.functional import ACTIVATIONS
 from l1bn.ops.cpu import build, kernels, node
-from l1bn.ops.cpu.backend import BACKEND, differentiate
+from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.records import Branch
 from l1bn.ops.registry import keeps_its_output, registry
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to c
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
     build.build()
-    assert not isinstance(node.find(differentiate), str)
+    assert BACKEND.missing_node() is None
 
 
 class Case:
@@ -323,7 +324,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 def test_without_it_python_serves(empty_cache: Path) -> None:
-    assert "run `l1bn build`" in str(node.find(differentiate))
+    assert "run `l1bn build`" in str(BACKEND.missing_node())
     y = l1bn.L1BatchNorm2d(6)(torch.randn(4, 6, 3, 3).requires_grad_())
     assert "CppNode" not in y.grad_fn.name()
 
@@ -332,7 +333,7 @@ def test_a_broken_file_is_named(empty_cache: Path) -> None:
     place = node.place()
     place.parent.mkdir(parents=True)
     place.write_bytes(b"no library")
-    assert "cannot be loaded" in str(node.find(differentiate))
+    assert "cannot be loaded" in str(BACKEND.missing_node())
 
 
 def test_other_sources_are_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,3 +356,23 @@ def test_a_compiler_that_fails_leaves_nothing(
     with pytest.raises(RuntimeError, match="found no no-such-compiler"):
         build.build()
     assert not [f for f in empty_cache.rglob("*") if f.is_file()]
+
+
+def test_the_command_says_where_it_lies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build"]) == 0
+    assert capsys.readouterr().out == f"compiled before: {node.place()}\n"
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_the_command_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["build"]) == 2
+    assert "found no no-such-compiler" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_the_doctor_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    assert "run `l1bn build`" in " ".join(capsys.readouterr().out.split())

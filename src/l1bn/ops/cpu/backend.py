@@ -273,6 +273,11 @@ class Cpu:
             return f"weight and bias need one floating-point dtype, got {found}"
         return None
 
+    def missing_node(self) -> str | None:
+        """Why the compiled autograd node does not serve, or None where it does."""
+        found = node.find(differentiate)
+        return found if isinstance(found, str) else None
+
     def train_quickly(
         self, call: Branch, residual: Tensor | None, activation: Activation | None
     ) -> Tensor | None:
