@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from l1bn.ops.cpu import node
 from l1bn.ops.cpu.kernels import NATIVE
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,9 @@ def test_the_wheel_serves_every_python_and_trains_without_a_compiler(install, tm
     assert Path(where).is_relative_to(tmp_path)
     assert said == "0"
     assert "cpu" in run("-m", "l1bn.cli", "doctor")
+    # `l1bn build` finds the sources of the autograd node, and they are those of the checkout.
+    place = run("-c", "from l1bn.ops.cpu import node; print(node.place())")
+    assert Path(place.strip()).name == node.place().name
 
 
 def test_without_a_compiler_it_installs_and_says_once_that_eager_runs(install, tmp_path):
