@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -66,19 +67,17 @@ def write_report(records: list[Record], out: Path) -> tuple[Path, Path]:
 
 
 def heat_maps(records: list[Record]) -> str:
-    """Return the accuracy of each task after each task, a panel for each learner and buffer."""
-    panels = []
-    for learner in LEARNERS:
-        for buffer in dict.fromkeys(r["buffer"] for r in records):
-            found = [r for r in records if (r["buffer"], r["learner"]) == (buffer, learner)]
-            if found and buffer is not None:
-                panels.append((f"{NAMES[learner]}, {buffer} kept", found))
+    """Return the accuracy of each task after each task: learners down, buffers across."""
+    buffers = [b for b in dict.fromkeys(r["buffer"] for r in records) if b is not None]
+    learners = [name for name in LEARNERS if any(r["learner"] == name for r in records)]
 
     def draw(*axes: Axes) -> None:
-        for place, (title, found) in zip(axes, panels, strict=True):
-            _heat_map(place, title, found)
+        for place, (learner, buffer) in zip(axes, product(learners, buffers), strict=True):
+            found = [r for r in records if (r["buffer"], r["learner"]) == (buffer, learner)]
+            _heat_map(place, f"{NAMES[learner]}, {buffer} kept", found)
 
-    return draw_svg(_PANEL * len(panels), _PANEL + 0.5, len(panels), draw)
+    size = _PANEL * len(buffers), (_PANEL + 0.5) * len(learners)
+    return draw_svg(*size, len(buffers), draw, len(learners))
 
 
 def _heat_map(axes: Axes, title: str, found: list[Record]) -> None:

@@ -37,12 +37,14 @@ _GAUSSIAN = math.sqrt(math.pi / 2)
 _OTHERS = {"uniform": 2 / math.sqrt(3), "Laplace": math.sqrt(2)}
 
 
-def draw_svg(width: float, height: float, columns: int, draw: Callable[..., None]) -> str:
-    """Return a figure as SVG; the same input gives the same text."""
+def draw_svg(
+    width: float, height: float, columns: int, draw: Callable[..., None], rows: int = 1
+) -> str:
+    """Return a figure as SVG, row by row; the same input gives the same text."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-        draw(*axes)
+        axes = figure.subplots(rows, columns, squeeze=False)
+        draw(*axes.flat)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()
