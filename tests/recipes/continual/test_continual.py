@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from l1bn.cli import main
 from l1bn.errors import UserError
 from l1bn.quantized import QTensor
-from l1bn.recipes.continual.config import ContinualConfig
+from l1bn.recipes.continual.config import LEARNERS, ContinualConfig
+from l1bn.recipes.continual.learners import FloatLearning, IntegerLearning
 from l1bn.recipes.continual.memory import Memory
 from l1bn.recipes.continual.metrics import average_accuracy, backward_transfer, forgetting
+from l1bn.recipes.continual.report import heat_maps
 from l1bn.recipes.continual.run import Run, compare, learn
 from l1bn.recipes.continual.streams import joint_task, tasks_of
 from l1bn.recipes.data import load_data
@@ -83,8 +87,8 @@ class TestMemory:
             memory.add(*numbered([0] * 40))
             x, _ = memory.draw(10)
             kept.update(x.values.flatten().tolist())
-        assert sum(kept.values()) == 4000
-        assert min(kept.values()) > 60 > 0
+        assert (len(kept), sum(kept.values())) == (40, 4000)
+        assert min(kept.values()) > 60
         assert max(kept.values()) < 145
 
     def test_it_draws_what_it_keeps(self):
@@ -117,6 +121,19 @@ def test_rehearsal_keeps_what_is_forgotten_without(config, digits, learner):
     assert forgetting(forgets) > 0.5
     assert forgetting(keeps) < forgetting(forgets) - 0.3
     assert (size, more) == (0, 100 * 16 * 16 / 1024)
+
+
+@pytest.mark.parametrize("learner", ["float-l1", "int8-l1"])
+def test_tasks_may_be_smaller_than_a_batch(config, digits, learner, monkeypatch):
+    seen = []
+
+    def step(self, x, labels, rate):
+        seen.append((len(x.values), len(labels)))
+
+    for kind in (FloatLearning, IntegerLearning):
+        monkeypatch.setattr(kind, "step", step)
+    learn(replace(config, images=10, epochs=6), digits, Run(learner, 4, 0))
+    assert seen == [(10, 10)] * 6 + [(20, 20)] * 6
 
 
 def test_activations_can_be_rehearsed(config, digits):
@@ -161,6 +178,19 @@ def test_the_command_writes_results_and_repeats_nothing(config, capsys):
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         ContinualConfig(**options).validate()
+
+
+def test_heat_maps_have_learners_down_and_buffers_across():
+    records = [
+        {"learner": learner, "buffer": buffer, "matrix": np.eye(2), "tasks": ["0-1", "2-3"]}
+        for learner in LEARNERS
+        for buffer in (0, 10, None)
+    ]
+    text = heat_maps(records)
+    assert text.count('id="axes_') == 6
+    found = re.search(r'viewBox="0 0 (\S+) (\S+)"', text)
+    assert found
+    assert float(found[1]) < float(found[2])
 
 
 def test_equal_runs_are_equal(config, digits, tmp_path: Path):

@@ -145,8 +145,8 @@ def _learn_task(
     memory: Memory,
     order: torch.Generator,
 ) -> None:
-    size = config.batch_size
-    steps = config.epochs * max(len(task.train) // size, 1)
+    size = min(config.batch_size, len(task.train))
+    steps = config.epochs * (len(task.train) // size)
     places = torch.cat(
         [torch.randperm(len(task.train), generator=order) for _ in range(config.epochs + 1)]
     )
