@@ -107,6 +107,16 @@ def test_an_autoencoder_learns_from_squared_errors():
     assert values[-1] < 0.35 * values[0]
 
 
+def test_lines_have_one_row_when_pixels_are_copied(backend):
+    body = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Upsample(scale_factor=2), nn.Conv1d(4, 4, 3))
+    first = nn.Sequential(nn.Upsample(scale_factor=(2,)), nn.Conv1d(2, 4, 3))
+    for model, length in ((body, 14), (first, 18)):
+        net = quantized.prepare(model, backend=backend)
+        out = net(drawn((3, 2, 10)))
+        assert out.shape == (3, 4, length)
+        net.backward(quantized.QTensor(torch.ones(out.shape, dtype=torch.int8), -4))
+
+
 def test_lines_come_out_as_lines(backend):
     net = quantized.prepare(nn.Conv1d(2, 4, 3), backend=backend)
     out = net(drawn((3, 2, 10)))

@@ -84,7 +84,7 @@ def _adaptive(at: At, step: Step) -> IntegerLayer:
 
 def _upsample(at: At, step: Step) -> IntegerLayer:
     assert isinstance(step.module, nn.Upsample)
-    return UpsampleLayer(*at, copies(step.title, step.module))
+    return UpsampleLayer(*at, copies(step.title, step.module, lines=step.rank == 3))
 
 
 def _pad(at: At, step: Step) -> IntegerLayer:

@@ -90,14 +90,20 @@ def windows_down_and_across(title: str, pool: AdaptivePool) -> Pair:
     return found
 
 
-def copies(title: str, upsample: nn.Upsample) -> Pair:
+def copies(title: str, upsample: nn.Upsample, lines: bool) -> Pair:
     """Return how often an upsampling copies each pixel.
+
+    Args:
+        title: Name, type and place of the layer, for errors.
+        upsample: The layer.
+        lines: Whether it sees lines, which have one row.
 
     Raises:
         UnsupportedError: If it interpolates, or does not copy each pixel equally often.
     """
     scale = upsample.scale_factor
-    sides = scale if isinstance(scale, tuple) else (scale, scale)
+    sides = scale if isinstance(scale, tuple) else (scale,) if lines else (scale, scale)
+    sides = (1, *sides) if len(sides) == 1 else sides
     whole = [int(s) for s in sides if s is not None and s == int(s) and s >= 1]
     if upsample.mode != "nearest" or len(whole) != 2:
         raise UnsupportedError(
