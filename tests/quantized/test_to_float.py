@@ -94,6 +94,8 @@ class TestChoicesOfALayer:
         assert last.weight.bits == 16
         assert net.config.at("0.0").error_bits == 4
         assert net.config.at("0.1") == quantized.Config(master_bits=12)
+        whole = quantized.Config(layers={"": {"error_bits": 4}, "2": {"error_bits": 3}})
+        assert [whole.at(name).error_bits for name in ("0.0", "2")] == [4, 3]
         net.backward(quantized.cross_entropy(net, net(images), labels).error)
         assert int(last.weight.gradient.values.abs().max()) <= 3
 

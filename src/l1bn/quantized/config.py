@@ -75,7 +75,7 @@ class Config:
         """
         chosen: dict[str, Any] = {}
         for place in sorted(self.layers, key=len):
-            if name == place or name.startswith(f"{place}."):
+            if place in ("", name) or name.startswith(f"{place}."):
                 chosen |= self.layers[place]
         return replace(self, layers={}, **chosen) if chosen else self
 
