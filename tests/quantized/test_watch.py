@@ -58,6 +58,22 @@ def test_saturation_is_counted(backend):
     assert row["zero"] == 0.375
 
 
+def test_saturated_gradients_lie_at_the_end_of_their_own_bits(backend, images, labels):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 4))
+    config = quantized.Config(error_bits=3, layers={"3": {"error_bits": 5}})
+    net = quantized.prepare(model, config, backend=backend)
+    with quantized.Watch(net) as watch:
+        backward(net, images, labels)
+        first, _, last = watch.record(0)
+        for row, layer, end in ((first, net.layers[0], 3), (last, net.layers[2], 15)):
+            share = float((layer.weight.gradient.values.abs() == end).float().mean())
+            assert row["gradient_saturated"] == pytest.approx(share) != 0
+        for _ in range(2):
+            backward(net, images, labels)
+        assert [row["gradient_saturated"] for row in watch.record(1)] == [0, "", 0]
+
+
 def test_it_changes_nothing_and_leaves_nothing_behind(backend, train_step, images, labels):
     seen, plain = build(backend), build(backend)
     with quantized.Watch(seen) as watch:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from l1bn.quantized.layers import IntegerLayer
+from l1bn.quantized.layers import IntegerLayer, ProductLayer, ProductNormLayer
 from l1bn.quantized.network import IntegerNetwork
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.tensor import QTensor
@@ -104,8 +104,9 @@ class Watch:
 
         Returns:
             A row for each layer. ``saturated`` and ``zero`` are shares of the outputs at the end of
-            8 bits, and at 0; a channel is dead where every output of the batch is 0. The exponents
-            are powers of two; fields of weights are empty where a layer has none.
+            8 bits, and at 0; those of a gradient are at the end of ``error_bits``, and 0 where
+            several passes add up. A channel is dead where every output of the batch is 0. The
+            exponents are powers of two; fields of weights are empty where a layer has none.
 
         Raises:
             RuntimeError: If no batch was seen.
@@ -153,22 +154,24 @@ def _row(layer: IntegerLayer, output: QTensor) -> Row:
         "channels": len(dead),
         "dead_channels": int(dead.sum()),
     }
-    weight = getattr(layer, "weight", None)
-    if isinstance(weight, IntegerParameter):
-        row |= _weights(weight)
+    if isinstance(layer, (ProductLayer, ProductNormLayer)):
+        row |= _weights(layer.weight, layer.product.config.error_bits)
     return row
 
 
-def _weights(weight: IntegerParameter) -> Row:
+def _weights(weight: IntegerParameter, error_bits: int) -> Row:
     row: Row = {
         "weight_exponent": weight.narrow().exponent,
         "momentum_exponent": weight.momentum_exponent,
     }
     gradient = weight.gradient
     if gradient is not None:
+        # A sum over several passes is wider, and has no end.
+        narrow = gradient.values.dtype == torch.int8
+        end = gradient.values.abs().ge((1 << error_bits - 1) - 1)
         row |= {
             "gradient_exponent": gradient.exponent,
-            "gradient_saturated": _share(gradient.values.abs().ge(_HIGH)),
+            "gradient_saturated": _share(end) if narrow else 0.0,
             "gradient_zero": _share(gradient.values.eq(0)),
         }
     return row
