@@ -17,9 +17,10 @@ import numpy as np
 from l1bn.fixed_point.activation import hardswish, relu6
 from l1bn.fixed_point.convolution import conv2d
 from l1bn.fixed_point.formats import IntArray
+from l1bn.fixed_point.geometry import Geometry
 from l1bn.fixed_point.scaling import rescale
 
-FORMAT = "l1bn-integer-model-1"
+FORMAT = "l1bn-integer-model-2"
 
 
 @dataclass(frozen=True)
@@ -148,18 +149,11 @@ def _taps(operation: _Operation, x: IntArray, value: int) -> list[IntArray]:
     left, right, top, bottom = operation["borders"]
     border = ((0, 0), (0, 0), (top, bottom), (left, right))
     padded = np.pad(x, border, constant_values=value)
-    (height, width), (down, across) = operation["output"], operation["stride"]
-    return [
-        padded[
-            :, :, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * across + 1 : across
-        ]
-        for i in range(
-            0, operation["kernel"][0] * operation["dilation"][0], operation["dilation"][0]
-        )
-        for j in range(
-            0, operation["kernel"][1] * operation["dilation"][1], operation["dilation"][1]
-        )
+    geometry = Geometry.of(operation["stride"], dilation=operation["dilation"])
+    windows = [
+        geometry.windows(tap, operation["output"]) for tap in np.ndindex(*operation["kernel"])
     ]
+    return [padded[:, :, rows, columns] for rows, columns in windows]
 
 
 def _average(operation: _Operation, arrays: _Arrays, x: IntArray) -> IntArray:
