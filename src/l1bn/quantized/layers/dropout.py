@@ -50,17 +50,14 @@ class DropoutLayer(IntegerLayer):
         chances = channels_last(
             torch.full(shape, self.keep, dtype=torch.int32, device=x.values.device)
         )
-        self._mask = kernels.rescale(chances, _KEEP_BITS, 8, self._bits())
+        # Drawn at random whatever the rounding.
+        bits = Noise(self.clock.config.seed, self.clock.place(self.site, _MASK))
+        self._mask = kernels.rescale(chances, _KEEP_BITS, 8, bits)
         wide = x.values.int() * self._mask * self.scale
         shift = peak_shift(int(wide.abs().max()))
         return QTensor(
             kernels.rescale(channels_last(wide), shift, 8, None), x.exponent - SCALE_BITS + shift
         )
-
-    def _bits(self) -> Noise:
-        """Random bits of this forward pass, whatever the rounding."""
-        noise = self.noise(_MASK)
-        return noise or Noise(self.clock.config.seed, self.clock.place(self.site, _MASK))
 
     def backward(self, error: QTensor) -> tuple[QTensor | None, ...]:
         """Return the error of what was kept, scaled."""
