@@ -757,7 +757,7 @@ MUTANTS = [
     Mutant(
         "fusion: what is overwritten is forgotten",
         "convert/fusion/rewrite.py",
-        "self._settle(state, state.open & _stored(node), node, out)",
+        "self._settle(state, state.open & stored(node), node, out)",
         "pass",
         ("tests/convert/fusion/test_written.py",),
     ),

@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,37 +19,21 @@ from torch.nn.utils import parametrize
 from l1bn.activation import activate
 from l1bn.convert.example import preserved
 from l1bn.convert.refuse import check_model, check_ready
-from l1bn.convert.replace import bare_type
+from l1bn.convert.replace import LAYERS, bare_type
 from l1bn.convert.report import Calibration, CalibrationReport, Item
-from l1bn.nn import (
-    L1BatchNorm1d,
-    L1BatchNorm2d,
-    L1BatchNorm3d,
-    L1BatchNormAct2d,
-    L1SyncBatchNorm,
-    L1SyncBatchNormAct2d,
-)
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.ops import formula
 
-_LAYERS = (
-    L1BatchNorm1d,
-    L1BatchNorm2d,
-    L1BatchNorm3d,
-    L1BatchNormAct2d,
-    L1SyncBatchNorm,
-    L1SyncBatchNormAct2d,
-)
 _DONE = "_l1bn_calibrated"
 
-Forward = Callable[[nn.Module, Any], Any]
+Batch = TypeVar("Batch")
 
 
 def calibrate_(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Iterable[Batch],
     *,
-    forward: Forward | None = None,
+    forward: Callable[[nn.Module, Batch], object] | None = None,
     max_batches: int | None = None,
     progress: bool = True,
 ) -> CalibrationReport:
@@ -188,7 +172,7 @@ def _plan(model: nn.Module) -> tuple[list[_Layer], list[_Layer], list[Item]]:
 
 
 def _why_not(module: _L1BatchNorm, owners: Mapping[int, int]) -> str | None:
-    if bare_type(module) not in _LAYERS:
+    if bare_type(module) not in LAYERS:
         return f"{type(module).__name__}: a subclass of an L1BN layer, which may do more"
     if parametrize.is_parametrized(module):
         return "its parameters are parametrized"
@@ -230,10 +214,10 @@ def _measured_bn(
     return activate(y if residual is None else y + residual, activation)
 
 
-def _default_forward(model: nn.Module, batch: Any) -> Any:
+def _default_forward(model: nn.Module, batch: object) -> object:
     first = next(itertools.chain(model.parameters(), model.buffers()))
 
-    def move(value: Any) -> Any:
+    def move(value: object) -> object:
         return value.to(first.device) if isinstance(value, Tensor) else value
 
     if isinstance(batch, Mapping):
@@ -242,8 +226,8 @@ def _default_forward(model: nn.Module, batch: Any) -> Any:
 
 
 def _shown(
-    chosen: Iterator[Any], batches: Iterable[Any], max_batches: int | None, progress: bool
-) -> Iterable[Any]:
+    chosen: Iterator[Batch], batches: Iterable[Batch], max_batches: int | None, progress: bool
+) -> Iterable[Batch]:
     if not progress or not sys.stderr.isatty():
         return chosen
     from rich.console import Console

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -23,11 +23,14 @@ from l1bn.convert.replace import (
 from l1bn.convert.report import ConversionReport, Item
 from l1bn.nn import L1SyncBatchNorm, L1SyncBatchNormAct2d
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
 _APART = "computed by itself: something is between, or nobody keeps what is added"
 _SAME_OBJECTS = "parameters and buffers are the same objects: optimizers built before stay valid"
 
 
-def convert_(model: nn.Module, example: Any = None, fuse: bool = True) -> ConversionReport:
+def convert_(model: nn.Module, example: object = None, fuse: bool = True) -> ConversionReport:
     """Turn a model's batch normalization into L1BN, in place.
 
     Converts ``nn.BatchNorm1d/2d/3d``, ``nn.SyncBatchNorm`` and timm's ``BatchNormAct2d``: these
@@ -126,7 +129,7 @@ def revert_(model: nn.Module) -> ConversionReport:
     changes, left = plan_to_bn(model)
     report = _report("revert_", model, changes, left)
     report.fused = unfuse(model)
-    for module, cls in ((module, cls) for _, module, cls in changes):
+    for _, module, cls in changes:
         become(module, cls)
         module.__dict__.pop("backend", None)
         if isinstance(module, nn.SyncBatchNorm):
@@ -135,7 +138,7 @@ def revert_(model: nn.Module) -> ConversionReport:
     return report
 
 
-def convert_sync_(model: nn.Module, process_group: Any = None) -> ConversionReport:
+def convert_sync_(model: nn.Module, process_group: ProcessGroup | None = None) -> ConversionReport:
     """Turn a model's L1BN layers into ``l1bn.L1SyncBatchNorm``, in place.
 
     ``L1BatchNormAct2d`` becomes ``l1bn.L1SyncBatchNormAct2d`` and keeps its activation.

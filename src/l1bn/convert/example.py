@@ -7,12 +7,13 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from l1bn.activation import Activation
 from l1bn.convert.fusion.search import unfuse
 from l1bn.convert.generators import rewound
 from l1bn.convert.kept import kept_bytes
@@ -23,7 +24,7 @@ from l1bn.nn.fusable import HOOKS
 _ROUNDINGS = 64
 
 
-def call_with(model: nn.Module, example: Any) -> Any:
+def call_with(model: nn.Module, example: object) -> object:
     """Call a model: a tuple or list gives positional arguments, a mapping keywords."""
     if isinstance(example, Mapping):
         return model(**example)
@@ -47,7 +48,7 @@ class Ran(NamedTuple):
     kept_unfused: int
 
 
-def verify(model: nn.Module, example: Any) -> Ran | None:
+def verify(model: nn.Module, example: object) -> Ran | None:
     """Compare outputs and gradients of a fused model with those of the same, unfused.
 
     Copies run, without the user's hooks; the model itself does not.
@@ -128,7 +129,12 @@ def _note(
     normalize: Callable[..., Tensor],
     count: Callable[[], None],
 ) -> None:
-    def noted(x: Tensor, activation: Any = None, *rest: Any, **options: Any) -> Tensor:
+    def noted(
+        x: Tensor,
+        activation: Activation | None = None,
+        *rest: Tensor | None,
+        **options: Tensor | None,
+    ) -> Tensor:
         calls[path] = calls.get(path, True) and activation is not None
         return normalize(x, activation, *rest, **options)
 
@@ -148,32 +154,32 @@ def copied(model: nn.Module) -> nn.Module:
     return made
 
 
-def run(model: nn.Module, example: Any) -> list[Tensor]:
+def run(model: nn.Module, example: object) -> list[Tensor]:
     """Call a model with a copy of the example, which a model may edit; the tensors it returns."""
     example = pytree.tree_map_only(Tensor, lambda v: v.detach().clone(), example)
     with rewound():
         return tensors_of(call_with(model, example))
 
 
-def tensors_of(outputs: Any) -> list[Tensor]:
+def tensors_of(outputs: object) -> list[Tensor]:
     """The tensors that a model returned, in whatever container."""
     if isinstance(outputs, Mapping):  # also the outputs of transformers
         outputs = dict(outputs)
     return [y for y in pytree.tree_leaves(outputs) if isinstance(y, Tensor)]
 
 
-def _trained(model: nn.Module, example: Any) -> list[Tensor]:
+def _trained(model: nn.Module, example: object) -> list[Tensor]:
     with torch.enable_grad():
         return run(model, example)
 
 
-def _results(model: nn.Module, example: Any) -> list[Tensor]:
+def _results(model: nn.Module, example: object) -> list[Tensor]:
     """Outputs, buffers and gradients."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     outputs = _trained(model, example)
     with rewound(), torch.enable_grad():
         floats = [y for y in outputs if y.requires_grad]
-        found: Any = ()
+        found: tuple[Tensor | None, ...] = ()
         if floats and parameters:
             weights = [torch.linspace(-1, 1, y.numel()).to(y).view_as(y) for y in floats]
             found = torch.autograd.grad(floats, parameters, weights, allow_unused=True)
@@ -181,7 +187,7 @@ def _results(model: nn.Module, example: Any) -> list[Tensor]:
 
 
 def _beyond_rounding(
-    model: nn.Module, example: Any, training: bool, wanted: list[Tensor], got: list[Tensor]
+    model: nn.Module, example: object, training: bool, wanted: list[Tensor], got: list[Tensor]
 ) -> str | None:
     """What differs by more than rounding moves the unfused model itself.
 
@@ -203,7 +209,7 @@ def _beyond_rounding(
     return difference(wanted, got, room_between(wanted, _results(moved, example)))
 
 
-def _agree_in_double(model: nn.Module, example: Any, training: bool) -> bool:
+def _agree_in_double(model: nn.Module, example: object, training: bool) -> bool:
     try:
         example = pytree.tree_map_only(
             Tensor, lambda v: v.double() if v.is_floating_point() else v, example
@@ -257,7 +263,7 @@ def _error(left: Tensor, right: Tensor) -> float:
     return (left - right).abs().masked_fill(same, 0.0).max().item()
 
 
-def _text(example: Any) -> str:
+def _text(example: object) -> str:
     if isinstance(example, Tensor):
         return f"a tensor of shape {tuple(example.shape)}, {example.dtype}, {example.device}"
     return f"a {type(example).__name__}"

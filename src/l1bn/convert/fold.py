@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from l1bn.convert.example import copied, difference, room_between, round_parameters_, run
@@ -37,7 +38,7 @@ _WITH_ACTIVATION = (L1BatchNormAct2d, L1SyncBatchNormAct2d)
 _Swap = Callable[[str, Tensor], Tensor]
 
 
-def fold_(model: nn.Module, example: Any) -> ConversionReport:
+def fold_(model: nn.Module, example: object) -> ConversionReport:
     """Fold normalization into the convolutions and linear layers before it, in place.
 
     For inference: the convolution then computes both, and the norm becomes ``nn.Identity``, or its
@@ -130,7 +131,7 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
+def _outputs(model: nn.Module, example: object) -> list[Tensor]:
     try:
         with torch.no_grad():
             return run(model, example)
@@ -154,11 +155,11 @@ def _watched(model: nn.Module, pairs: dict[str, str]) -> list[Item]:
     return found
 
 
-def _is_norm(module: nn.Module) -> bool:
+def _is_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
     return isinstance(module, _L1BatchNorm) or bare_type(module) in _NORMS
 
 
-def _candidates(model: nn.Module, example: Any) -> tuple[dict[str, str], list[Item]]:
+def _candidates(model: nn.Module, example: object) -> tuple[dict[str, str], list[Item]]:
     """Norms with the layer before them, by what happens on the example; and the others."""
     produced: dict[int, tuple[str, Tensor]] = {}  # alive, so that no id is used twice
     taken: dict[str, list[str | None]] = {}
@@ -199,7 +200,7 @@ def _candidates(model: nn.Module, example: Any) -> tuple[dict[str, str], list[It
     return {n: p for n, p in pairs.items() if n not in several}, left
 
 
-def _unfit(producer: nn.Module, norm: Any, output: Tensor) -> str | None:
+def _unfit(producer: nn.Module, norm: _BatchNorm, output: Tensor) -> str | None:
     """Why a norm cannot be folded into the layer before it."""
     if norm.running_mean is None or norm.running_var is None:
         return "it normalizes with the statistics of the batch"
@@ -222,11 +223,13 @@ def _swapped(model: nn.Module, after: _Swap, before: _Swap) -> Iterator[set[str]
     odd: set[str] = set()
     handles = []
 
-    def returned(path: str, _module: nn.Module, _args: Any, y: Tensor) -> Tensor:
+    def returned(path: str, _module: nn.Module, _args: object, y: Tensor) -> Tensor:
         return after(path, y)
 
-    def given(path: str, _module: nn.Module, args: Any, kwargs: Any) -> Any:
-        if len(args) == 1 and not kwargs:
+    def given(
+        path: str, _module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             return (before(path, args[0]),), kwargs
         odd.add(path)
         return args, kwargs
@@ -245,7 +248,7 @@ def _swapped(model: nn.Module, after: _Swap, before: _Swap) -> Iterator[set[str]
 
 
 def _seen_by_the_norm_alone(
-    model: nn.Module, example: Any, pairs: dict[str, str], wanted: list[Tensor]
+    model: nn.Module, example: object, pairs: dict[str, str], wanted: list[Tensor]
 ) -> dict[str, str]:
     """Those pairs of which nothing but the norm sees the value between.
 
@@ -263,13 +266,13 @@ def _seen_by_the_norm_alone(
     return {norm: producer for half in halves for norm, producer in half.items()}
 
 
-def _unseen(model: nn.Module, example: Any, pairs: dict[str, str], wanted: list[Tensor]) -> bool:
+def _unseen(model: nn.Module, example: object, pairs: dict[str, str], wanted: list[Tensor]) -> bool:
     """Whether the outputs stay the same with other values between the layers of each pair."""
     return all(_same_with(model, example, pairs, wanted, fill) for fill in (float("nan"), 1e3))
 
 
 def _same_with(
-    model: nn.Module, example: Any, pairs: dict[str, str], wanted: list[Tensor], fill: float
+    model: nn.Module, example: object, pairs: dict[str, str], wanted: list[Tensor], fill: float
 ) -> bool:
     hidden: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in pairs.values()}
 
@@ -302,8 +305,11 @@ def _double(v: Tensor) -> Tensor:
 
 
 def _fold(model: nn.Module, norm_path: str, producer_path: str) -> None:
-    norm: Any = model.get_submodule(norm_path)
-    producer: Any = model.get_submodule(producer_path)
+    norm, producer = model.get_submodule(norm_path), model.get_submodule(producer_path)
+    assert _is_norm(norm)
+    assert isinstance(producer, (nn.Linear, _ConvNd))
+    assert norm.running_mean is not None  # see _unfit
+    assert norm.running_var is not None
     weight, mean = producer.weight, _double(norm.running_mean)
     scale = (_double(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -316,13 +322,13 @@ def _fold(model: nn.Module, norm_path: str, producer_path: str) -> None:
     _replace(model, norm)
 
 
-def _along(producer: nn.Module, scale: Tensor) -> Tensor:
+def _along(producer: nn.Linear | _ConvNd, scale: Tensor) -> Tensor:
     """The factors in the shape of the weight, whose output channels are its first dimension.
 
     A transposed convolution has those of each group in its second.
     """
-    weight: Any = producer.weight
-    if not isinstance(producer, nn.modules.conv._ConvTransposeNd):
+    weight = producer.weight
+    if not isinstance(producer, _ConvTransposeNd):
         return scale.view(-1, *[1] * (weight.dim() - 1))
     groups, each = producer.groups, weight.shape[1]
     spread = scale.view(groups, 1, each).expand(groups, weight.shape[0] // groups, each)

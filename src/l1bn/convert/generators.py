@@ -6,7 +6,6 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -14,7 +13,7 @@ import torch
 @contextlib.contextmanager
 def rewound() -> Iterator[None]:
     """Put Python's, NumPy's and PyTorch's generators back at the end."""
-    numpy: Any = getattr(sys.modules.get("numpy"), "random", None)
+    numpy = getattr(sys.modules.get("numpy"), "random", None)
     python_state = random.getstate()
     numpy_state = None if numpy is None else numpy.get_state()
     try:
@@ -22,5 +21,5 @@ def rewound() -> Iterator[None]:
             yield
     finally:
         random.setstate(python_state)
-        if numpy_state is not None:
+        if numpy is not None:
             numpy.set_state(numpy_state)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def kept_bytes(forward: Callable[[], Any], parameters: Iterable[Tensor]) -> int:
+def kept_bytes(forward: Callable[[], object], parameters: Iterable[Tensor]) -> int:
     """Bytes of distinct memory that a call keeps for backward.
 
     Each memory counts once, however many operations keep it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ _WRAPPERS = (
 )
 
 
-def check_model(model: Any, verb: str) -> None:
+def check_model(model: object, verb: str) -> None:
     """Raise unless ``model`` is a module that can be changed in place.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,8 +34,8 @@ _TO_L1: dict[type[nn.Module], type[_L1BatchNorm]] = {
     nn.BatchNorm3d: L1BatchNorm3d,
     nn.SyncBatchNorm: L1SyncBatchNorm,
 }
-_TO_BN = {l1: bn for bn, l1 in _TO_L1.items()}
-_TO_SYNC: dict[type[nn.Module], type[_L1BatchNorm]] = {
+_TO_BN: dict[type[nn.Module], type[nn.Module]] = {l1: bn for bn, l1 in _TO_L1.items()}
+_TO_SYNC: dict[type[nn.Module], type[nn.Module]] = {
     L1BatchNorm1d: L1SyncBatchNorm,
     L1BatchNorm2d: L1SyncBatchNorm,
     L1BatchNorm3d: L1SyncBatchNorm,
@@ -42,7 +43,9 @@ _TO_SYNC: dict[type[nn.Module], type[_L1BatchNorm]] = {
 }
 #: What Lightning makes when it takes synchronisation away: any dimensions, and nothing of its own.
 _LIGHTNINGS = "_BatchNormXd"
-_BY_NAME = {cls.__name__: cls for cls in (*_TO_L1.values(), L1BatchNormAct2d, L1SyncBatchNormAct2d)}
+#: The layers that are known through and through; subclasses may do more.
+LAYERS = (*_TO_L1.values(), L1BatchNormAct2d, L1SyncBatchNormAct2d)
+_BY_NAME = {cls.__name__: cls for cls in LAYERS}
 _TIMM_MODULE = "timm.layers.norm_act"
 _TIMM_NAMES: dict[type[_L1BatchNorm], str] = {
     L1BatchNormAct2d: "BatchNormAct2d",
@@ -50,6 +53,8 @@ _TIMM_NAMES: dict[type[_L1BatchNorm], str] = {
 }
 
 Change = tuple[str, nn.Module, type[nn.Module]]
+Plan = tuple[list[Change], list[Item]]
+_SUBCLASS = "a subclass of an L1BN layer, which may do more"
 
 
 def bare_type(module: nn.Module) -> type[nn.Module]:
@@ -67,19 +72,17 @@ def become(module: nn.Module, cls: type[nn.Module]) -> None:
     module.__class__ = cls
 
 
-def plan_to_l1(model: nn.Module) -> tuple[list[Change], list[Item]]:
+def plan_to_l1(model: nn.Module) -> Plan:
     """Layers that become L1BN with their new class, and those left with the reason."""
-    changes: list[Change] = []
-    left: list[Item] = []
     table, known = {**_TO_L1, **_timm_pairs()}, recorded(model)
-    for path, module in model.named_modules():
-        cls = bare_type(module)
+
+    def choose(module: nn.Module, cls: type[nn.Module]) -> type[nn.Module] | str | None:
         found = table.get(cls) or _as_it_was(module, known)
-        if found is not None:
-            changes.append((path, module, found))
-        elif isinstance(module, _BatchNorm) or "BatchNorm" in cls.__name__:
-            left.append(Item(path, _why_not_to_l1(module, cls)))
-    return changes, left
+        if found is None and (isinstance(module, _BatchNorm) or "BatchNorm" in cls.__name__):
+            return _why_not_to_l1(module, cls)
+        return found
+
+    return _plan(model, choose)
 
 
 def is_convertible(module: nn.Module, known: dict[int, str]) -> bool:
@@ -95,43 +98,46 @@ def _as_it_was(module: nn.Module, known: dict[int, str]) -> type[_L1BatchNorm] |
     return None
 
 
-def plan_to_bn(model: nn.Module) -> tuple[list[Change], list[Item]]:
+def plan_to_bn(model: nn.Module) -> Plan:
     """Layers that become BatchNorm with their new class, and those left with the reason."""
-    changes: list[Change] = []
-    left: list[Item] = []
-    for path, module in model.named_modules():
-        cls = bare_type(module)
-        if cls in _TO_BN:
-            changes.append((path, module, _TO_BN[cls]))
-        elif cls in _TIMM_NAMES:
+
+    def choose(module: nn.Module, cls: type[nn.Module]) -> type[nn.Module] | str | None:
+        if not isinstance(module, _L1BatchNorm):
+            return None
+        if cls in _TIMM_NAMES:
             timm_class = _timm_class(_TIMM_NAMES[cls], load=True)
-            if timm_class is None:
-                left.append(Item(path, f"{cls.__name__}: its counterpart needs timm: install it"))
-            else:
-                changes.append((path, module, timm_class))
-        elif isinstance(module, _L1BatchNorm):
-            left.append(
-                Item(path, f"{cls.__name__}: a subclass of an L1BN layer, which may do more")
-            )
-    return changes, left
+            return timm_class or "its counterpart needs timm: install it"
+        return _TO_BN.get(cls, _SUBCLASS)
+
+    return _plan(model, choose)
 
 
-def plan_to_sync(model: nn.Module) -> tuple[list[Change], list[Item]]:
+def plan_to_sync(model: nn.Module) -> Plan:
     """Layers that become synchronised ones, and those left with the reason."""
+
+    def choose(module: nn.Module, cls: type[nn.Module]) -> type[nn.Module] | str | None:
+        if cls in _TO_SYNC.values() or not isinstance(module, _BatchNorm):
+            return None
+        if not isinstance(module, _L1BatchNorm):
+            return "not an L1BN layer, run convert_ first"
+        return _TO_SYNC.get(cls, _SUBCLASS)
+
+    return _plan(model, choose)
+
+
+def _plan(
+    model: nn.Module, choose: Callable[[nn.Module, type[nn.Module]], type[nn.Module] | str | None]
+) -> Plan:
+    """Ask of every module and its class: the new class, why there is none, or ``None``."""
     changes: list[Change] = []
     left: list[Item] = []
     for path, module in model.named_modules():
         cls = bare_type(module)
-        if cls in _TO_SYNC:
-            changes.append((path, module, _TO_SYNC[cls]))
-        elif cls in _TO_SYNC.values():
-            continue
-        elif isinstance(module, _L1BatchNorm):
-            left.append(
-                Item(path, f"{cls.__name__}: a subclass of an L1BN layer, which may do more")
-            )
-        elif isinstance(module, _BatchNorm):
-            left.append(Item(path, f"{cls.__name__}: not an L1BN layer, run convert_ first"))
+        found = choose(module, cls)
+        if isinstance(found, str):
+            left.append(Item(path, f"{cls.__name__}: {found}"))
+        elif found is not None:
+            changes.append((path, module, found))
     return changes, left
 
 
@@ -141,17 +147,14 @@ def describe(module: nn.Module, cls: type[nn.Module]) -> str:
 
 
 def _why_not_to_l1(module: nn.Module, cls: type[nn.Module]) -> str:
-    name = cls.__name__
     if isinstance(module, _L1BatchNorm):
-        return f"{name}: is L1BN already"
+        return "is L1BN already"
     if isinstance(module, nn.modules.lazy.LazyModuleMixin):
-        return f"{name}: has no parameters yet: run the model once, then convert"
-    if isinstance(module, _BatchNorm):
-        base = next(
-            base.__name__ for base in cls.__mro__[1:] if base.__module__.startswith("torch")
-        )
-        return f"{name}: a subclass of {base}, which may do more"
-    return f"{name}: not one of PyTorch's batch normalization layers"
+        return "has no parameters yet: run the model once, then convert"
+    if not isinstance(module, _BatchNorm):
+        return "not one of PyTorch's batch normalization layers"
+    base = next(base.__name__ for base in cls.__mro__[1:] if base.__module__.startswith("torch"))
+    return f"a subclass of {base}, which may do more"
 
 
 def _timm_class(name: str, load: bool = False) -> type[nn.Module] | None:

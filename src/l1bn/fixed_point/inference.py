@@ -34,7 +34,7 @@ class IntegerModel:
         output_exponent: Exponent of the logits.
     """
 
-    operations: list[dict[str, Any]]
+    operations: list[_Operation]
     arrays: dict[str, IntArray]
     input_exponent: int
     output_exponent: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,13 @@ _EXPORTED = (
     "for good, since tools that switch one to evaluation know batch_norm only. "
     "Export model.eval(); for quantization-aware training call l1bn.revert_(model) first"
 )
+
+
+#: Input, running mean and variance, γ, β, whether the batch is normalized with its own statistics,
+#: momentum and eps.
+_Arguments = tuple[
+    Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float | Tensor, float
+]
 
 
 class _L1BatchNorm(_BatchNorm):
@@ -102,16 +108,16 @@ class _L1BatchNorm(_BatchNorm):
                 )
         return y
 
-    def _as_batch_norm(self, arguments: tuple[Any, ...]) -> Tensor | None:
+    def _as_batch_norm(self, arguments: _Arguments) -> Tensor | None:
         """Evaluation without gradients, by BatchNorm's own operator and as quick a call.
 
         None where ``l1_batch_norm`` has to look, or to say what is wrong.
         """
-        *_, uses_batch, _, _ = arguments
+        x, mean, var, weight, bias, uses_batch, _, eps = arguments
         if torch.is_grad_enabled() or uses_batch or self.backend != "auto" or is_traced():
             return None
         try:
-            return F.batch_norm(*arguments)
+            return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
         except RuntimeError:
             return None
 
@@ -119,7 +125,7 @@ class _L1BatchNorm(_BatchNorm):
         """A call in the present mode, to be added to another one's."""
         return Branch(*self._arguments(input))
 
-    def _arguments(self, input: Tensor) -> tuple[Any, ...]:
+    def _arguments(self, input: Tensor) -> _Arguments:
         """The first arguments of ``l1bn.functional.l1_batch_norm`` in the present mode."""
         if not isinstance(input, Tensor):
             raise TypeError(f"expected input to be a torch.Tensor, got {type(input).__name__}")
@@ -164,7 +170,7 @@ class _L1BatchNorm(_BatchNorm):
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
 
-def _leaf(layer: nn.Module, input: Proxy, *others: Any) -> Any:
+def _leaf(layer: nn.Module, input: Proxy, *others: object) -> Proxy:
     """One call of the layer in the graph that torch.fx records, as layers of torch.nn are.
 
     Their tracers take a layer for one whose class was defined in ``torch.nn``.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch.fx import Proxy
 from l1bn.nn.batchnorm import L1BatchNorm2d, _leaf
 from l1bn.nn.fusable import activation_of, is_identity
 from l1bn.nn.timm_base import join_timm
+
+if TYPE_CHECKING:
+    from torch.types import Device
 
 _BY_NAME: dict[str, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
@@ -79,11 +82,11 @@ class L1BatchNormAct2d(L1BatchNorm2d):
         affine: bool = True,
         track_running_stats: bool = True,
         apply_act: bool = True,
-        act_layer: Any = nn.ReLU,
-        act_kwargs: dict[str, Any] | None = None,
+        act_layer: str | Callable[..., nn.Module] | None = nn.ReLU,
+        act_kwargs: Mapping[str, object] | None = None,
         inplace: bool = True,
-        drop_layer: Any = None,
-        device: Any = None,
+        drop_layer: Callable[[], nn.Module] | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         join_timm(L1BatchNormAct2d, L1BatchNorm2d)
@@ -93,7 +96,7 @@ class L1BatchNormAct2d(L1BatchNorm2d):
         self.drop = nn.Identity() if drop_layer is None else drop_layer()
         self.act = _create_act(act_layer if apply_act else None, act_kwargs, inplace)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         join_timm(L1BatchNormAct2d, L1BatchNorm2d)
         super().__setstate__(state)
 
@@ -115,7 +118,11 @@ class L1BatchNormAct2d(L1BatchNorm2d):
         return self.act(y if residual is None else y + residual)
 
 
-def _create_act(act_layer: Any, act_kwargs: dict[str, Any] | None, inplace: bool) -> nn.Module:
+def _create_act(
+    act_layer: str | Callable[..., nn.Module] | None,
+    act_kwargs: Mapping[str, object] | None,
+    inplace: bool,
+) -> nn.Module:
     if act_layer is None:
         return nn.Identity()
     if isinstance(act_layer, str):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -17,11 +17,15 @@ from l1bn.ops.running import update_running_statistics
 from l1bn.ops.sync import sync_train
 from l1bn.ops.tracing import is_recomputed
 
+if TYPE_CHECKING:  # a torch without torch.distributed has none
+    from torch.distributed import ProcessGroup
+    from torch.types import Device
+
 
 class _Synchronised(_L1BatchNorm):
     """Statistics over a group of processes, for whatever normalization layer stands behind."""
 
-    process_group: Any = None
+    process_group: ProcessGroup | None = None
     # TorchScript has no type for it, and what it compiles runs in one process.
     __jit_ignored_attributes__ = ("process_group",)
 
@@ -110,8 +114,8 @@ class L1SyncBatchNorm(_Synchronised, nn.BatchNorm2d):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        process_group: Any = None,
-        device: Any = None,
+        process_group: ProcessGroup | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(

@@ -9,21 +9,26 @@ whole input here, and its ReLU the output.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from l1bn.activation import alive, clips
 from l1bn.ops import formula, mask
-from l1bn.ops.records import Call, Running
+from l1bn.ops.records import Call, Context, Running
 from l1bn.ops.tracing import is_transformed
+
+
+class _Context(Context, Protocol):
+    places: mask.Places
+    bias_dtype: torch.dtype | None
 
 
 class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,  # noqa: ARG004  added by compute; its gradient is g
@@ -32,8 +37,9 @@ class _Frozen(torch.autograd.Function):
         compute: Callable[[], Tensor],
     ) -> Tensor:
         y, activation = compute(), call.activation
-        bits, ctx.places = (None, None) if activation is None else mask.pack(alive(y, activation))
-        factor = None
+        bits = factor = None
+        if activation is not None:
+            bits, ctx.places = mask.pack(alive(y, activation))
         if x is not None and running is not None and ctx.needs_input_grad[0]:
             wide = formula.accumulate_dtype(x.dtype)
             factor = (running.var.to(wide) + call.eps).rsqrt()
@@ -43,7 +49,7 @@ class _Frozen(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = grads
         factor, bits = ctx.saved_tensors
         if bits is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -26,6 +26,24 @@ class Call(NamedTuple):
     bias: Tensor | None
     activation: Activation | None
     eps: float
+
+
+class Context(Protocol):
+    """What autograd hands to forward and backward of a node; each node adds what it leaves there.
+
+    Attributes:
+        needs_input_grad: of every argument of forward, whether it needs a gradient.
+        saved_tensors: which of them are ``None`` depends on the call: only the node knows.
+        keeps_output: whether the output is kept for backward, and so must not be edited in place.
+    """
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Any, ...]
+    keeps_output: bool
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...  # noqa: D102
+    def mark_non_differentiable(self, *outputs: Tensor) -> None: ...  # noqa: D102
+    def set_materialize_grads(self, value: bool) -> None: ...  # noqa: D102
 
 
 class Running(NamedTuple):

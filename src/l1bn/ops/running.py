@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,11 +44,14 @@ def update_running_statistics(
     if not _is_captured(running.mean):
         _update(running, mean, scale, count, eps)
     elif not _is_mapped():
-        momentum, mean, scale, count = (
-            _unwrapped(v) for v in (running.momentum, mean, scale, count)
-        )
+        momentum = running.momentum
+        if isinstance(momentum, Tensor):
+            momentum = _unwrapped(momentum)
+        if isinstance(count, Tensor):
+            count = _unwrapped(count)
+        own = Running(running.mean, running.var, momentum)
         with _outside_transforms():
-            _update(Running(running.mean, running.var, momentum), mean, scale, count, eps)
+            _update(own, _unwrapped(mean), _unwrapped(scale), count, eps)
 
 
 def _update(running: Running, mean: Tensor, scale: Tensor, count: int | Tensor, eps: float) -> None:
@@ -85,8 +87,8 @@ def _is_mapped() -> bool:
     return any(t.key() == _functorch.TransformType.Vmap for t in transforms)
 
 
-def _unwrapped(value: Any) -> Any:
-    while isinstance(value, Tensor) and _functorch.is_functorch_wrapped_tensor(value):
+def _unwrapped(value: Tensor) -> Tensor:
+    while _functorch.is_functorch_wrapped_tensor(value):
         value = _functorch.get_unwrapped(value)
     return value
 

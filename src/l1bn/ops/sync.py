@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from l1bn.activation import Activation, clips
 from l1bn.ops import formula, frozen
-from l1bn.ops.records import Call
+from l1bn.ops.records import Call, Context
 
 if TYPE_CHECKING:  # a torch without torch.distributed has none
     from torch.distributed import ProcessGroup
@@ -51,10 +51,16 @@ def _start(group: ProcessGroup | None, *vectors: Tensor) -> Callable[[], tuple[T
     return wait
 
 
+class _Context(Context, Protocol):
+    options: tuple[Activation | None, float]
+    group: ProcessGroup | None
+    bias_dtype: torch.dtype | None
+
+
 class _SyncTrain(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -88,7 +94,7 @@ class _SyncTrain(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, mean_sign, count, y, bias, residual = ctx.saved_tensors
         call = Call(weight, bias, *ctx.options)
         centred = x.to(mean.dtype) - formula.per_channel(mean, x)

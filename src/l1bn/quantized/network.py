@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
 
 from l1bn.quantized.config import Config
 from l1bn.quantized.layers.base import Clock, IntegerLayer
@@ -32,6 +33,13 @@ class Node:
 
     layer: int
     inputs: tuple[int, ...]
+
+
+class ExtraState(TypedDict):
+    """What a state dict holds beside tensors."""
+
+    step: int
+    config: dict[str, object]
 
 
 class IntegerNetwork(nn.Module):
@@ -262,17 +270,17 @@ class IntegerNetwork(nn.Module):
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
         return sum(storages.values())
 
-    def get_extra_state(self) -> dict[str, object]:
+    def get_extra_state(self) -> ExtraState:
         """Return the step number, which decides the random bits, and the configuration."""
         return {"step": self.clock.step, "config": asdict(self.config)}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: ExtraState) -> None:
         """Restore the step number; ``load_state_dict`` has looked at the configuration."""
         self.clock.step, self.clock.passes = int(state["step"]), 0
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+        self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False
+    ) -> _IncompatibleKeys:
         """Take over a state, all of it or nothing.
 
         Args:

@@ -9,7 +9,7 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from l1bn.errors import UserError
 from l1bn.recipes.config import CompareConfig, TrainConfig
@@ -194,7 +194,7 @@ def _take_resume(arguments: list[str]) -> tuple[Path | None, list[str]]:
     return None, arguments
 
 
-def _saved(folder: Path, command: str) -> dict[str, Any]:
+def _saved(folder: Path, command: str) -> dict[str, object]:
     from l1bn.recipes.files.checkpoint import load_checkpoint
     from l1bn.recipes.files.saved import check_fields
 

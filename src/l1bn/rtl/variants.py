@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 from l1bn.errors import UserError
 from l1bn.rtl.config import UnitConfig
+
+
+class Options(TypedDict, total=False):
+    """Arguments of ``UnitConfig`` that tell units of one size apart."""
+
+    norm: Literal["l1", "l2"]
+    multipliers: int
+    sigma: Literal["exact", "pow2"]
+    passes: int
+    overlap: bool
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Variant:
 
     key: str
     label: str
-    options: dict[str, Any]
+    options: Options
 
     def config(self, width: int, elements: int) -> UnitConfig:
         """The unit at a width and an element count."""

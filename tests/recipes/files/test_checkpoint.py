@@ -18,9 +18,9 @@ def test_content_comes_back_without_running_code(tmp_path: pathlib.Path) -> None
     path = tmp_path / "new" / "last.pt"
     content = {"model": {"w": torch.arange(3)}, "config": {"lr": 0.1, "out": None}}
     save_checkpoint(path, {**EMPTY, **content})
-    content = load_checkpoint(path)
-    assert torch.equal(content["model"]["w"], torch.arange(3))
-    assert content["config"] == {"lr": 0.1, "out": None}
+    found = load_checkpoint(path)
+    assert torch.equal(found["model"]["w"], torch.arange(3))
+    assert found["config"] == {"lr": 0.1, "out": None}
     assert [p.name for p in path.parent.iterdir()] == ["last.pt"]
 
 
@@ -28,7 +28,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.pt"
-    save_checkpoint(path, {**EMPTY, "step": 1})
+    save_checkpoint(path, {**EMPTY, "state": {"step": 1}})
 
     def full_disk(_: object, file: object) -> None:
         file.write(b"half")  # type: ignore[attr-defined]
@@ -36,15 +36,15 @@ def test_a_failed_write_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(path, {**EMPTY, "step": 2})
-    assert load_checkpoint(path)["step"] == 1
+        save_checkpoint(path, {**EMPTY, "state": {"step": 2}})
+    assert load_checkpoint(path)["state"] == {"step": 1}
 
 
 def test_bad_files_are_refused_and_kept(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "last.pt"
     with pytest.raises(UserError, match=r"no checkpoint at .*last\.pt"):
         load_checkpoint(path)
-    save_checkpoint(path, {**EMPTY, "step": 1})
+    save_checkpoint(path, {**EMPTY, "state": {"step": 1}})
     half = path.read_bytes()[:200]
     path.write_bytes(half)
     with pytest.raises(UserError, match=r"last\.pt is damaged or no checkpoint .*left as it is"):

@@ -6,11 +6,14 @@ that is pickled and copied as that class.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import functools
-from typing import Any
+from collections.abc import Callable
+from operator import index
+from typing import SupportsIndex
 
-from torch import nn
+from torch import Tensor, nn
 
 from l1bn.convert.fusion import sequential, turned
 from l1bn.convert.fusion.decide import NOTHING, OPEN
@@ -24,40 +27,39 @@ from l1bn.nn.fusable import is_watched
 class FusedBlock:
     """Mixin of the classes made by ``fused_class``."""
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[object, ...]:
         # The class has no importable name: say how to make it from the original one.
-        reduced: Any = super().__reduce_ex__(max(protocol, 2))
-        if reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
+        reduced = super().__reduce_ex__(max(index(protocol), 2))
+        if isinstance(reduced, str) or reduced[0] is not copyreg.__newobj__:  # type: ignore[attr-defined]
             return reduced
         return _new, (original_class(self), *reduced[1][1:]), *reduced[2:]
 
-    def __prepare_scriptable__(self) -> Any:
+    def __prepare_scriptable__(self) -> nn.Module:
         # torch.jit.script compiles source and takes this module instead: the same, unfused.
-        plain = object.__new__(original_class(self))
+        plain: nn.Module = object.__new__(original_class(self))
         plain.__dict__.update(self.__dict__)
         return plain
 
 
-def _new(cls: Any, *args: Any) -> Any:
-    try:
-        made: Any = fused_class(cls)
-    except NoSourceError:
-        made = cls
-    return made.__new__(made, *args)
+def _new(cls: type, *args: object) -> nn.Module:
+    with contextlib.suppress(NoSourceError):
+        cls = fused_class(cls)
+    new: Callable[..., nn.Module] = cls.__new__
+    return new(cls, *args)
 
 
-def is_fused(block: Any) -> bool:
+def is_fused(block: object) -> bool:
     """Whether the block's class is one made by ``fused_class``, or parametrized on top."""
     return isinstance(block, FusedBlock)
 
 
-def original_class(block: Any) -> type[nn.Module]:
+def original_class(block: object) -> type:
     """Class of a module, for a fused block the one that it had before."""
-    cls: type[nn.Module] = getattr(block, ORIGINAL, type(block))
+    cls: type = getattr(block, ORIGINAL, type(block))
     return cls
 
 
-def is_sequential(cls: type[nn.Module]) -> bool:
+def is_sequential(cls: type) -> bool:
     """Whether a class runs as nn.Sequential does."""
     return issubclass(cls, nn.Sequential) and (
         cls.forward is nn.Sequential.forward and cls.__iter__ is nn.Sequential.__iter__
@@ -65,33 +67,30 @@ def is_sequential(cls: type[nn.Module]) -> bool:
 
 
 @functools.cache
-def sequential_plan() -> Plan:
-    """The loop of nn.Sequential."""
-    method = method_of(nn.Sequential.forward, sequential.forward)
-    return Plan(method, sequential.run, frozenset(), {})
-
-
-@functools.cache
-def class_plan(cls: Any) -> Plan:
+def class_plan(cls: type) -> Plan:
     """The plan of a class.
 
     Raises:
         NoSourceError: with the reason.
     """
-    return sequential_plan() if is_sequential(cls) else plan_for(cls)
+    if is_sequential(cls):
+        loop = method_of(nn.Sequential.forward, sequential.forward)
+        return Plan(loop, sequential.run, frozenset(), {})
+    return plan_for(cls)
 
 
 @functools.cache
-def fused_class(cls: Any) -> type[nn.Module]:
+def fused_class(cls: type) -> type[nn.Module]:
     """Subclass of a block's class that runs its rewritten forward.
 
     Raises:
         NoSourceError: with the reason.
     """
     plan = class_plan(cls)
+    base: type[nn.Module] = cls
 
-    def opened(self: nn.Module, x: Any, earlier: tuple[Any, ...]) -> Any:
-        if is_watched(self) or not plan.forward.serves(cls.forward):
+    def opened(self: nn.Module, x: Tensor, earlier: tuple[object, ...]) -> object:
+        if is_watched(self) or not plan.forward.serves(base.forward):
             return NOTHING
         if self.training:
             turned.tell(self)
@@ -109,11 +108,11 @@ def fused_class(cls: Any) -> type[nn.Module]:
     return type(cls.__name__, (FusedBlock, cls), namespace)
 
 
-def _override(cls: Any, name: str, method: Method) -> Any:
+def _override(cls: type, name: str, method: Method) -> Callable[..., object]:
     """The method that runs the rewritten one while the class has the one it was made from."""
 
     @functools.wraps(method.function)
-    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def run(self: nn.Module, *args: object, **kwargs: object) -> object:
         original = getattr(cls, name)
         if method.serves(original):
             if self.training:
@@ -127,7 +126,7 @@ def _override(cls: Any, name: str, method: Method) -> Any:
 def install(block: nn.Module) -> None:
     """Let a block run its rewritten forward."""
     if not is_fused(block):
-        cls: Any = type(block)
+        cls: type = type(block)
         block.__class__ = fused_class(cls)
     turned.watch(block)
 

@@ -157,30 +157,26 @@ def settle(*promises: object) -> None:
 
 
 def _promise(f: Callable[..., object], x: Tensor, earlier: tuple[object, ...]) -> object:
-    """What ``f(x)`` stands for before it runs, or ``NOTHING``."""
-    if isinstance(f, _L1BatchNorm):
-        return Promise(f, x, earlier) if _may(f, x) else NOTHING
-    opened = type(f).__dict__.get(OPEN)
-    return NOTHING if opened is None else opened(f, x, earlier)
+    """What ``f(x)`` stands for before it runs, or ``NOTHING``.
 
-
-def _may(norm: _L1BatchNorm, x: Tensor) -> bool:
-    """Whether a layer is today what can be fused, and something is gained by it.
-
+    A layer's output where the layer is today what can be fused, and something is gained by it.
     Transforms and dispatch modes are the registry's to see. A function mode sees calls, and may be
     entered within a forward, as a region without gradients may.
     """
-    return (
-        NORMS.get(type(norm)) is type(norm).forward
+    if not isinstance(f, _L1BatchNorm):
+        opened = type(f).__dict__.get(OPEN)
+        return NOTHING if opened is None else opened(f, x, earlier)
+    if (
+        NORMS.get(type(f)) is type(f).forward
         and is_grad_enabled()
         and not _len_torch_function_stack()
-        and not is_watched(norm)
-        and norm.override is None
-        and (x.requires_grad or _learns(norm))
-        and (
-            type(norm) is not L1BatchNormAct2d or (is_identity(norm.drop) and is_identity(norm.act))
-        )
-    )
+        and not is_watched(f)
+        and f.override is None
+        and (x.requires_grad or _learns(f))
+        and (type(f) is not L1BatchNormAct2d or (is_identity(f.drop) and is_identity(f.act)))
+    ):
+        return Promise(f, x, earlier)
+    return NOTHING
 
 
 def _learns(norm: _L1BatchNorm) -> bool:

@@ -9,15 +9,15 @@ import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import CodeType, FunctionType
-from typing import Any
 
 from torch import is_grad_enabled, nn
 from torch._C import _get_tracing_state, _len_torch_function_stack
 from torch.compiler import is_compiling
 
 from l1bn.convert.fusion import decide
-from l1bn.convert.fusion.rewrite import EARLIER, HELPER, LEAVE, Origins, Rewriter
+from l1bn.convert.fusion.rewrite import Origins, Rewriter
 from l1bn.convert.fusion.source import NoSourceError, Source
+from l1bn.convert.fusion.syntax import EARLIER, HELPER, LEAVE
 from l1bn.nn.fusable import activation_of
 
 _METHODS = {"__getattr__": nn.Module.__getattr__, "__getattribute__": object.__getattribute__}
@@ -37,8 +37,8 @@ class Method:
 
     function: FunctionType
     code: CodeType
-    defaults: tuple[Any, Any]
-    run: Callable[..., Any]
+    defaults: tuple[tuple[object, ...] | None, dict[str, object] | None]
+    run: Callable[..., object]
     sites: frozenset[tuple[str, Origins]]
 
     def serves(self, function: object) -> bool:
@@ -71,7 +71,7 @@ class Plan:
     """
 
     forward: Method
-    open: Callable[..., Any]
+    open: Callable[..., object]
     ends: Origins
     methods: dict[str, Method]
 
@@ -82,8 +82,7 @@ def plan_for(cls: type[nn.Module]) -> Plan:
     Raises:
         NoSourceError: with the reason.
     """
-    forward: Any = cls.forward
-    source = Source(forward)
+    source = Source(cls.forward)
     others = _own_methods(cls, source.definition)
     rewriter, method = _rewrite(cls, source)
     open_ = source.function(**_helpers(_as_it_is))
@@ -100,8 +99,11 @@ def plan_for(cls: type[nn.Module]) -> Plan:
     return Plan(method, open_, frozenset(rewriter.ends), methods)
 
 
-def method_of(function: Any, run: Callable[..., Any], sites: Iterable[Any] = ()) -> Method:
+def method_of(
+    function: object, run: Callable[..., object], sites: Iterable[tuple[str, Origins]] = ()
+) -> Method:
     """Note what a function was when it was rewritten."""
+    assert isinstance(function, FunctionType)
     keywords = function.__kwdefaults__
     defaults = function.__defaults__, None if keywords is None else dict(keywords)
     return Method(function, function.__code__, defaults, run, frozenset(sites))
@@ -115,7 +117,7 @@ def _rewrite(cls: type[nn.Module], source: Source) -> tuple[Rewriter, Method]:
     return rewriter, method_of(source.original, run, rewriter.sites)
 
 
-def _helpers(leave: Callable[[Any], Any]) -> dict[str, Any]:
+def _helpers(leave: Callable[[object], object]) -> dict[str, object]:
     return {HELPER: decide, EARLIER: (), LEAVE: leave}
 
 
@@ -130,7 +132,7 @@ def _own_methods(cls: type[nn.Module], definition: ast.FunctionDef) -> set[str]:
     }
 
 
-def _as_it_is(x: Any) -> Any:
+def _as_it_is(x: object) -> object:
     return x
 
 
@@ -149,9 +151,9 @@ class _Looks:
         if path is None or path == [self._self]:
             return None
         if path[0] == self._self:
-            return "unknown"
+            return "live"
         if path[0] in self._locals:
-            return "unknown" if len(path) == 1 else None
+            return "live" if len(path) == 1 else None
         return "act" if activation_of(self._global(path)) is not None else None
 
     def is_quiet(self, e: ast.expr) -> bool:
@@ -171,9 +173,9 @@ class _Looks:
         found = getattr(self._cls, name, None)
         return found is None or not hasattr(type(found), "__get__")
 
-    def _global(self, path: list[str]) -> Any:
+    def _global(self, path: list[str]) -> object:
         """The object that ``F.relu`` stands for, reached through Python modules only."""
-        at = self._globals.get(path[0])
+        at: object = self._globals.get(path[0])
         for name in path[1:]:
             at = vars(at).get(name) if isinstance(at, types.ModuleType) else None
         return at

@@ -14,11 +14,22 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from l1bn.convert.fusion.liveness import live_after, mentioned
-from l1bn.nn.fusable import METHODS, OPTIONS
-
-HELPER, LEAVE, EARLIER = "_l1bn", "_l1bn_leave", "_l1bn_earlier"
-_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.ListComp,
-           ast.SetComp, ast.DictComp, ast.GeneratorExp)  # fmt: skip
+from l1bn.convert.fusion.syntax import (
+    EARLIER,
+    HELPER,
+    LEAVE,
+    SCOPES,
+    earlier,
+    expression,
+    helper,
+    is_plain,
+    plain_names,
+    stored,
+    target_of,
+    tuple_of,
+    without,
+)  # fmt: skip
+from l1bn.nn.fusable import METHODS
 
 #: Where a promise may come from: the callee's source, and whether something was added since.
 Origins = frozenset[tuple[str, bool]]
@@ -60,8 +71,8 @@ class Rewriter:
     """Rewrites one forward.
 
     Args:
-        role: what the callee of a call is: "norm", "open", "act", "identity", "quiet", "unknown",
-            or ``None`` for a call to be left alone.
+        role: what the callee of a call is: "act" for an activation, "live" for what is looked at
+            when it is called, ``None`` for a call to be left alone.
         quiet: whether loading an expression runs no code of the user's.
     """
 
@@ -77,7 +88,7 @@ class Rewriter:
     def rewrite(self, definition: ast.FunctionDef) -> None:
         """Rewrite a forward in place."""
         self._live = live_after(definition.body)
-        self._names = _plain_names(definition)
+        self._names = plain_names(definition)
         arguments = definition.args
         every = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
         state = State({a.arg for a in every}, open={EARLIER})
@@ -105,9 +116,9 @@ class Rewriter:
         return out, False
 
     def _simple(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> bool:
-        target = _target(node)
+        target = target_of(node)
         returns = isinstance(node, ast.Return)
-        expr = _expression(node)
+        expr = expression(node)
         apart = self._closed or not (returns or target in self._names)
         result = None if apart or expr is None else self._promise(expr, node, state)
         if result is None:
@@ -125,7 +136,9 @@ class Rewriter:
         else:
             self._settle(state, state.open - mentioned(expr) - {EARLIER}, node, out)
             self.ends |= origins_of(new)
-            new_node = ast.Return(_call(LEAVE, [new]) if holds else new)
+            new_node = ast.Return(
+                ast.Call(ast.Name(LEAVE, ast.Load()), [new], []) if holds else new
+            )
         out.append(ast.fix_missing_locations(ast.copy_location(new_node, node)))
         return returns
 
@@ -141,14 +154,14 @@ class Rewriter:
             and not mentioned(node) & state.holds
         )
         if harmless:  # what it overwrites was promised all the same
-            self._settle(state, state.open & _stored(node), node, out)
+            self._settle(state, state.open & stored(node), node, out)
         else:
             lead = set() if value is None else self._lead(value, node, state)
             self._settle(state, state.open - lead, node, out)
         if isinstance(node, ast.AugAssign) and target in state.holds:
             self._unwrap(state, [target], node, out)
         out.append(_Reader(self, node, state).generic_visit(node))  # type: ignore[arg-type]
-        for name in _stored(node):
+        for name in stored(node):
             state.set(name, False)
 
     def _if(self, node: ast.If, state: State, out: list[ast.stmt]) -> bool:
@@ -175,7 +188,7 @@ class Rewriter:
         return False
 
     def _compound(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> bool:
-        if isinstance(node, _SCOPES):
+        if isinstance(node, SCOPES):
             self._leave_alone(node, None, state, out)
             return False
         self._settle(state, state.open, node, out)
@@ -202,7 +215,7 @@ class Rewriter:
     ) -> None:
         names = sorted(names)
         if names:
-            call = ast.Expr(_helper("settle", [_earlier(name) for name in names]))
+            call = ast.Expr(helper("settle", [earlier(name) for name in names]))
             out.append(ast.fix_missing_locations(ast.copy_location(call, at)))
         state.open -= set(names)
 
@@ -210,7 +223,7 @@ class Rewriter:
         self, state: State, names: Iterable[str], at: ast.stmt, out: list[ast.stmt]
     ) -> None:
         for name in sorted(names):
-            read = _helper("value", [ast.Name(name, ast.Load())])
+            read = helper("value", [ast.Name(name, ast.Load())])
             node = ast.Assign([ast.Name(name, ast.Store())], read)
             out.append(ast.fix_missing_locations(ast.copy_location(node, at)))
             state.set(name, False)
@@ -232,33 +245,31 @@ class Rewriter:
             return self._sum(e, at, state)
         if not isinstance(e, ast.Call):
             return None
-        if _is_method(e):
-            assert isinstance(e.func, ast.Attribute)
-            inner = self._promise(e.func.value, at, state)
-            if (inner is None or not inner[1]) and not state.open:
-                return None
-            inner = inner or (self._read(e.func.value, at, state), False)
-            return self._replaced(e, ast.Constant(e.func.attr), inner[0], state, False), False
-        role = self._role_of(e)
-        if role is None or (role == "quiet" and not state.open):
+        taken = self._taken(e)
+        if taken is None:
             return None
-        argument = e.args[0]
+        f, argument, live = taken
         inner = self._promise(argument, at, state)
-        if inner is None:
-            inner = self._read(argument, at, state), False
-        if role == "act" and not inner[1] and not state.open:
+        if not (live or state.open or (inner and inner[1])):
             return None
-        holds = role in ("norm", "open", "unknown") or (role == "identity" and inner[1])
-        return self._replaced(e, e.func, inner[0], state, holds), holds
+        x = inner[0] if inner else self._read(argument, at, state)
+        return self._replaced(e, f, x, state, live), live
 
-    def _role_of(self, e: ast.Call) -> str | None:
-        """What the callee is, ``None`` where the call is to be left alone."""
-        if _is_plain(e):
-            return self._role(e.func)
-        return "act" if _is_plain(e, more=True) and self._role(e.func) == "act" else None
+    def _taken(self, e: ast.Call) -> tuple[ast.expr, ast.expr, bool] | None:
+        """What a call calls, on what, and whether a promise may come back.
+
+        ``None`` for a call to be left alone.
+        """
+        f = e.func
+        if isinstance(f, ast.Attribute) and f.attr in METHODS and not e.args and not e.keywords:
+            return ast.Constant(f.attr), f.value, False
+        role = self._role(f) if is_plain(e) else None
+        if role is None or (role == "live" and len(e.args) > 1):
+            return None
+        return f, e.args[0], role == "live"
 
     def _replaced(
-        self, e: ast.Call, f: ast.expr, x: ast.expr, state: State, holds: bool
+        self, e: ast.Call, f: ast.expr, x: ast.expr, state: State, live: bool
     ) -> ast.expr:
         others = sorted(state.open - mentioned(e))
         text = f".{f.value!s}" if isinstance(f, ast.Constant) else ast.unparse(f)
@@ -270,9 +281,9 @@ class Rewriter:
             names: list[ast.expr | None] = [ast.Constant(k.arg) for k in e.keywords]
             options = ast.Dict(names, [k.value for k in e.keywords])
             keywords.append(ast.keyword("options", options))
-        args = [f, x, *([_tuple(others)] if others else [])]
-        new = ast.copy_location(_helper("call" if holds else "finish", args, keywords), e)
-        return _from(new, frozenset({(text, False)})) if holds else new
+        args = [f, x, *([tuple_of(others)] if others else [])]
+        new = ast.copy_location(helper("call" if live else "finish", args, keywords), e)
+        return _from(new, frozenset({(text, False)})) if live else new
 
     def _sum(self, e: ast.BinOp, at: ast.stmt, state: State) -> tuple[ast.expr, bool] | None:
         left = self._promise(e.left, at, state)
@@ -290,7 +301,7 @@ class Rewriter:
                 self._given.append(given)
                 a = _from(ast.NamedExpr(ast.Name(given, ast.Store()), a), origins_of(a))
             else:
-                a, b = _helper("value", [a]), _without(b, given)
+                a, b = helper("value", [a]), without(b, given)
         if not any(held):
             return None
         inplace = (
@@ -299,23 +310,20 @@ class Rewriter:
             else []
         )
         origins = frozenset((path, True) for path, _ in origins_of(a) | origins_of(b))
-        return _from(ast.copy_location(_helper("add", [a, b, *inplace]), e), origins), True
+        return _from(ast.copy_location(helper("add", [a, b, *inplace]), e), origins), True
 
     def _consumed(self, name: str, at: ast.stmt) -> bool:
         """Whether a variable is read once in a statement and never after it."""
         reads = sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load)
                     for n in ast.walk(at))  # fmt: skip
-        dead = name == _target(at) or name not in self._live[at]
-        return dead and reads + isinstance(at, ast.AugAssign) * (name == _target(at)) == 1
+        dead = name == target_of(at) or name not in self._live[at]
+        return dead and reads + isinstance(at, ast.AugAssign) * (name == target_of(at)) == 1
 
     def _calm(self, e: ast.expr) -> bool:
         """Whether evaluating an expression runs nothing but loads and the live decision."""
         if isinstance(e, ast.Call):
-            if _is_method(e):
-                assert isinstance(e.func, ast.Attribute)
-                return self._calm(e.func.value)
-            known = self._role_of(e) is not None
-            return known and self._quiet(e.func) and self._calm(e.args[0])
+            taken = self._taken(e)
+            return taken is not None and self._quiet(taken[0]) and self._calm(taken[1])
         if isinstance(e, ast.BinOp):
             return isinstance(e.op, ast.Add) and self._calm(e.left) and self._calm(e.right)
         return self._quiet(e)
@@ -348,97 +356,16 @@ class _Reader(ast.NodeTransformer):
 
     def visit(self, node: ast.AST) -> ast.AST:
         """Replace what is consumed inside, and read the rest."""
-        if isinstance(node, _SCOPES):
+        if isinstance(node, SCOPES):
             return node
         if isinstance(node, (ast.Call, ast.BinOp)) and self._at is not None:
             found = self._rewriter._promise(node, self._at, self._state)
             if found is not None:
                 return (
-                    ast.copy_location(_helper("value", [found[0]]), node) if found[1] else found[0]
+                    ast.copy_location(helper("value", [found[0]]), node) if found[1] else found[0]
                 )
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             if node.id in self._state.holds:
-                return ast.copy_location(_helper("value", [node]), node)
+                return ast.copy_location(helper("value", [node]), node)
             return node
         return self.generic_visit(node)
-
-
-def _helper(name: str, args: list[ast.expr], keywords: list[ast.keyword] | None = None) -> ast.Call:
-    function = ast.Attribute(ast.Name(HELPER, ast.Load()), name, ast.Load())
-    return ast.Call(function, args, keywords or [])
-
-
-def _call(name: str, args: list[ast.expr]) -> ast.Call:
-    return ast.Call(ast.Name(name, ast.Load()), args, [])
-
-
-def _without(e: ast.expr, name: str) -> ast.expr:
-    """An expression whose live calls do not name a promise."""
-    for node in ast.walk(e):
-        if isinstance(node, ast.Tuple):
-            node.elts = [a for a in node.elts if not (isinstance(a, ast.Name) and a.id == name)]
-    return e
-
-
-def _tuple(names: list[str]) -> ast.expr:
-    if names == [EARLIER]:
-        return ast.Name(EARLIER, ast.Load())
-    return ast.Tuple([_earlier(name) for name in names], ast.Load())
-
-
-def _earlier(name: str) -> ast.expr:
-    load = ast.Name(name, ast.Load())
-    return ast.Starred(load, ast.Load()) if name == EARLIER else load
-
-
-def _expression(node: ast.stmt) -> ast.expr | None:
-    """What a statement assigns or returns; of ``v += r`` the sum."""
-    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-        if not isinstance(node.op, ast.Add):
-            return None
-        left = ast.copy_location(ast.Name(node.target.id, ast.Load()), node.target)
-        node.total = ast.copy_location(ast.BinOp(left, node.op, node.value), node)  # type: ignore[attr-defined]
-        return node.total  # type: ignore[attr-defined]
-    return node.value if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return)) else None
-
-
-def _target(node: ast.stmt) -> str | None:
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else None
-
-
-def _stored(node: ast.AST) -> set[str]:
-    return {
-        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
-
-
-def _is_plain(e: ast.Call, more: bool = False) -> bool:
-    """One argument, and no keyword but an activation's with a constant; or a constant more."""
-    known = {"inplace", *OPTIONS}
-    plain = all(k.arg in known and isinstance(k.value, ast.Constant) for k in e.keywords)
-    if more and len(e.args) == 2 and not isinstance(e.args[1], ast.Constant):
-        return False
-    return plain and len(e.args) == 1 + more and not isinstance(e.args[0], ast.Starred)
-
-
-def _is_method(e: ast.Call) -> bool:
-    return (
-        isinstance(e.func, ast.Attribute)
-        and e.func.attr in METHODS
-        and not e.args
-        and not e.keywords
-    )
-
-
-def _plain_names(definition: ast.FunctionDef) -> set[str]:
-    """Local variables that no inner scope, ``del``, walrus, global or nonlocal touches."""
-    touched: set[str] = set()
-    for node in ast.walk(definition):
-        if (isinstance(node, _SCOPES) and node is not definition) or isinstance(
-            node, (ast.Delete, ast.NamedExpr)
-        ):
-            touched |= mentioned(node)
-        elif isinstance(node, (ast.Global, ast.Nonlocal)):
-            touched |= set(node.names)
-    return _stored(definition) - touched

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from l1bn.activation import split
@@ -31,14 +29,15 @@ Ends = dict[nn.Module, bool]  # layer, and whether something was added to its ou
 def fuse(model: nn.Module) -> tuple[list[Item], list[Item]]:
     """Fuse what can be fused. Returns what will be, and what not, with the reason."""
     fuser = _Fuser(model)
-    fuser.ends(model)
+    for block in fuser.blocks:
+        install(block)
     return fuser.report()
 
 
 def unfuse(model: nn.Module) -> list[Item]:
     """Give every block its own class back. Returns what was fused."""
     blocks = [block for block in model.modules() if is_fused(block)]
-    fused = _Fuser(model).preview() if blocks else []
+    fused = _Fuser(model).report()[0] if blocks else []
     for block in blocks:
         remove(block)
     return fused
@@ -50,8 +49,9 @@ class _Fuser:
         self._ends: dict[nn.Module, Ends] = {}
         self._fused: dict[nn.Module, str] = {}
         self._reasons: dict[nn.Module, str] = {}
-        self._blocks: set[nn.Module] = set()
         self._through: dict[nn.Module, set[nn.Module]] = {}
+        self.blocks: set[nn.Module] = set()
+        self.ends(model)
 
     def ends(self, module: nn.Module) -> Ends:
         """Layers whose output a module may return as it is."""
@@ -68,7 +68,7 @@ class _Fuser:
         return self._ends[module]
 
     def _look_at(self, block: nn.Module) -> Ends:
-        cls: Any = original_class(block)
+        cls = original_class(block)
         try:
             if "forward" in block.__dict__:
                 raise NoSourceError("its forward was replaced")
@@ -80,6 +80,8 @@ class _Fuser:
                 self._reasons.setdefault(norm, f"{cls.__name__}: {error}")
             return {}
         ends = self._sequence(block) if is_sequential(cls) else self._sites(block, plan)
+        for norm in ends:
+            self._through.setdefault(norm, set()).add(block)
         if ends and is_watched(block):
             for norm in ends:
                 self._reasons[norm] = "a hook watches its output"
@@ -97,17 +99,12 @@ class _Fuser:
     def _sequence(self, block: nn.Module) -> Ends:
         before: Ends = {}
         for child in block.children():
-            before = self._then(block, child, before)
-        return self._pass(block, before)
+            if not is_identity(child):
+                self._take(block, child, before)
+                before = dict.fromkeys(self._ends.get(child, {}), False)
+        return before
 
-    def _then(self, block: nn.Module, f: nn.Module, before: Ends) -> Ends:
-        if before and is_identity(f):
-            return before
-        if before:
-            self._take(block, f, before)
-        return dict.fromkeys(self._ends.get(f, {}), False)
-
-    def _take(self, block: nn.Module, f: Any, before: Ends) -> None:
+    def _take(self, block: nn.Module, f: object, before: Ends) -> None:
         name = activation_of(f)
         for norm, added in before.items():
             if name is not None and not is_watched(norm):
@@ -115,7 +112,7 @@ class _Fuser:
                 self._fused[norm] = (
                     f"{type(norm).__name__}{middle} → {_TITLES[split(name)[0].name]}"
                 )
-                self._blocks |= {block, *self._through.get(norm, ())}
+                self.blocks |= {block, *self._through.get(norm, ())}
             elif name is None:
                 text = getattr(f, "__name__", None) or (
                     f if isinstance(f, str) else type(f).__name__
@@ -132,7 +129,7 @@ class _Fuser:
                 before = self._origins(block, method, origins)
                 if before and f is not None and not is_identity(f):
                     self._take(block, f, before)
-        return self._pass(block, self._origins(block, plan.forward, plan.ends))
+        return self._origins(block, plan.forward, plan.ends)
 
     def _origins(
         self,
@@ -154,21 +151,8 @@ class _Fuser:
                 found.update({norm: added or more for norm, more in self.ends(module).items()})
         return found
 
-    def _pass(self, block: nn.Module, ends: Ends) -> Ends:
-        for norm in ends:
-            self._through.setdefault(norm, set()).add(block)
-        return ends
-
-    def preview(self) -> list[Item]:
-        """What is fused now."""
-        self.ends(self._model)
-        layers = self._model.named_modules()
-        return [Item(path, self._fused[m]) for path, m in layers if m in self._fused]
-
     def report(self) -> tuple[list[Item], list[Item]]:
-        """Install, and say what is fused and what not."""
-        for block in self._blocks:
-            install(block)
+        """What is fused in ``blocks``, and what not."""
         fused, missed = [], []
         for path, norm in self._model.named_modules():
             if norm in self._fused:
@@ -189,25 +173,26 @@ class _Fuser:
         return "no activation is seen to take its output, and nothing else to see it"
 
 
-def is_norm(module: Any) -> bool:
+def is_norm(module: object) -> bool:
     """Whether an activation can move into this layer."""
-    kind = type(module)
-    if kind not in NORMS:
+    if not isinstance(module, _L1BatchNorm) or type(module) not in NORMS:
         return False
-    return kind is not L1BatchNormAct2d or (is_identity(module.drop) and is_identity(module.act))
+    return type(module) is not L1BatchNormAct2d or (
+        is_identity(module.drop) and is_identity(module.act)
+    )
 
 
 def _has_own(norm: nn.Module) -> bool:
     return type(norm) is L1BatchNormAct2d and not is_norm(norm)
 
 
-def _resolve(block: nn.Module, method: Method, text: str) -> Any:
+def _resolve(block: nn.Module, method: Method, text: str) -> object:
     """The object that a callee's source stands for; of a tensor's method the name."""
     first, *rest = text.split(".")
     if not first:
         return rest[0]
     if first == method.code.co_varnames[0]:
-        at: Any = block
+        at: object = block
     else:
         at = method.function.__globals__.get(first)
     for part in rest:

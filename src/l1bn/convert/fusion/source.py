@@ -7,7 +7,6 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
-from typing import Any
 
 _SEES_LOCALS = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe"}
 
@@ -29,7 +28,7 @@ class Source:
         NoSourceError: with the reason.
     """
 
-    def __init__(self, forward: Any) -> None:
+    def __init__(self, forward: object) -> None:
         if not isinstance(forward, FunctionType):
             raise NoSourceError("its forward is no function of its class")
         self.original = forward
@@ -48,7 +47,7 @@ class Source:
         arguments = self.definition.args
         return [*arguments.posonlyargs, *arguments.args][0].arg
 
-    def function(self, **helpers: Any) -> Callable[..., Any]:
+    def function(self, **helpers: object) -> Callable[..., object]:
         """The forward from the definition as it is now.
 
         It shares the original's globals, closure cells and defaults.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from l1bn.ops import formula, frozen
 from l1bn.ops.cpu import kernels, node, operators
 from l1bn.ops.cpu.layout import Layout, sign_bits
 from l1bn.ops.cpu.pair import train_pair
-from l1bn.ops.records import Branch, Call, Running, SavedOutput
+from l1bn.ops.records import Branch, Call, Context, Running, SavedOutput
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.tracing import is_looked_at
@@ -44,6 +44,11 @@ class _Saved(NamedTuple):
     scale: Tensor | None
 
 
+class _Context(Context, Protocol):
+    options: tuple[Activation | None, float]
+    layout: Layout
+
+
 class _Train(torch.autograd.Function):
     """Returns y, with the statistics left in ``out``; where x is not kept, also σ.
 
@@ -52,7 +57,7 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -87,7 +92,7 @@ class _Train(torch.autograd.Function):
         return y, scale
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         both = grads[0], grads[1] if len(grads) > 1 else None
         saved = _Saved(*ctx.saved_tensors)
         return *_gradients(both, saved, ctx.options, ctx.layout, ctx.needs_input_grad), None
@@ -169,7 +174,7 @@ class _Evaluate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -196,7 +201,7 @@ class _Evaluate(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         x, y, residual, weight, bias, statistics = ctx.saved_tensors
         call = Call(weight, bias, *ctx.options)

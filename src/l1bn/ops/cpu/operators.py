@@ -8,7 +8,7 @@ recovered, which is decided when they run (``l1bn.ops.cpu.spill``).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from l1bn.activation import DESCRIPTIONS, Activation, clips, passed
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels, spill
 from l1bn.ops.cpu.layout import has_rows, layout_of, like
-from l1bn.ops.records import Call
+from l1bn.ops.records import Call, Context
 from l1bn.ops.tracing import is_transformed
 
 _NAMES = {code: name for name, code in kernels.ACTIVATIONS.items()}
@@ -150,7 +150,15 @@ def _(
     return of_input(of_x), of_parameter(), of_parameter(), of_input(of_residual)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+#: Arguments of ``forward``.
+_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int, float, float, bool]
+
+
+class _Context(Context, Protocol):
+    options: tuple[int, float, float, bool, bool]
+
+
+def _setup(ctx: _Context, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, bias, residual, code, parameter, eps, want_bits = inputs
     activation = activation_of(code, parameter)
     y, statistics, bits = output
@@ -168,7 +176,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.options = code, parameter, eps, has_rows(x), residual is not None
 
 
-def _differentiate(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+def _differentiate(
+    ctx: _Context, grad: Tensor | None, *_: Tensor | None
+) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
     x, y, residual, bits, statistics, weight, bias = ctx.saved_tensors

@@ -9,7 +9,7 @@ branch from which x̂ cannot be recovered (``l1bn.ops.cpu.kernels.RECOVERY_LIMIT
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from l1bn.activation import Activation, alive
 from l1bn.ops import formula
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import Layout, sign_bits, spread
-from l1bn.ops.records import Branch, Call, SavedOutput
+from l1bn.ops.records import Branch, Call, Context, SavedOutput
 from l1bn.ops.second_derivative import Gradients, double_backward
 from l1bn.ops.tracing import is_transformed
 
@@ -64,6 +64,10 @@ class _Options(NamedTuple):
         )
 
 
+class _Context(Context, Protocol):
+    options: _Options
+
+
 class _TrainPair(torch.autograd.Function):
     """Returns y and, where something is recovered, both σ and the packed branch.
 
@@ -72,7 +76,7 @@ class _TrainPair(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         a: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -108,7 +112,7 @@ class _TrainPair(torch.autograd.Function):
         return y, scale, other_scale, packed
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad, *others = grads
         differentiated = any(g is not None for g in others)
         if grad is None and not differentiated:

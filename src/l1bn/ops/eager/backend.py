@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,9 +11,13 @@ from torch import Tensor
 from l1bn.activation import DESCRIPTIONS, Activation, clips
 from l1bn.ops import formula, frozen
 from l1bn.ops.eager import node
-from l1bn.ops.records import Call, Running
+from l1bn.ops.records import Call, Context, Running
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.tracing import is_transformed
+
+
+class _Context(Context, Protocol):
+    options: tuple[Activation, float]
 
 
 class _Train(torch.autograd.Function):
@@ -21,7 +25,7 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -43,7 +47,7 @@ class _Train(torch.autograd.Function):
         return y, mean, scale
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad = grads[0]
         if grad is None:
             return (None,) * 6

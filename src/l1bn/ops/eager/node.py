@@ -6,7 +6,7 @@ x is kept where x̂ cannot be recovered from y, and without an activation.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,10 +14,16 @@ from torch import Tensor
 from l1bn.activation import Activation
 from l1bn.ops import formula
 from l1bn.ops.eager import passes
-from l1bn.ops.records import Call, SavedOutput
+from l1bn.ops.mask import Places
+from l1bn.ops.records import Call, Context, SavedOutput
 from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward
 from l1bn.ops.tracing import is_looked_at
+
+
+class _Context(Context, Protocol):
+    options: tuple[Activation | None, float]
+    blocks: tuple[list[passes.Place], tuple[Places, ...]]
 
 
 class _Train(torch.autograd.Function):
@@ -28,7 +34,7 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -58,7 +64,7 @@ class _Train(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad, grad_scale = (*grads, None)[:2]
         if grad is None and grad_scale is None:
             return (None,) * 6

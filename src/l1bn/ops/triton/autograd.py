@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from l1bn.activation import Activation
 from l1bn.ops import formula
-from l1bn.ops.records import Call, Running, SavedOutput
+from l1bn.ops.records import Call, Context, Running, SavedOutput
 from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward, frozen_backward
 from l1bn.ops.triton import launch
@@ -32,12 +32,17 @@ class Options(NamedTuple):
     out: list[Tensor] | None
 
 
+class _Context(Context, Protocol):
+    options: Options
+    format: torch.memory_format
+
+
 class _Train(torch.autograd.Function):
     """Returns y and, where x is not kept, σ: a second derivative reaches x through both."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -75,7 +80,7 @@ class _Train(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, grad: Tensor | None, *others: Tensor | None
+        ctx: _Context, grad: Tensor | None, *others: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         grad_scale = others[0] if others else None
         if grad is None and grad_scale is None:
@@ -93,7 +98,7 @@ def _plain(vector: Tensor | None) -> Tensor | None:
     return None if vector is None else vector.resolve_neg().contiguous()
 
 
-def _restored(ctx: Any) -> tuple[launch.Kept, Tensor | None, Tensor | None]:
+def _restored(ctx: _Context) -> tuple[launch.Kept, Tensor | None, Tensor | None]:
     """Saved tensors in the order that forward gave them; hooks promise their values only."""
     saved = ctx.saved_tensors[:8]
     x, y, residual = (v if v is None else v.contiguous(memory_format=ctx.format) for v in saved[:3])
@@ -121,7 +126,7 @@ def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
 
 
 def _differentiable(
-    ctx: Any, grad: Tensor | None, grad_scale: Tensor | None
+    ctx: _Context, grad: Tensor | None, grad_scale: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Backward as operations that autograd differentiates again."""
     x, y, residual, bits, statistics, _, weight, bias, *scale = ctx.saved_tensors

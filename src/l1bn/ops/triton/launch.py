@@ -147,9 +147,7 @@ class Gradients(NamedTuple):
     residual: Tensor | None
 
 
-def backward(
-    grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, bool, bool, bool]
-) -> Gradients:
+def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> Gradients:
     """Compute the gradients of x, γ, β and the residual, as far as they are wanted."""
     like = kept.x if kept.x is not None else kept.y
     assert like is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +76,7 @@ class IntegerTrainer(Trainer):
     """
 
     model: quantized.IntegerNetwork
+    optimizer: quantized.SGD
 
     def _build(self, model: nn.Module) -> None:
         config = self.config
@@ -154,11 +154,13 @@ class IntegerTrainer(Trainer):
         if self.config.frozen_statistics:
             self.model.freeze_statistics()
 
-    def _optimizer_state(self) -> dict[str, Any]:
+    def _optimizer_state(self) -> dict[str, object]:
         return {}  # the momentum lies in the network's buffers
 
-    def _checked_optimizer(self, path: Path, saved: dict[str, Any], step: int) -> dict[str, Any]:
+    def _checked_optimizer(
+        self, path: Path, saved: dict[str, object], step: int
+    ) -> dict[str, object]:
         return {}
 
-    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+    def _restore_optimizer(self, saved: dict[str, object]) -> None:
         del saved

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from l1bn.recipes.config import TrainConfig
 
 
-def parameter_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, config: TrainConfig
+) -> list[dict[str, list[nn.Parameter] | float]]:
     """Split the parameters by whether weight decay acts on them, and backbone from last layer."""
     head = {id(p) for p in last_layer(model).parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from l1bn.recipes.classification.integer import IntegerTrainer
 from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import Recipe, TrainConfig
 from l1bn.recipes.data import ImageSet, load_data
+from l1bn.recipes.files.checkpoint import Checkpoint
 from l1bn.recipes.files.lock import shared_folder
 from l1bn.recipes.files.resume import open_run
 from l1bn.recipes.machine.processes import joined_processes
@@ -61,7 +61,7 @@ def train(
     return trainer
 
 
-def _prepared(config: TrainConfig, data: ImageSet, saved: dict[str, Any] | None) -> Trainer:
+def _prepared(config: TrainConfig, data: ImageSet, saved: Checkpoint | None) -> Trainer:
     """Return the trainer where the run begins or goes on."""
     trainer = make_trainer(config, data)
     if saved is not None:

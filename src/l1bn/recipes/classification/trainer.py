@@ -24,7 +24,13 @@ from l1bn.recipes.classification.scores import Loss, class_accuracy, count_corre
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.data import ImageSet, Split
 from l1bn.recipes.data.augment import EpochPlan, Mirror, Preprocess, plan_epoch
-from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, load_weights, save_checkpoint
+from l1bn.recipes.files.checkpoint import (
+    CHECKPOINT,
+    RESULT,
+    Checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from l1bn.recipes.files.curves import CurveLog
 from l1bn.recipes.files.progress import Progress
 from l1bn.recipes.files.saved import check_optimizer, check_tensors
@@ -81,7 +87,7 @@ class Trainer:
         self.model = (to_channels_last_(model) if config.channels_last else model).to(self.device)
         if config.sync_norm and self.processes.count > 1:
             synchronise_(self.model, self.device)
-        self.optimizer: Any = torch.optim.SGD(
+        self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
             parameter_groups(self.model, config),
             lr=config.lr,
             momentum=config.momentum,
@@ -131,7 +137,7 @@ class Trainer:
             f"{images / max(row['seconds'], 1e-3):.0f} images/s  {left} left"
         )
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: Checkpoint) -> None:
         """Continue where a checkpoint was made.
 
         Raises:
@@ -164,7 +170,9 @@ class Trainer:
         self._restore_optimizer(optimizer)
         self._state, self.curves = state, curves
 
-    def _checked_optimizer(self, path: Path, saved: dict[str, Any], step: int) -> dict[str, Any]:
+    def _checked_optimizer(
+        self, path: Path, saved: dict[str, object], step: int
+    ) -> dict[str, object]:
         return check_optimizer(path, "optimizer", saved, self.optimizer, step)
 
     def loss(
@@ -212,10 +220,10 @@ class Trainer:
         """Return the number of weights that train."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def _restore_optimizer(self, saved: dict[str, Any]) -> None:
+    def _restore_optimizer(self, saved: dict[str, object]) -> None:
         self.optimizer.load_state_dict(saved)
 
-    def _optimizer_state(self) -> dict[str, Any]:
+    def _optimizer_state(self) -> dict[str, object]:
         return self.optimizer.state_dict()
 
     def _set_rate(self, rate: float) -> None:

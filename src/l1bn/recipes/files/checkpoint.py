@@ -10,9 +10,9 @@ import hashlib
 import io
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeGuard
 
 import torch
 
@@ -40,6 +40,24 @@ _ENTRIES: dict[str, dict[str, type]] = {
 """What a checkpoint must hold."""
 
 
+class Checkpoint(TypedDict, total=False):
+    """What a checkpoint holds, of either command; ``load_checkpoint`` looks at the entries."""
+
+    format: str
+    digest: str
+    config: dict[str, object]
+    shape: dict[str, Any]
+    data: object
+    moments: list[list[float]]
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, object]
+    generator: dict[str, torch.Tensor]
+    critic: dict[str, torch.Tensor]
+    optimizers: dict[str, dict[str, object]]
+    state: dict[str, object]
+    curves: object
+
+
 def save_checkpoint(path: Path, content: dict[str, Any], command: str = "train") -> None:
     """Write a checkpoint; a reader sees the old file or the new one, never a part.
 
@@ -57,7 +75,7 @@ def save_checkpoint(path: Path, content: dict[str, Any], command: str = "train")
     write_bytes(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
+def load_checkpoint(path: Path, command: str = "train") -> Checkpoint:
     """Read a checkpoint that ``save_checkpoint`` wrote.
 
     Args:
@@ -71,7 +89,7 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     content = _read(path)
-    if not isinstance(content, dict) or content.get("format") != _FORMATS[command]:
+    if not _is_of(content, command):
         raise UserError(
             f'{path} is no checkpoint of `l1bn {command}` (format "{_FORMATS[command]}")'
         )
@@ -97,7 +115,11 @@ def load_checkpoint(path: Path, command: str = "train") -> dict[str, Any]:
     return content
 
 
-def _digest(config: dict[str, Any]) -> str:
+def _is_of(content: object, command: str) -> TypeGuard[Checkpoint]:
+    return isinstance(content, dict) and content.get("format") == _FORMATS[command]
+
+
+def _digest(config: Mapping[str, object]) -> str:
     """Of a run's options: the weights of one seed are not those of another."""
     return hashlib.sha256(repr(sorted(config.items())).encode()).hexdigest()
 

@@ -7,10 +7,10 @@ import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from l1bn.errors import UserError
-from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
+from l1bn.recipes.files.checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
 from l1bn.recipes.files.writing import cannot_write, write_text
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class CurveLog:
         self._rows: dict[str, Rows] = {name: [] for name in tables}
         self._writer: SummaryWriter | None = None
 
-    def restore(self, saved: dict[str, Any], step: int) -> None:
+    def restore(self, saved: Checkpoint, step: int) -> None:
         """Take the rows of a checkpoint; one of an older version has them in the CSV files.
 
         Raises:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from l1bn.errors import UserError
-from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, load_checkpoint
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, Checkpoint, load_checkpoint
 from l1bn.recipes.files.saved import check_fields
 
 
@@ -21,7 +21,7 @@ class Run(Protocol):
         """Say what differs, "" for nothing."""
 
 
-def open_run(config: Run, command: str, resume: bool) -> dict[str, Any] | None:
+def open_run(config: Run, command: str, resume: bool) -> Checkpoint | None:
     """Return the checkpoint that a run continues from, None for a new run.
 
     Args:

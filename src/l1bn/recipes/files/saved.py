@@ -70,7 +70,7 @@ def _check_tensor(
 
 def check_optimizer(
     path: Path, name: str, saved: Mapping[str, Any], optimizer: torch.optim.Optimizer, steps: int
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Check what an optimizer remembers of its parameters.
 
     Args:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from l1bn.errors import UserError
 from l1bn.recipes.data import ImageSet, load_data
-from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, save_checkpoint
+from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, Checkpoint, save_checkpoint
 from l1bn.recipes.files.curves import CurveLog
 from l1bn.recipes.files.lock import shared_folder
 from l1bn.recipes.files.resume import open_run
@@ -105,7 +104,7 @@ def train_gan(
     return trainer
 
 
-def _prepared(config: GanConfig, data: ImageSet, saved: dict[str, Any] | None) -> GanTrainer:
+def _prepared(config: GanConfig, data: ImageSet, saved: Checkpoint | None) -> GanTrainer:
     """Return the trainer where the run begins or goes on."""
     trainer = GanTrainer(config, data)
     if saved is not None:
@@ -191,7 +190,7 @@ class GanTrainer:
         if self._state.step < self.total_steps:  # a finished run goes on: what it said is no result
             (config.out / RESULT).unlink(missing_ok=True)
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: Checkpoint) -> None:
         """Continue where a checkpoint was made.
 
         Raises:
@@ -208,8 +207,9 @@ class GanTrainer:
         if "data" in saved:  # an older version did not keep it
             self.data.check_same(saved["data"], path)
         state = self._checked_state(path, saved["state"])
+        tensors = {"generator": saved["generator"], "critic": saved["critic"]}
         for name, network in self.adversaries.networks.items():
-            check_tensors(path, name, saved[name], network.state_dict())
+            check_tensors(path, name, tensors[name], network.state_dict())
         updates = {"generator": state.step, "critic": state.step}
         optimizers = {
             name: check_optimizer(
@@ -220,7 +220,7 @@ class GanTrainer:
         curves = self._new_curves()
         curves.restore(saved, state.step)
         for name, network in self.adversaries.networks.items():
-            network.load_state_dict(saved[name])
+            network.load_state_dict(tensors[name])
             self.adversaries.optimizers[name].load_state_dict(optimizers[name])
         self._state, self.curves = state, curves
         if state.step < self.total_steps:
@@ -399,7 +399,7 @@ class GanTrainer:
         if not self.processes.first:
             return
         rows = self.curves.rows(SAMPLES)
-        result: dict[str, Any] = {
+        result: dict[str, object] = {
             "config": self.config.saved(),
             "data": self.data.fingerprint,
             "parameters": {

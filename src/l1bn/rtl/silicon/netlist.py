@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 from l1bn.rtl.silicon.library import Library
 
@@ -114,7 +113,7 @@ def from_yosys(text: str, top: str) -> Netlist:
         raise NetlistError(f"expected module {top}, got {sorted(modules)}")
     module = modules[top]
 
-    def net(bit: Any) -> str:
+    def net(bit: int | str) -> str:
         return CONSTANTS[bit] if isinstance(bit, str) else f"n{bit}"
 
     inputs: dict[str, list[str]] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from amaranth.hdl import Module, Signal
+from amaranth.lib import data, stream
 
 from l1bn.rtl.unit.ports import Phase
 from l1bn.rtl.unit.scalars.program import Parts
@@ -25,10 +26,10 @@ class Ports(Protocol):
         reducing: The multiplier multiplies g by x.
     """
 
-    command: Any
-    element: Any
-    restore: Any
-    phase: Any
+    command: stream.Interface
+    element: stream.Interface
+    restore: data.View
+    phase: Signal
     taken: Signal
     final: Signal
     squares: Signal

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
 
-from amaranth.hdl import signed, unsigned
+from amaranth.hdl import ShapeLike, signed, unsigned
 from amaranth.lib import data
 
 from l1bn.rtl.config import UnitConfig
@@ -37,7 +36,7 @@ def element_layout(config: UnitConfig) -> data.StructLayout:
     the next one, ``x_ahead`` of the one whose sum comes first, ``g_next``.
     """
     word = signed(config.width)
-    fields: dict[str, Any] = {"x": word, "g": word}
+    fields: dict[str, ShapeLike] = {"x": word, "g": word}
     if config.norm == "l1":
         fields["above"] = unsigned(1)
     if config.overlap and (config.norm == "l1" or config.passes == 1):
@@ -51,7 +50,7 @@ def element_layout(config: UnitConfig) -> data.StructLayout:
 
 def output_layout(config: UnitConfig) -> data.StructLayout:
     """Output element: y or dx, the last-of-channel mark, and for L1 the bit x ≥ μ."""
-    fields: dict[str, Any] = {"value": signed(config.width), "last": unsigned(1)}
+    fields: dict[str, ShapeLike] = {"value": signed(config.width), "last": unsigned(1)}
     if config.norm == "l1":
         fields["above"] = unsigned(1)
     return data.StructLayout(fields)
@@ -62,7 +61,7 @@ def command_layout(config: UnitConfig) -> data.StructLayout:
 
     Where channels overlap, ``fill`` marks a step that has no channel to emit yet.
     """
-    fields: dict[str, Any] = {
+    fields: dict[str, ShapeLike] = {
         "operation": Operation,
         "gamma": signed(config.width),
         "beta": signed(config.width),
@@ -114,7 +113,7 @@ def _byte_lanes(
 
 def context_layout(config: UnitConfig) -> data.StructLayout:
     """What the backward pass needs of the forward pass: stored outside between the two."""
-    fields: dict[str, Any] = {
+    fields: dict[str, ShapeLike] = {
         "total": signed(config.need.sum),
         "spread": unsigned(config.divisor),
         "live": unsigned(1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,7 +22,7 @@ from l1bn.rtl.unit.ports import (
 )
 from l1bn.rtl.unit.scalars.backward import backward_states
 from l1bn.rtl.unit.scalars.normalize import forward_states
-from l1bn.rtl.unit.scalars.program import Parts, Registers, Value
+from l1bn.rtl.unit.scalars.program import Parts, Registers
 
 
 class NormUnit(wiring.Component):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from amaranth.sim import Simulator
+from amaranth.lib import data
+from amaranth.sim import Simulator, SimulatorContext
 
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit.ports import Operation, Phase
@@ -106,14 +107,14 @@ class _Bench:
     def _stalled(self) -> bool:
         return self.stall > 0 and self.rng.random() < self.stall
 
-    def _filled(self, layout: Any, fields: Element) -> Element:
+    def _filled(self, layout: data.Layout, fields: Element) -> Element:
         """The fields, and anything in those that are not named: it must not matter."""
         return {
             name: fields[name] if name in fields else self.rng.getrandbits(layout[name].width)
             for name, _ in layout
         }
 
-    async def watch(self, ctx: Any) -> None:
+    async def watch(self, ctx: SimulatorContext) -> None:
         """Count clocks; refuse a unit that hangs."""
         while True:
             await ctx.tick()
@@ -121,11 +122,11 @@ class _Bench:
             if self.clock > 2_000_000:
                 raise MismatchError("the unit hangs: 2,000,000 clocks passed")
 
-    async def commands(self, ctx: Any) -> None:
+    async def commands(self, ctx: SimulatorContext) -> None:
         """Issue the commands and compare the scalars that each leaves."""
         unit = self.unit
         layout = unit.command.payload.shape()
-        contexts: dict[int, Any] = {}
+        contexts: dict[int, dict[str, int]] = {}
         for step in self.steps:
             start = self.clock
             self.step = step
@@ -146,7 +147,7 @@ class _Bench:
             self.run.steps.append(self.clock - start)
             self.run.clocks += step.counted * self.run.steps[-1]
 
-    def _judge_scalars(self, ctx: Any, step: Step) -> None:
+    def _judge_scalars(self, ctx: SimulatorContext, step: Step) -> None:
         if step.scalars is not None:
             self._same("dgamma", ctx.get(self.unit.dgamma), step.scalars[0])
             self._same("dbeta", ctx.get(self.unit.dbeta), step.scalars[1])
@@ -160,7 +161,7 @@ class _Bench:
         if forward_only and self.unit.config.passes == 1 and Phase.DEVIATION in phases:
             self.run.second_passes += 1
 
-    def _context(self, ctx: Any, channel: int) -> Any:
+    def _context(self, ctx: SimulatorContext, channel: int) -> dict[str, int]:
         want, got = self.judged[channel], ctx.get(self.unit.snapshot)
         for name in ("total", "spread", "live"):
             self._same(name, int(getattr(got, name)), int(getattr(want, name)))
@@ -170,7 +171,7 @@ class _Bench:
         if got != want:
             raise MismatchError(f"channel {self.step.channel}, {name}: expected {want}, got {got}")
 
-    async def feed(self, ctx: Any) -> None:
+    async def feed(self, ctx: SimulatorContext) -> None:
         """Send the elements of the step; between them, garbage that must not matter."""
         unit = self.unit
         layout = unit.element.payload.shape()
@@ -190,7 +191,7 @@ class _Bench:
             self.elements.pop(0)
             ctx.set(unit.element.valid, 0)
 
-    async def take(self, ctx: Any) -> None:
+    async def take(self, ctx: SimulatorContext) -> None:
         """Take results, now and then not, and compare each."""
         unit = self.unit
         while True:
@@ -200,7 +201,7 @@ class _Bench:
             if valid and ready:
                 self._compare(payload)
 
-    def _compare(self, payload: Any) -> None:
+    def _compare(self, payload: data.Const) -> None:
         index = self.unit.config.elements - len(self.pending)
         if not self.pending:
             raise MismatchError(

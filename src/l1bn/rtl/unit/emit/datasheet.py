@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from l1bn.rtl.unit.emit.headers import words
 from l1bn.rtl.unit.emit.interface import Interface
 
 
-def markdown(boundary: Interface, title: str, formats: dict[str, dict[str, Any]]) -> str:
+def markdown(boundary: Interface, title: str, formats: dict[str, dict[str, object]]) -> str:
     """Ports, fields, codes and formats as tables."""
     level = "low" if boundary.reset_level == 0 else "high"
     lines = [

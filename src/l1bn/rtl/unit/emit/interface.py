@@ -8,9 +8,9 @@ description of them.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
-from amaranth.hdl import Shape, signed
+from amaranth.hdl import Shape, ShapeLike, signed
 from amaranth.lib import data
 from amaranth.lib.wiring import In
 
@@ -47,6 +47,14 @@ class Field:
     width: int
     lane: int
     signed: bool
+
+
+class Port(TypedDict):
+    """A port as the manifest lists it."""
+
+    name: str
+    direction: str
+    width: int
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,7 @@ class Interface:
     registers: tuple[Register, ...] = ()
     bus: tuple[tuple[str, str, int], ...] = ()
 
-    def ports(self) -> list[dict[str, Any]]:
+    def ports(self) -> list[Port]:
         """Name, direction and width [bit] of every port."""
         listed = [_port(self.clock, "input"), _port(self.reset, "input")]
         listed += [_port(*port) for port in self.bus]
@@ -141,7 +149,7 @@ class Interface:
         listed += [_port(w.port, w.direction, w.width) for w in self.words.values()]
         return listed
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """The description as JSON has it."""
         return asdict(self)
 
@@ -166,7 +174,7 @@ def _load_word(entry: dict[str, Any]) -> Word:
     return Word(**{**entry, "fields": tuple(Field(**f) for f in entry["fields"])})
 
 
-def _port(name: str, direction: str, width: int = 1) -> dict[str, Any]:
+def _port(name: str, direction: str, width: int = 1) -> Port:
     return {"name": name, "direction": direction, "width": width}
 
 
@@ -253,7 +261,7 @@ def _word(port: str, direction: str, layout: data.Layout) -> Word:
     return Word(port, direction, layout.size, tuple(fields))
 
 
-def _number(port: str, shape: Any) -> Word:
+def _number(port: str, shape: ShapeLike) -> Word:
     cast = Shape.cast(shape)
     return Word(
         port, "output", cast.width, (Field(port, 0, cast.width, cast.width, cast.signed),)

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import amaranth
 from amaranth.back import verilog
@@ -51,7 +50,7 @@ def verilog_text(config: UnitConfig, *, axi: bool = False, registers: bool = Fal
         registers: And its commands, scalars and contexts in registers behind AXI4-Lite.
     """
     boundary = describe_interface(config, axi=axi, registers=registers)
-    kind: Any = RegisterNormUnit if registers else AxiNormUnit if axi else NormUnit
+    kind = RegisterNormUnit if registers else AxiNormUnit if axi else NormUnit
     component = kind(config)
     body = verilog.convert(
         component, name=boundary.module, strip_internal_attrs=True, emit_src=False
@@ -95,7 +94,7 @@ def describe(config: UnitConfig) -> str:
 
 def _manifest(
     config: UnitConfig, boundary: Interface, text: str, wrapped: dict[str, bool]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Parameters, formats, ports and the checksum of the Verilog."""
     words = {name: stream.word for name, stream in boundary.streams.items()} | boundary.words
     return {
@@ -117,7 +116,7 @@ def _manifest(
     }
 
 
-def formats(config: UnitConfig) -> dict[str, dict[str, Any]]:
+def formats(config: UnitConfig) -> dict[str, dict[str, object]]:
     """Bits and fraction bits of what crosses the boundary."""
     spec = config.spec
     return {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K, K
 from l1bn.rtl.unit.scalars.normalize import half_step
-from l1bn.rtl.unit.scalars.program import Parts, Value, multiply, run
+from l1bn.rtl.unit.scalars.program import Parts, multiply, run
 
 
 def backward_states(m: Module, parts: Parts, entry: str, goes_to: str) -> None:

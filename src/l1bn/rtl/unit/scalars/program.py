@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Signal, Value, signed
 
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit.blocks.element import ElementPath
 from l1bn.rtl.unit.blocks.reciprocal import Divider, PowerOfTwo, Root
 from l1bn.rtl.unit.blocks.scalar import ScalarMultiplier
 from l1bn.rtl.unit.blocks.statistic import Statistic
-
-#: An Amaranth expression.
-Value = Any
 
 
 def digits(bits: int) -> int:
