@@ -46,20 +46,28 @@ class Camera {
     this.shown = shown;
     this.video = $("video");
     this.timer = 0;
+    this.turn = 0; // of on and off: a camera that comes too late goes off again
   }
 
   async start() {
+    this.turn += 1;
+    const { turn } = this;
     if (navigator.mediaDevices === undefined) {
       say("The camera needs a page from this device's own server or from https.", true);
       return;
     }
     try {
       const wanted = { video: { facingMode: "environment", width: 640, height: 480 } };
-      this.video.srcObject = await navigator.mediaDevices.getUserMedia(wanted);
+      const stream = await navigator.mediaDevices.getUserMedia(wanted);
+      if (turn !== this.turn) {
+        release(stream);
+        return;
+      }
+      this.video.srcObject = stream;
       await this.video.play();
-      this.timer = setInterval(() => this.look(), 250);
+      if (turn === this.turn) this.timer = setInterval(() => this.look(), 250);
     } catch (error) {
-      say(`No camera: ${error.message}`, true);
+      if (turn === this.turn) say(`No camera: ${error.message}`, true);
     }
   }
 
@@ -69,8 +77,13 @@ class Camera {
   }
 
   stop() {
+    this.turn += 1;
     clearInterval(this.timer);
-    for (const track of this.video.srcObject?.getTracks() ?? []) track.stop();
+    if (this.video.srcObject !== null) release(this.video.srcObject);
     this.video.srcObject = null;
   }
+}
+
+function release(stream) {
+  for (const track of stream.getTracks()) track.stop();
 }
