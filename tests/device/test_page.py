@@ -260,8 +260,35 @@ def test_pictures_and_camera_become_examples(browser: Browser, tmp_path: Path) -
     browser.wait("return document.querySelectorAll('#bars li').length > 0")
     browser.name(1)
     browser.says("Added to “1”")
+    browser.run("window.track = document.getElementById('video').srcObject.getTracks()[0]")
     browser.click("input[value=draw] + span")
     assert browser.run("return document.getElementById('video').srcObject") is None
+    assert browser.run("return window.track.readyState") == "ended"
+
+
+def test_a_camera_that_comes_too_late_goes_off(browser: Browser) -> None:
+    browser.run(
+        "const give = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        "navigator.mediaDevices.getUserMedia = async (wanted) => {"
+        "  await new Promise((resolve) => (window.allow = resolve));"
+        "  return (window.stream = await give(wanted));"
+        "};"
+    )
+    browser.click("input[value=camera] + span")
+    browser.click("input[value=draw] + span")
+    browser.run("window.allow()")
+    browser.wait("return window.stream?.getTracks()[0].readyState === 'ended'", seconds=10)
+    assert browser.run("return document.getElementById('video').srcObject") is None
+
+
+def test_an_example_is_kept_before_anything_is_learned(browser: Browser) -> None:
+    before = int(browser.run("return document.body.dataset.kept ?? '0'"))
+    browser.draw(SEVEN)
+    browser.name(7)
+    browser.wait("return Number(document.body.dataset.kept) > arguments[0]", before)
+    browser.open()
+    browser.says("Here again")
+    assert len(browser.driver.find_elements("css selector", ".thumbs button")) == 1
 
 
 def test_everything_is_done_by_keyboard(browser: Browser) -> None:
