@@ -26,7 +26,7 @@ def known(count: int, held: int) -> Shown:
     pixels = ((images.values.float() / 32 + 1) * 128).clamp(0, 255).to(torch.uint8)
     aside = torch.arange(count + held) >= count
     names = [str(c) for c in range(CLASSES)]
-    return Shown("digits", names, codes(), pixels, labels, aside)
+    return Shown("digits", names, codes(), pixels, labels, aside, dark=True)
 
 
 def planned(learn: device.Learn = "all", **options: Any) -> device.Build:

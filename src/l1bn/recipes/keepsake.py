@@ -9,6 +9,9 @@ from l1bn.device.web.page import Shown
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.data.images import Split
 
+_LOOKED_AT = 1000
+"""Images by which a dark ground is told from a light one."""
+
 
 def shown(data: ImageSet, codes: Tensor, examples: int) -> Shown:
     """Return examples of every class, for learning and, half as many, for the test.
@@ -27,6 +30,7 @@ def shown(data: ImageSet, codes: Tensor, examples: int) -> Shown:
         images=torch.cat([split.images[index] for split, index in parts]),
         labels=torch.cat([split.labels[index] for split, index in parts]),
         held=torch.arange(len(learned) + len(tested)) >= len(learned),
+        dark=bool(data.train.images[:_LOOKED_AT].float().mean() < 128),
     )
 
 

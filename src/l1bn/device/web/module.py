@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from l1bn import tools
@@ -27,4 +26,4 @@ def compile_module(build: Build) -> bytes:
         module = folder / "network.wasm"
         command = PAGE.command(files, module)
         tools.run([command[0], f"-I{folder}", f"-I{ports}", *command[1:]])
-        return Path(module).read_bytes()
+        return module.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -31,6 +32,7 @@ class Shown:
         images: Examples that the page keeps, ``(N, channels, height, width)`` of uint8.
         labels: Class of each.
         held: Whether each is kept aside for the test.
+        dark: Whether drawings are light on a dark ground.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Shown:
     images: Tensor
     labels: Tensor
     held: Tensor
+    dark: bool
 
     def check(self, build: Build) -> None:
         """Refuse what does not fit the network.
@@ -85,9 +88,7 @@ def page(build: Build, shown: Shown, learn: str) -> str:
         "SCRIPTS": scripts,
     }
     text = (_HERE / "page.html").read_text()
-    for name, part in parts.items():
-        text = text.replace(f"@{name}@", part)
-    return text
+    return re.sub("@([A-Z]+)@", lambda found: parts[found[1]], text)
 
 
 def _lead(shown: Shown) -> str:
@@ -116,7 +117,7 @@ def _figures(build: Build, shown: Shown) -> dict[str, object]:
         "shape": [height, width, channels],
         "classes": list(shown.classes),
         "batch": build.options.batch,
-        "dark": bool(shown.images.float().mean() < _LEVELS / 2) if len(shown.images) else True,
+        "dark": shown.dark,
         "codes": _base64(shown.codes),
         "known": {
             "pixels": _base64(shown.images.permute(0, 2, 3, 1)),

@@ -29,7 +29,7 @@ function thinned(points, most = 180) {
 /** Draw lines `{name, kind, points}` with y from 0 to `top`, its ends named by `label`. */
 function draw(svg, lines, top, label) {
   const width = Math.max(160, svg.clientWidth); // so that text keeps its size
-  const last = Math.max(1, ...lines.flatMap(({ points }) => points.map(([x]) => x)));
+  const last = Math.max(1, ...lines.map(({ points }) => points.at(-1)?.[0] ?? 0));
   const at = ([x, y]) => [
     BOX.left + (x / last) * (width - BOX.left - BOX.right),
     BOX.top + (1 - Math.min(y, top) / top) * (BOX.height - BOX.top - BOX.bottom),

@@ -69,7 +69,8 @@ async function fromFile(file) {
     label,
     held: held === true,
   }));
-  const good = ({ pixels, label }) => pixels.length === PIXELS * CHANNELS && label in names;
+  const good = ({ pixels, label }) =>
+    pixels.length === PIXELS * CHANNELS && Number.isInteger(label) && label in names;
   if (names.length !== CLASSES || !names.every((name) => typeof name === "string"))
     throw new Error(`expected ${CLASSES} names of classes`);
   if (!unpacked.every(good)) throw new Error("its examples are of another network");
