@@ -13,6 +13,7 @@ from torch import nn
 import l1bn
 from l1bn import device, quantized
 from l1bn.device.program.blocks import MOST, Blocks
+from l1bn.device.program.steps import Buffer, Kind, Op
 from l1bn.device.trial import comparison, run, targets
 from small_networks import digits, odd, resnet8, take_step, trained
 
@@ -82,6 +83,28 @@ def _find(build: device.Build, key: int) -> Any:
     return next(p for p in build.layout.learned if id(p) == key)
 
 
+def test_a_step_computes_no_error_that_nobody_takes() -> None:
+    torch.manual_seed(0)
+    build = planned(resnet8(4), "all")
+    for chosen in (*(1 << n for n in range(len(build.blocks.layers))), build.blocks.all):
+        taken: set[int] = set()
+        for op in reversed([op for op in build.train if op.blocks & chosen]):
+            if op.kind < Kind.LOSS:
+                break
+            moves = op.kind is Kind.PRODUCT_UPDATE or (
+                op.kind is Kind.NORM_ERROR and chosen >> op.value & 1
+            )
+            given = op.out or op.a
+            assert moves or (given and id(given.buffer) in taken), (op.kind.name, op.layer, chosen)
+            taken |= {id(t.buffer) for t in op.tensors().values()}
+            if op.out and op.kind is not Kind.JOIN and op.out.buffer not in _read(op):
+                taken.discard(id(op.out.buffer))
+
+
+def _read(op: Op) -> list[Buffer | None]:
+    return [t.buffer for t in (op.a, op.x) if t]
+
+
 def test_no_known_block_is_refused(on_host: Any) -> None:
     torch.manual_seed(0)
     build = planned(resnet8(4), 2)
@@ -105,6 +128,7 @@ def test_fewer_blocks_take_fewer_instructions(tmp_path: Path) -> None:
     work = run.Work(images, labels, [RATE] * 4, 1, sets)
     outcome = run.run_trial(build, run.compile_trial(build, work, target, tmp_path), target)
     assert comparison.difference(build, work, outcome) is None
+    assert all(p.trains for p in build.layout.learned)  # nothing rests afterwards
     every, three, last, first = outcome.steps
     assert every > first > three > last > 0
     with pytest.raises(ValueError, match="expected blocks for 2 steps, got 1"):

@@ -11,7 +11,6 @@ from l1bn.device.program.steps import INPUT, NONE, Kind, Mode, Op, Tensor
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
-    DropoutLayer,
     FlattenLayer,
     IdentityLayer,
     IntegerLayer,
@@ -219,7 +218,6 @@ _BACKWARD: dict[type[IntegerLayer], Callable[[Backward, int, Tensor], None]] = {
     AddLayer: _add,
     ReluLayer: _relu,
     FlattenLayer: _flatten,
-    DropoutLayer: _through,
     IdentityLayer: _through,
     AveragePoolLayer: _pool(Kind.AVERAGE_ERROR),
     MaxPoolLayer: _pool(Kind.MAXIMUM_ERROR),
