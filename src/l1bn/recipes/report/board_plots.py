@@ -112,5 +112,10 @@ def plot_parts(parts: Sequence[Part]) -> str:
 
 def depth(learn: str) -> str:
     """Return a depth of learning in words."""
-    words = {"all": "everything", "affine": "γ, β, biases", "classifier": "classifier"}
+    words = {
+        "all": "everything",
+        "affine": "γ, β, biases",
+        "classifier": "classifier",
+        "none": "nothing",
+    }
     return words.get(learn, f"last {learn} layers")
