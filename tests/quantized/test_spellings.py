@@ -89,7 +89,7 @@ def test_a_function_is_the_layer_that_says_the_same(name, train_step, images, la
     function, module = SPELLINGS[name]
     networks = prepared(function, "eager"), prepared(module, "auto")
     kinds = [[type(layer) for layer in net.layers] for net in networks]
-    assert kinds[0][:1] == kinds[1][:1]
+    assert kinds[0] == kinds[1]
     for _ in range(2):
         losses = [train_step(net, images, labels).value for net in networks]
         assert losses[0] == losses[1]
