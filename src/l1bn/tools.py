@@ -7,9 +7,12 @@ import shutil
 import signal
 import subprocess
 import sysconfig
+import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from l1bn.errors import UserError
@@ -101,38 +104,63 @@ def run(
     """
     path = find(command[0])
     start = time.monotonic()
-    # A group of its own: what the program started ends with it.
-    process = subprocess.Popen(
-        [path, *command[1:]],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PATH": search_path()},
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        raise ToolError(
-            f"{command[0]}: expected to end within {timeout:g} s, it did not"
-        ) from error
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+    with (
+        _heard_signals(),
+        # A group of its own: what the program started ends with it.
+        subprocess.Popen(
+            [path, *command[1:]],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PATH": search_path()},
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException as reason:
+            # Ctrl-C too. The program itself may be gone, and what it started still run.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(reason, subprocess.TimeoutExpired):
+                raise ToolError(
+                    f"{command[0]}: expected to end within {timeout:g} s, it did not"
+                ) from reason
+            raise
     if process.returncode not in accept:
         last = "\n".join((output + errors).strip().splitlines()[-_LAST_LINES:])
         raise ToolError(f"{command[0]} failed with status {process.returncode}:\n{last}")
     return Ended(output, time.monotonic() - start, process.returncode)
 
 
+@contextmanager
+def _heard_signals() -> Iterator[None]:
+    """Within the block, a signal that would end this process unheard unwinds it instead.
+
+    A program in a group of its own gets neither the signals of this one's group nor those of its
+    terminal; it would run on alone.
+    """
+
+    def unwind(signum: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    main = threading.current_thread() is threading.main_thread()
+    ends = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+    previous = {s: signal.signal(s, unwind) for s in ends} if main else {}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
 def version(program: str) -> str:
     """Return the first line that a program says about its version, or "missing"."""
-    if shutil.which(program) is None:
+    if missing(program):
         return "missing"
     flag = {"yosys": "-V", "iverilog": "-V", "sta": "-version"}.get(program, "--version")
-    done = subprocess.run([program, flag], capture_output=True, text=True, check=False)
+    done = subprocess.run([find(program), flag], capture_output=True, text=True, check=False)
     lines = (done.stdout or done.stderr).strip().splitlines()
     return lines[0] if lines else "unknown"
