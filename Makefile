@@ -142,7 +142,8 @@ rtl-report: env  ## synthesize and measure the hardware units on six libraries: 
 # The reciprocal and the root are decided on the smallest units only: at 8 bits they take hours.
 rtl-prove: env  ## prove what holds of the hardware units for every input: minutes
 	for unit in "" "--overlap" "--overlap --multipliers 2" "--norm l2" "--norm l2 --overlap --passes 1 --multipliers 2"; do \
-	    $(BIN)/l1bn rtl prove $$unit || exit; done
+	    $(BIN)/l1bn rtl prove $$unit || exit; \
+	    $(BIN)/l1bn rtl prove --width 8 --elements 256 --no-bounded $$unit || exit; done
 
 rtl-accuracy: env  ## train with one-pass statistics, and see what they cost
 	$(BIN)/python benchmarks/rtl/one_pass_training.py

@@ -103,19 +103,24 @@ class ProveConfig:
 
     Attributes:
         norm: L1BN, or L2BN for comparison.
-        width: Bits of the data; the bounded proofs take minutes from 5 on.
+        width: Bits of the data.
         elements: Elements per channel, a power of two.
         multipliers: As for generate.
+        sigma: As for generate.
         passes: As for generate.
         overlap: As for generate.
+        bounded: Also what is proven by going through every run of a block, the reciprocal and the
+            root: minutes from 5 bits on, hours at 8.
     """
 
     norm: Literal["l1", "l2"] = "l1"
     width: int = 4
     elements: int = 8
     multipliers: int = 1
+    sigma: Literal["exact", "pow2"] = "exact"
     passes: int = 2
     overlap: bool = False
+    bounded: bool = True
 
 
 def rtl_command(arguments: list[str]) -> int:
@@ -152,17 +157,23 @@ def _gathered(arguments: list[str], option: str) -> list[str]:
     return [*others, option, *values] if values else arguments
 
 
+def _unit(config: GenerateConfig | ProveConfig) -> UnitConfig:
+    """The unit that options describe."""
+    from l1bn.rtl.config import UnitConfig
+
+    try:
+        return UnitConfig(**{f.name: getattr(config, f.name) for f in fields(UnitConfig)})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def generate(config: GenerateConfig) -> int:
     """Write Verilog and manifest."""
-    from l1bn.rtl.config import UnitConfig
     from l1bn.rtl.unit import emit
     from l1bn.rtl.verify.simulate import simulate
     from l1bn.rtl.verify.stimulus import extremes, gaussian
 
-    try:
-        unit = UnitConfig(**{f.name: getattr(config, f.name) for f in fields(UnitConfig)})
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    unit = _unit(config)
     if config.out.exists() and not config.out.is_dir():
         raise UserError(f"expected --out to be a folder, got the file {config.out}")
     if config.check:
@@ -192,15 +203,17 @@ def testbench_file(folder: Path, name: str) -> Path:
 
 def prove(config: ProveConfig) -> int:
     """Prove every claim, and print how."""
-    from l1bn.rtl.config import UnitConfig
     from l1bn.rtl.formal.claims import claims
+    from l1bn.rtl.formal.solver import PROGRAMS
 
-    try:
-        unit = UnitConfig(**{f.name: getattr(config, f.name) for f in fields(config)})
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    absent = tools.missing(*PROGRAMS)
+    if absent:
+        raise UserError(absent)
+    unit = _unit(config)
     print(unit.name)
     for claim in claims(unit):
+        if claim.bounded and not config.bounded:
+            continue
         proof = claim.decide()
         how = "for ever" if proof.unbounded else f"{proof.depth} clocks, every run ends in them"
         print(f"  {claim.key}: {claim.sentence} [{how}; {proof.seconds:.1f} s]", flush=True)

@@ -13,32 +13,38 @@ pytest.importorskip("amaranth", reason="needs pip install l1bn[rtl]")
 from l1bn import tools
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.formal import solver, structure
-from l1bn.rtl.formal.claims import claims, smallest
-from l1bn.rtl.formal.monitors.buffer import BufferMonitor
-from l1bn.rtl.formal.monitors.path import PathMonitor
-from l1bn.rtl.formal.monitors.reciprocal import ReciprocalMonitor, RootMonitor
-from l1bn.rtl.formal.monitors.sums import ProductsMonitor, SumsMonitor
+from l1bn.rtl.formal.claims import claims
+from l1bn.rtl.formal.monitors.sums import SumsMonitor
 from l1bn.rtl.formal.solver import Refuted
 from l1bn.rtl.unit import emit
 from l1bn.rtl.unit.axi import SkidBuffer
+from l1bn.rtl.unit.axi_lite import RegisterBus
 from l1bn.rtl.unit.blocks.element import ElementPath
 from l1bn.rtl.unit.blocks.reciprocal import Divider, Root
 from l1bn.rtl.unit.blocks.statistic import Statistic
 
 pytestmark = pytest.mark.skipif(
-    tools.missing("yosys-smtbmc", "z3") is not None,
+    tools.missing(*solver.PROGRAMS) is not None,
     reason="needs apt-get install yosys and pip install l1bn[rtl]",
 )
-SMALL = smallest(UnitConfig())
-SMALL_L2 = smallest(UnitConfig(norm="l2"))
+#: The smallest units, of which everything is decided within seconds.
+SMALL = UnitConfig(width=4, elements=8)
+SMALL_L2 = UnitConfig(width=4, elements=8, norm="l2")
+SMALL_SIDE = UnitConfig(width=4, elements=8, overlap=True, multipliers=2)
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2"])
-def test_every_claim_holds_on_the_smallest_unit(norm):
-    for claim in claims(smallest(UnitConfig(norm=norm))):
+@pytest.mark.parametrize("unit", [SMALL, SMALL_L2], ids=["l1", "l2"])
+def test_every_claim_holds_on_the_smallest_unit(unit):
+    for claim in claims(unit):
         proof = claim.decide()
         assert proof.claims
-        assert proof.unbounded or proof.depth > 8
+        assert proof.unbounded is not claim.bounded
+
+
+def decide(key, unit):
+    """Decide one claim as the command does."""
+    (claim,) = (claim for claim in claims(unit) if claim.key == key)
+    return claim.decide()
 
 
 def plant(monkeypatch, owner, method, old, new):
@@ -48,17 +54,6 @@ def plant(monkeypatch, owner, method, old, new):
     names = dict(vars(sys.modules[owner.__module__]))
     exec(source.replace(old, new), names)
     monkeypatch.setattr(owner, method, names[method])
-
-
-def monitors():
-    return {
-        "buffer": lambda: (BufferMonitor(), 2, True),
-        "path": lambda: (PathMonitor(SMALL), 1, True),
-        "sums": lambda: (SumsMonitor(SMALL), 1, True),
-        "products": lambda: (ProductsMonitor(SMALL), 1, True),
-        "reciprocal": lambda: (ReciprocalMonitor(SMALL_L2), 16, False),
-        "root": lambda: (RootMonitor(SMALL_L2), 11, False),
-    }
 
 
 FAULTS = [
@@ -72,19 +67,23 @@ FAULTS = [
     ("sums", Statistic, "elaborate", "above.eq(above + 1)", "above.eq(above + 2)", "above_exact"),
     ("sums", Statistic, "elaborate", "high + addend", "high + self.x", "high_exact"),
     ("products", ElementPath, "elaborate", "addend + product + more", "product", "sum_exact"),
+    ("side products", ElementPath, "_side_product", "side + product", "product", "sum_exact"),
     ("reciprocal", Divider, "elaborate", "bit.eq(~", "bit.eq(", "within_one_unit"),
     ("reciprocal", Divider, "elaborate", "zeros + 1", "zeros + 2", "exponent"),
+    ("reciprocal", Divider, "elaborate", "running.eq(0)", "running.eq(1)", "ends"),
     ("root", Root, "elaborate", "Cat(1, 0, root)", "Cat(0, 0, root)", "root_of_the_radicand"),
+    ("root", Root, "elaborate", "left.eq(left - 1)", "left.eq(left)", "ends"),
 ]
+#: Where it is not the smallest L1 unit.
+UNITS = {"reciprocal": SMALL_L2, "root": SMALL_L2, "side products": SMALL_SIDE}
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f[0]}: {f[4] or 'nothing'}")
 def test_a_broken_block_is_caught(fault, monkeypatch):
     key, owner, method, old, new, named = fault
     plant(monkeypatch, owner, method, old, new)
-    monitor, depth, induction = monitors()[key]()
     with pytest.raises(Refuted) as caught:
-        solver.prove(monitor, depth, induction=induction)
+        decide(key, UNITS.get(key, SMALL))
     assert any(named in claim for claim in caught.value.claims), caught.value
 
 
@@ -102,15 +101,34 @@ def test_an_accumulator_a_bit_too_narrow_is_caught(monkeypatch):
 def test_assumptions_that_contradict_prove_nothing(monkeypatch):
     monkeypatch.setattr(SumsMonitor, "_follow", lambda self, m, *_: self.assume(m, 0))
     with pytest.raises(Refuted, match="contradict"):
-        solver.prove(SumsMonitor(SMALL_L2), 2)
+        decide("sums", SMALL_L2)
 
 
-def test_a_ready_that_depends_on_a_ready_is_seen():
-    """The bare unit's does; the report names the ports."""
-    boundary = emit.describe_interface(SMALL)
-    pair = (boundary.streams["element"].ready, boundary.streams["result"].ready)
-    with pytest.raises(Refuted, match=r"l1_w4_n8_m1_p2: ERROR: Assertion failed: selection"):
-        structure.check(emit.verilog_text(SMALL), boundary, [pair])
+PATHS = [
+    (ElementPath, "_output", "valid.eq(valid)", "valid.eq(valid & self.ready)", ""),
+    (ElementPath, "_output", "value.eq(value)", "value.eq(value ^ self.ready)", ""),
+    (SkidBuffer, "elaborate", "ready_in.eq(~waits)", "ready_in.eq(self.ready_out)", "_axi"),
+    (RegisterBus, "elaborate", "bvalid.eq(answers)", "bvalid.eq(self.s_axi_bready)", "_registers"),
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: f"{p[0].__name__}: {p[3]}")
+def test_a_path_that_must_not_be_is_seen(path, monkeypatch):
+    """In the unit whose boundary it reaches; none of the others has it."""
+    owner, method, old, new, wrapping = path
+    plant(monkeypatch, owner, method, old, new)
+    with pytest.raises(Refuted, match=rf"^l1_w4_n8_m1_p2{wrapping}: ERROR: Assertion failed: sel"):
+        decide("structure", SMALL)
+
+
+def test_a_solver_that_does_not_end_refutes_nothing(monkeypatch):
+    def hangs(*_):
+        raise tools.ToolError("yosys: expected to end within 1 s, it did not")
+
+    monkeypatch.setattr(tools, "run", hangs)
+    for key in ("structure", "sums"):
+        with pytest.raises(tools.ToolError, match="expected to end"):
+            decide(key, SMALL)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from l1bn import tools
 from l1bn.errors import UserError
 from l1bn.rtl.formal.monitors.base import Monitor
 
+#: What a proof needs; the package l1bn[rtl] brings z3.
+PROGRAMS = ("yosys", "yosys-smtbmc", "z3")
 _SCRIPT = """\
 read_verilog -formal claim.v
 hierarchy -check -top claim
@@ -23,6 +25,8 @@ opt_expr
 opt_clean
 write_smt2 -wires claim.smt2
 """
+#: Clocks that some run must have, for a proof to say anything: assumptions bind after the reset.
+_RUN = 3
 _FAILED = re.compile(r"Assert failed in claim: claim\.v:(\d+)")
 _STATUS = re.compile(r"Status: (\w+)")
 
@@ -61,7 +65,7 @@ def prove(monitor: Monitor, depth: int, *, induction: bool = True, timeout: floa
 
     Args:
         monitor: The device and what is claimed of it.
-        depth: Clocks from the reset; also the depth of the induction.
+        depth: Clocks from the reset; for an induction, its depth.
         induction: Prove for any number of clocks; else up to ``depth`` only.
         timeout: Longest time for one run of the solver [s].
 
@@ -69,6 +73,8 @@ def prove(monitor: Monitor, depth: int, *, induction: bool = True, timeout: floa
         Refuted: If a claim does not hold, or the induction does not close.
         ToolError: If a program is missing or fails.
     """
+    if absent := tools.missing(*PROGRAMS):
+        raise tools.ToolError(absent)
     text = verilog.convert(
         monitor, name="claim", ports=monitor.free, emit_src=False, strip_internal_attrs=True
     )
@@ -76,12 +82,11 @@ def prove(monitor: Monitor, depth: int, *, induction: bool = True, timeout: floa
         folder = Path(name)
         (folder / "claim.v").write_text(text)
         (folder / "claim.ys").write_text(_SCRIPT)
-        if tools.missing("z3"):
-            raise tools.ToolError("z3: not found; install with: pip install 'l1bn[rtl]'")
         tools.run(["yosys", "-q", "-s", "claim.ys"], folder)
-        seconds = _solve(folder, text, ["--presat", "-t", str(depth)], timeout)
+        seconds = _solve(folder, text, ["-t", str(depth)], timeout)
         if induction:
             seconds += _solve(folder, text, ["-i", "-t", str(depth)], timeout)
+        seconds += _solve(folder, text, ["-g", "-t", str(max(depth, _RUN))], timeout)
     return Proof(tuple(monitor.claimed), depth, induction, seconds)
 
 
@@ -91,13 +96,13 @@ def _solve(folder: Path, text: str, options: list[str], timeout: float) -> float
     status = _STATUS.findall(done.output)
     if done.status == 0 and status[-1:] == ["PASSED"]:
         return done.seconds
-    if status[-1:] not in (["FAILED"], ["PREUNSAT"]):
+    if status[-1:] != ["FAILED"]:
         raise tools.ToolError(f"yosys-smtbmc ended without a verdict:\n{done.output[-2000:]}")
+    if "-g" in options:  # no run at all
+        raise Refuted("the assumptions contradict each other: nothing was proven", [])
     lines = text.splitlines()
     # An assertion begins on the line before its condition.
     places = ["".join(lines[int(n) - 1 : int(n) + 1]) for n in _FAILED.findall(done.output)]
     claims = sorted({name for place in places for name in re.findall(r"holds_(\w+)", place)})
-    if status[-1] == "PREUNSAT":
-        raise Refuted("the assumptions contradict each other: nothing was proven", [])
     how = "by induction" if "-i" in options else "from reset"
     raise Refuted(f"does not hold ({how}): {', '.join(claims) or 'unknown'}", claims)

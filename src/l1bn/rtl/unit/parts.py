@@ -94,7 +94,7 @@ class StatisticPart(wiring.Component):
         ]  # fmt: skip
         taken = self.take & self.deviation
         if config.norm == "l1":
-            level = self.level = Signal(signed(config.width), reset_less=True)
+            level = Signal(signed(config.width), reset_less=True)
             with m.If(self.latch):
                 m.d.sync += level.eq((total >> grow) + total[:grow].any())
             m.d.comb += [

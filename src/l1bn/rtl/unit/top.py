@@ -75,7 +75,7 @@ class NormUnit(wiring.Component):
         m.submodules.path = path = ElementPath(config)
         m.submodules.scalar = scalar = ScalarMultiplier(config)
         registers = Registers(config)
-        parts = self.parts = Parts(config, statistic, path, scalar, registers)
+        parts = Parts(config, statistic, path, scalar, registers)
         if config.sigma == "pow2":
             m.submodules.power = parts.power = PowerOfTwo(config)
         else:
@@ -194,8 +194,7 @@ class NormUnit(wiring.Component):
         ]
         with m.If(self.taken):
             m.d.sync += counter.eq(counter + 1)
-        self.counter = counter
-        with m.FSM() as self.machine:
+        with m.FSM():
             self._idle(m, parts)
             payload = self.command.payload
             if config.overlap:

@@ -54,7 +54,7 @@ class PathMonitor(Monitor):
     def _queue(self, m: Module) -> list[list[Signal]]:
         """Operand, marks and product of the elements inside, the oldest first."""
         path = self.path
-        entering = [path.a, *self.marks, path.product]
+        entering = [path.a, *self.marks, path.reduces.product]
         queue = [
             [Signal.like(field, name=f"queue{i}_{j}") for j, field in enumerate(entering)]
             for i in range(4)
@@ -74,19 +74,20 @@ class PathMonitor(Monitor):
                 with m.If(path.enter & (kept == i)):
                     m.d.sync += field.eq(fresh)
             with m.If(multiplies & (at == i)):
-                m.d.sync += slot[-1].eq(path.multiplied)
+                m.d.sync += slot[-1].eq(path.reduces.multiplied)
         return queue
 
     def _stages(self, m: Module, queue: list[list[Signal]]) -> None:
         path, present = self.path, self.present
+        operands, _, made, _ = path.reduces
         older = [path.valid + present[2] + present[1], path.valid + present[2], path.valid]
         most = 1 << (self.config.operand + self.config.coefficient - 2)
-        within = (path.product >= -most) & (path.product <= most)
+        within = (made >= -most) & (made <= most)
         self.claim(m, "product_in_range", ~present[1] | within)
         columns = [Array(column) for column in zip(*queue, strict=True)]
         for i, stage in enumerate(path.stages):
             a, *marks, product = (column[older[i]] for column in columns)
-            holds = (path.operands[0], path.product, path.sum)[i]
+            holds = (operands[0], made, path.sum)[i]
             wanted = (a, product, self._sum(m, product, marks))[i]
             right = (holds == wanted) & stage["emit"] & (stage["last"] == marks[0])
             if len(marks) > 1:

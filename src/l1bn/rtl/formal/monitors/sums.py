@@ -9,6 +9,8 @@ from l1bn.rtl.formal.monitors.base import Monitor, Value
 from l1bn.rtl.unit.blocks.element import ElementPath
 from l1bn.rtl.unit.blocks.statistic import Statistic
 
+#: Valid bit and tags of a stage of the element path.
+Stage = dict[str, Signal]
 #: Bits that a follower has beyond the accumulator it follows.
 SPARE = 4
 
@@ -85,11 +87,17 @@ class SumsMonitor(Monitor):
 
 
 class ProductsMonitor(Monitor):
-    """The sum register of an ``ElementPath`` in a pass that reduces, beside a wider one."""
+    """A sum of products in an ``ElementPath``, in a pass that reduces, beside a wider one.
 
-    def __init__(self, config: UnitConfig) -> None:
+    Args:
+        config: The unit.
+        aside: The sum of the second multiplier, where it has one.
+    """
+
+    def __init__(self, config: UnitConfig, *, aside: bool = False) -> None:
         super().__init__()
         self.config = config
+        self.aside = aside
         self.path = ElementPath(config)
 
     def build(self, m: Module) -> None:
@@ -97,13 +105,19 @@ class ProductsMonitor(Monitor):
         path, config = self.path, self.config
         m.submodules.dut = Fragment.get(path, None)
         enter, clear = self.input(path.enter), self.input(path.clear)
-        self.release(m, path.a, path.b, path.ready)
+        if self.aside:
+            tag, load, factors = path.aside, path.load_b2, (path.a2, path.b2)
+            clears, parts = path.clear_side, path.reduces_aside
+        else:
+            tag, load, factors = path.use_sum, path.load_b, (path.a, path.b)
+            clears, parts = path.clear, path.reduces
+        self.release(m, *factors, path.ready)
         m.d.comb += [
-            path.enter.eq(enter & path.go), path.load_b.eq(path.enter), path.use_sum.eq(1),
-            path.clear.eq(clear & path.empty),
+            path.enter.eq(enter & path.go), load.eq(path.enter), tag.eq(1),
+            clears.eq(clear & path.empty),
         ]  # fmt: skip
         low, high = -(1 << (config.width - 1)), (1 << (config.width - 1)) - 1
-        for factor in (path.a, path.b):
+        for factor in factors:
             self.assume(m, (factor >= low) & (factor <= high))
         first, second, third = path.stages
         made = first["present"] & path.go
@@ -111,31 +125,35 @@ class ProductsMonitor(Monitor):
         # Both factors of Σ(x − ⌊μ⌋)² have a bit more; the squares' own bound is the variance's.
         most = 1 << (2 * config.width - 2)
         left, cleared = Signal(range(n + 1), init=n), Signal()
-        wide = Signal(signed(len(path.sum) + SPARE))
+        wide = Signal(signed(len(parts.sum) + SPARE))
         self.assume(m, ~path.enter | (left != 0))
-        with m.If(path.clear):
+        with m.If(clears):
             m.d.sync += [left.eq(n), cleared.eq(1), wide.eq(0)]
             with m.If(path.enter):
                 m.d.sync += left.eq(n - 1)
         with m.Else():
             m.d.sync += left.eq(left - path.enter)
             with m.If(made):
-                m.d.sync += wide.eq(wide + path.multiplied)
-        for name, factor in zip("ab", path.operands, strict=True):
+                m.d.sync += wide.eq(wide + parts.multiplied)
+        for name, factor in zip("ab", parts.operands, strict=True):
             within = (factor >= low) & (factor <= high)
             self.claim(m, f"factor_{name}_in_range", ~first["present"] | within)
-        within = (path.product <= most) & (path.product >= -most)
+        within = (parts.product <= most) & (parts.product >= -most)
         self.claim(m, "product_in_range", ~second["present"] | within)
-        waiting = Mux(second["present"], path.product, 0)
+        waiting = Mux(second["present"], parts.product, 0)
         summed = n - left - first["present"]
         self.claim(m, "at_most_all", (left <= n) & (left + first["present"] <= n))
-        self.claim(m, "sum_exact", ~cleared | (path.sum + waiting == wide))
+        self.claim(m, "sum_exact", ~cleared | (parts.sum + waiting == wide))
         bounded = (wide <= most * summed) & (wide >= -most * summed)
         self.claim(m, "sum_bounded", ~cleared | bounded)
-        tags = ~first["present"] | (first["use_sum"] & ~first["emit"])
-        tags &= ~second["present"] | (second["use_sum"] & ~second["emit"])
-        tags &= ~third["present"] | ~third["emit"]
-        if "second" in first:
-            tags &= ~(first["present"] & first["second"])
-            tags &= ~(second["present"] & second["second"])
-        self.claim(m, "nothing_leaves", tags & ~path.valid)
+        self.claim(m, "nothing_leaves", self._tags(first, second, third) & ~path.valid)
+
+    def _tags(self, first: Stage, second: Stage, third: Stage) -> Value:
+        """What is inside is of this pass."""
+        right = ~third["present"] | ~third["emit"]
+        for stage in (first, second):
+            tags = stage["aside" if self.aside else "use_sum"] & ~stage["emit"]
+            if "second" in stage:
+                tags &= ~stage["second"]
+            right &= ~stage["present"] | tags
+        return right

@@ -12,6 +12,8 @@ while its taker is not ready.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -20,6 +22,22 @@ from l1bn.rtl.config import UnitConfig
 
 #: Tags that no stage after the sum asks for.
 _EARLY = ("use_sum", "second", "aside")
+
+
+class Reduction(NamedTuple):
+    """What a sum of products is made of.
+
+    Attributes:
+        operands: Registers of the factors.
+        multiplied: Their product, as it is made.
+        product: Register of the product.
+        sum: The accumulator.
+    """
+
+    operands: tuple[Signal, Signal]
+    multiplied: Signal
+    product: Signal
+    sum: Signal
 
 
 class ElementPath(wiring.Component):
@@ -113,7 +131,7 @@ class ElementPath(wiring.Component):
         product = Signal(signed(len(a) + len(b)), reset_less=True)
         multiplied = Signal.like(product)
         m.d.comb += multiplied.eq(a * b)
-        self.operands, self.multiplied, self.product = (a, b), multiplied, product
+        self.reduces = Reduction((a, b), multiplied, product, self.sum)
         with m.If(present[0] & go):
             m.d.sync += product.eq(multiplied)
 
@@ -182,8 +200,11 @@ class ElementPath(wiring.Component):
             m.d.sync += a2.eq(self.a2)
         with m.If(self.load_b2):
             m.d.sync += b2.eq(self.b2)
+        multiplied = Signal.like(product)
+        m.d.comb += multiplied.eq(a2 * b2)
+        self.reduces_aside = Reduction((a2, b2), multiplied, product, self.side)
         with m.If(stages[0]["present"] & multiplies & go):
-            m.d.sync += product.eq(a2 * b2)
+            m.d.sync += product.eq(multiplied)
         with m.If(self.clear_side):
             m.d.sync += side.eq(0)
         with m.Elif(stages[1]["present"] & stages[1]["aside"] & go):
