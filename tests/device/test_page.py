@@ -197,6 +197,29 @@ def test_draw_learn_predict_reload_and_go_on(browser: Browser) -> None:
     assert state[24:] == _python(exported, taken)
 
 
+def test_the_last_stroke_is_taken_back(browser: Browser) -> None:
+    browser.draw(SEVEN)
+    bars = browser.text("bars")
+    browser.draw(THREE)
+    browser.wait("return document.getElementById('bars').textContent !== arguments[0]", bars)
+    browser.click("#undo")
+    browser.wait("return document.getElementById('bars').textContent === arguments[0]", bars)
+
+
+def test_what_is_learned_is_kept_while_learning_goes_on(browser: Browser) -> None:
+    browser.draw(SEVEN)
+    browser.name(0)
+    browser.says("Added to “0”")
+    browser.run("document.getElementById('steps').value = 1000")
+    browser.click("#learn")
+    browser.wait("return Number(document.getElementById('done').textContent) > 0")
+    kept = int(browser.run("return document.body.dataset.kept ?? '0'"))
+    browser.wait("return Number(document.body.dataset.kept) > arguments[0]", kept)
+    browser.open()  # in the middle of it
+    browser.says("Here again")
+    assert 0 < int(browser.text("done")) < 1000
+
+
 def test_learning_stops_when_it_is_told_to(browser: Browser) -> None:
     browser.run("document.getElementById('steps').value = 1000")
     browser.click("#learn")

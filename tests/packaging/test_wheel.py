@@ -114,6 +114,10 @@ def test_the_wheel_serves_every_python_and_trains_without_a_compiler(install, tm
     names = zipfile.ZipFile(wheel).namelist()
     assert "l1bn/ops/native/libl1bn.so" in names
     assert {"l1bn/device/csrc/run.c", "l1bn/device/csrc/ports/trial.c"} <= set(names)
+    sources = ROOT / "src"
+    page = {str(f.relative_to(sources)) for f in (sources / "l1bn/device/web").rglob("*.[hcj]*")}
+    assert page > {"l1bn/device/web/page.html", "l1bn/device/web/page.css"}
+    assert page <= set(names)
     assert not [n for n in names if not n.startswith(("l1bn/", "l1bn-"))]
     run = install(wheel, tmp_path)
     where, said = run("-c", TRAIN_A_STEP, "cpu").split()
