@@ -14,6 +14,7 @@ A table stands between two comments, of one of these kinds:
     <!-- layers NAME -->           the summary of `layer_analysis.py`
     <!-- rtl KIND STIMULUS -->     a table of `rtl_tables.py`
     <!-- cpu KIND WHICH -->        a table of `cpu_tables.py`
+    <!-- device KIND -->           a table of `device_tables.py`
     <!-- end -->
 
 NAME is a plan of `accuracy_plans.py`; the newest folder of results/ that ends in it counts.
@@ -30,6 +31,7 @@ from statistics import mean
 
 from accuracy_plans import LABELS, PLANS
 from cpu_tables import TABLES as CPU_TABLES
+from device_tables import TABLES as DEVICE_TABLES
 from l1bn.recipes.statistics import Difference, compare_paired, summarize
 from rtl_tables import TABLES as RTL_TABLES
 
@@ -42,6 +44,7 @@ PAGES = (
     "docs/notes/calls.md",
     "docs/compared/index.md",
     "docs/notes/cpu_kernels.md",
+    "docs/integers/on_a_device.md",
     "docs/integers/training.md",
     "docs/silicon/unit.md",
     "docs/results/accuracy.md",
@@ -49,7 +52,8 @@ PAGES = (
     "docs/results/speed.md",
 )
 BLOCK = re.compile(
-    r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu) ([\w -]+?) -->\n).*?(<!-- end -->)",
+    r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu|device) ([\w -]+?) -->\n)"
+    r".*?(<!-- end -->)",
     re.S,
 )
 PRETRAINED = {
@@ -300,6 +304,11 @@ def cpu(names: str) -> str:
     return markdown(*CPU_TABLES[kind](which))
 
 
+def of_devices(kind: str) -> str:
+    """A table about networks on devices."""
+    return markdown(*DEVICE_TABLES[kind]())
+
+
 KINDS = {
     "claim": claim,
     "table": table,
@@ -310,6 +319,7 @@ KINDS = {
     "layers": layers,
     "rtl": rtl,
     "cpu": cpu,
+    "device": of_devices,
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 
 import pytest
 
 import cpu_tables
+import device_tables
 import results_tables
 from accuracy_tables import write_csv
 from results_tables import BLOCK, PAGES, ROOT, filled
@@ -135,3 +137,40 @@ def test_the_comparison_says_what_the_tables_say() -> None:
         assert f"| {theirs} µs | {ours} µs |" in text
     card = " ".join((ROOT / "docs/cards/fused.md").read_text(encoding="utf-8").split())
     assert f"float32 NCHW: {mean} as fast, {worst} at worst" in card
+
+
+def test_devices_take_the_memory_that_is_said_of_them() -> None:
+    planned = runpy.run_path(str(ROOT / "benchmarks/device/memory.py"))["memories"]()
+    written = [{k: str(v) for k, v in row.items()} for row in planned]
+    assert written == device_tables.read("device_memory"), (
+        "run python benchmarks/device/memory.py, then python benchmarks/results_tables.py"
+    )
+
+
+def test_the_prose_on_devices_says_what_the_tables_say() -> None:
+    pages = ("docs/integers/on_a_device.md", "docs/cards/device.md")
+    page, card = (" ".join((ROOT / p).read_text(encoding="utf-8").split()) for p in pages)
+    rows = device_tables.read("device_memory")
+    stage = [r for r in rows if device_tables.LEARN[r["learn"]].startswith("last stage")]
+    fits = {
+        (float(r["momentum"]) > 0, int(r["batch"])): int(r["least_bytes"]) <= 256 * 1024
+        for r in stage
+    }
+    assert "within 256 KiB without momentum, up to three images a step. With momentum they" in page
+    assert fits == {
+        (False, 1): True,
+        (False, 2): True,
+        (False, 3): True,
+        (False, 4): False,
+        (True, 1): False,
+    }
+    m4 = next(r for r in device_tables.read("device_targets") if r["target"] == "cortex-m4")
+    ram, stack, flash = (f"{int(m4[f'{c}_bytes']):,}" for c in ("ram", "stack", "flash"))
+    kinds = ("inference_instructions", "step_instructions")
+    inference, step = (device_tables.millions(m4[c]) for c in kinds)
+    assert (m4["batch"], m4["limit_bytes"]) == ("2", str(254 * 1024))
+    assert f"Under a limit of 254 KiB, two images a step: {ram} bytes of RAM." in page
+    seconds = [f"{int(m4[c]) / 100e6:.1f}" for c in kinds]
+    assert f"{seconds[0]} seconds an inference and {seconds[1]} a step at 100 MHz" in page
+    assert f"{ram} bytes of RAM, {stack} of stack, {flash} of flash" in card
+    assert f"takes {inference} million instructions on a Cortex-M4, one step {step} million" in card

@@ -1,0 +1,58 @@
+"""Tables of what a network takes on a device, from the CSV files that `device/memory.py` writes."""
+
+from __future__ import annotations
+
+import csv
+
+from harness import RESULTS
+
+Row = dict[str, str]
+Table = tuple[list[str], list[list[str]]]
+LEARN = {
+    "classifier": "classifier",
+    "4": "last stage and classifier",
+    "affine": "γ, β, biases",
+    "all": "everything",
+}
+TARGETS = {
+    "cortex-m0": "Cortex-M0",
+    "cortex-m3": "Cortex-M3",
+    "cortex-m4": "Cortex-M4",
+    "cortex-m7": "Cortex-M7",
+    "riscv32": "rv32imac",
+}
+
+
+def read(name: str) -> list[Row]:
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def memory() -> Table:
+    """RAM by what learns, momentum and batch."""
+    body = []
+    for row in read("device_memory"):
+        momentum = "none" if float(row["momentum"]) == 0 else row["momentum"]
+        sizes = [f"{int(row[c]):,}" for c in ("fastest_bytes", "least_bytes")]
+        body.append([LEARN[row["learn"]], momentum, row["batch"], *sizes])
+    return ["what learns", "momentum", "batch", "fastest", "least"], body
+
+
+def targets() -> Table:
+    """Flash, stack and instructions of one network, by processor."""
+    body = []
+    for row in read("device_targets"):
+        sizes = [f"{int(row[c]):,}" for c in ("flash_bytes", "stack_bytes")]
+        counts = [millions(row[c]) for c in ("inference_instructions", "step_instructions")]
+        body.append([TARGETS[row["target"]], *sizes, *counts])
+    head = ["", "flash [bytes]", "stack [bytes]", "an inference [millions]", "a step [millions]"]
+    return head, body
+
+
+def millions(count: str) -> str:
+    """Three digits of a number of instructions."""
+    value = int(count) / 1e6
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+TABLES = {"memory": memory, "targets": targets}
