@@ -50,6 +50,17 @@ if os.fork() == 0 or not leaves:
 """
 
 
+# As from a terminal: under nohup, or in the background of a script, signals are ignored.
+CALLER = """
+import signal, sys
+from l1bn import tools
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for signum in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(signum, signal.SIG_DFL)
+tools.run([sys.executable, *sys.argv[1:]])
+"""
+
+
 def running(folder: Path, count: int) -> list[int]:
     """Processes that have said who they are, once there are so many."""
     end = time.monotonic() + 30
@@ -83,15 +94,17 @@ def test_what_a_hanging_program_started_ends_with_it(mode: list[str], tmp_path: 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_this_process_ends_the_program(signum: int, tmp_path: Path) -> None:
-    code = "import sys; from l1bn import tools; tools.run([sys.executable, *sys.argv[1:]])"
-    caller = subprocess.Popen(
-        [sys.executable, "-c", code, "-c", DEAF, str(tmp_path)],
+    with subprocess.Popen(
+        [sys.executable, "-c", CALLER, "-c", DEAF, str(tmp_path)],
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    started = running(tmp_path, 2)
-    caller.send_signal(signum)
-    assert caller.wait(30) in (128 + signum, -signum)
+    ) as caller:
+        try:
+            started = running(tmp_path, 2)
+            caller.send_signal(signum)
+            assert caller.wait(30) in (128 + signum, -signum)
+        finally:
+            caller.kill()
     assert_ended(started)
 
 
