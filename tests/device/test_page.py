@@ -197,6 +197,33 @@ def test_draw_learn_predict_reload_and_go_on(browser: Browser) -> None:
     assert state[24:] == _python(exported, taken)
 
 
+def test_a_class_with_examples_and_the_last_class_keep_their_names(browser: Browser) -> None:
+    def names() -> list[str]:
+        return browser.run(
+            "return [...document.querySelectorAll('#classes input')].map(i => i.value)"
+        )
+
+    empty = (
+        "const input = document.querySelectorAll('#classes input')[arguments[0]];"
+        "input.value = ' '; input.dispatchEvent(new Event('change'));"
+    )
+    browser.draw(SEVEN)
+    browser.name(7)
+    browser.run(empty, 7)
+    browser.says("keeps its name")
+    assert "7" in names()
+    for _ in range(7):
+        browser.run(empty, 0)
+    assert names() == ["7", "8", "9"]
+    for _ in range(2):
+        browser.run(empty, 1)
+    browser.click(".thumbs button")
+    browser.run(empty, 0)
+    assert names() == ["7"]
+    browser.draw(SEVEN)
+    assert browser.text("guess") == "7"
+
+
 def test_the_last_stroke_is_taken_back(browser: Browser) -> None:
     browser.draw(SEVEN)
     bars = browser.text("bars")

@@ -37,8 +37,12 @@ class Examples {
     this.changed();
   }
 
+  /** An empty name takes a class away, but not the last one, nor one with examples of a person's. */
   rename(label, name) {
-    this.names[label] = name.trim();
+    const wanted = name.trim();
+    const stays = this.used.length === 1 || this.own.some((example) => example.label === label);
+    if (wanted !== "" || !stays) this.names[label] = wanted;
+    else say("The last class keeps its name, and so does one with examples of yours.", true);
     this.show();
     this.changed();
   }
