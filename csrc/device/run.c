@@ -7,11 +7,13 @@
 typedef void (*step_function)(const l1bn_run* run, const l1bn_op* op);
 
 /* In the order of l1bn_kind. */
-static const step_function kSteps[] = {
-    l1bn_product,    l1bn_norm_forward, l1bn_add,           l1bn_relu,          l1bn_flatten,
-    l1bn_average,    l1bn_maximum,      l1bn_loss,          l1bn_product_error, l1bn_product_update,
-    l1bn_norm_error, l1bn_relu_error,   l1bn_flatten_error, l1bn_average_error, l1bn_maximum_error,
-    l1bn_copy,       l1bn_join};
+static const step_function kSteps[] = {l1bn_product,       l1bn_norm_forward,   l1bn_add,
+                                       l1bn_relu,          l1bn_flatten,        l1bn_average,
+                                       l1bn_maximum,       l1bn_dropout,        l1bn_loss,
+                                       l1bn_product_error, l1bn_product_update, l1bn_norm_error,
+                                       l1bn_relu_error,    l1bn_flatten_error,  l1bn_average_error,
+                                       l1bn_maximum_error, l1bn_dropout_error,  l1bn_copy,
+                                       l1bn_join};
 
 static void run_program(l1bn_run* run, const l1bn_program* program) {
   for (uint32_t i = 0; i < program->count; ++i) {

@@ -71,9 +71,45 @@ typedef struct {
 static inline l1bn_corner l1bn_corner_of(const l1bn_window* w, uint32_t pixel) {
   const uint32_t pixels = l1bn_out_pixels(w), place = pixel % pixels;
   const l1bn_corner corner = {pixel / pixels,
-                              (int32_t)(place / w->out_width) * w->stride - w->padding,
-                              (int32_t)(place % w->out_width) * w->stride - w->padding};
+                              (int32_t)(place / w->out_width) * w->stride_y - w->top,
+                              (int32_t)(place % w->out_width) * w->stride_x - w->left};
   return corner;
+}
+
+/* The window whose tap lies at a pixel, or -1: the pixel with its padding, the tap's distance from
+ * the window's start, and the distance of windows. */
+static inline int32_t l1bn_window_place(uint32_t pixel, uint32_t tap, uint32_t stride) {
+  const int32_t start = (int32_t)pixel - (int32_t)tap;
+  if (stride == 1u || start < 0) return start;
+  return (uint32_t)start % stride != 0u ? -1 : (int32_t)((uint32_t)start / stride);
+}
+
+/* The taps of a row of a window that lie within the image, and how many of them have their numbers
+ * side by side: all of them, or one where there are groups or gaps. */
+typedef struct {
+  int32_t first, last, run;
+} l1bn_taps;
+
+static inline l1bn_taps l1bn_taps_of(const l1bn_window* w, int32_t left) {
+  l1bn_taps taps = {l1bn_max(0, -left), w->width - left, 1};
+  if (w->dilation_x > 1u) {
+    taps.first = (taps.first + w->dilation_x - 1) / w->dilation_x;
+    taps.last = (taps.last + w->dilation_x - 1) / w->dilation_x;
+  }
+  taps.last = l1bn_min(w->kernel_width, taps.last);
+  if (w->groups == 1u && w->dilation_x == 1u) taps.run = l1bn_max(1, taps.last - taps.first);
+  return taps;
+}
+
+/* Channels of the input that an output channel sees. */
+static inline uint32_t l1bn_seen(const l1bn_window* w) {
+  return w->groups == 1u ? w->channels : (uint32_t)w->channels / w->groups;
+}
+
+/* The first of them. */
+static inline uint32_t l1bn_first_seen(const l1bn_window* w, uint32_t channel) {
+  if (w->groups == 1u) return 0u;
+  return channel / ((uint32_t)w->out_channels / w->groups) * l1bn_seen(w);
 }
 
 /* Shift of a layer's output: fitted to the batch and remembered, or what is remembered. */
@@ -100,5 +136,7 @@ void l1bn_average_error(const l1bn_run* run, const l1bn_op* op);
 void l1bn_maximum(const l1bn_run* run, const l1bn_op* op);
 void l1bn_maximum_error(const l1bn_run* run, const l1bn_op* op);
 void l1bn_loss(const l1bn_run* run, const l1bn_op* op);
+void l1bn_dropout(const l1bn_run* run, const l1bn_op* op);
+void l1bn_dropout_error(const l1bn_run* run, const l1bn_op* op);
 
 #endif

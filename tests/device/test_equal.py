@@ -12,7 +12,7 @@ from torch import nn
 
 import l1bn
 from l1bn import device, quantized
-from small_networks import digits, lenet, odd, resnet8, take_step, trained
+from small_networks import digits, dscnn, lenet, odd, resnet8, take_step, trained, uneven
 
 STEPS = 20
 FEW = 6
@@ -39,6 +39,11 @@ CASES: dict[str, tuple[Callable[[], nn.Module], device.Learn, dict[str, Any], di
     "one exponent, nearest": (resnet8, 4, {"per_channel": False, "stochastic": False}, {}),
     "no norm": (lenet, "all", {}, {"weight_decay": 1e-2}),
     "narrow errors and masters": (lenet, 3, {"error_bits": 6, "master_bits": 13}, {}),
+    "separable": (dscnn, "all", {}, {"weight_decay": 1e-3}),
+    "separable in little memory": (dscnn, "all", {}, {"ram": 30_080}),
+    "separable, nearest": (dscnn, 4, {"stochastic": False}, {}),
+    "uneven windows": (uneven, "all", {}, {}),
+    "uneven windows in little memory": (uneven, "all", {}, {"momentum": 0.0, "ram": 10_840}),
     "other layers": (odd, "all", {"residual_fraction": 4}, {}),
     # Squares of its deviations carry into the upper half of 128 bits.
     "a large batch": (resnet8, "all", {}, {"batch": 32}),
@@ -68,14 +73,16 @@ def learn_side_by_side(
 def test_a_device_learns_what_python_learns(name: str, on_host: Any) -> None:
     torch.manual_seed(0)
     model, learn, config, options = CASES[name]
-    network = trained(model(), quantized.Config(**config))
+    floats = model()
+    floats(torch.zeros(2, 1, 8, 8))
+    network = trained(floats, quantized.Config(**config))
     for parameter in network.integer_parameters():
         parameter.forget_momentum()
     device.choose(network, learn)
     build = device.build(network, (1, 8, 8), device.Options(**{"batch": BATCH, **options}))
     host = on_host(build)
     before = host.state
-    steps = STEPS if name in ("resnet8", "no norm") else FEW
+    steps = STEPS if name in ("resnet8", "no norm", "separable") else FEW
     learn_side_by_side(build, host, steps=steps)
     assert host.state != before
     network.eval()

@@ -15,7 +15,7 @@ import torch
 from l1bn import device, quantized, tools
 from l1bn.device.trial import run, targets
 from l1bn.recipes.board import BoardConfig
-from small_networks import digits, lenet, resnet8, take_step, trained
+from small_networks import digits, dscnn, lenet, resnet8, take_step, trained
 
 STEPS, BATCH, RATE, INFERENCES = 20, 4, 0.05, 2
 _SOFT_FLOAT = re.compile(
@@ -28,7 +28,9 @@ _FLOAT_INSTRUCTION = re.compile(r"^\s+[0-9a-f]+:\s+[0-9a-f ]+\s(v\w+\.f(?:16|32|
 def planned(name: str) -> tuple[device.Build, run.Work, list[np.ndarray], bytes]:
     """A network, its work, and what Python makes of it: logits and the last state."""
     torch.manual_seed(0)
-    network = trained({"resnet8": lambda: resnet8(4), "lenet": lenet}[name]())
+    network = trained(
+        {"resnet8": lambda: resnet8(4), "lenet": lenet, "dscnn": lambda: dscnn(4, 2)}[name]()
+    )
     device.choose(network, "all")
     build = device.build(network, (1, 8, 8), device.Options(batch=BATCH))
     images, labels = digits(0, STEPS * BATCH)
@@ -61,13 +63,9 @@ def compiled(
 @pytest.mark.parametrize(
     ("name", "network", "flags"),
     [
-        ("host", "resnet8", ["-O1", "-fsanitize=address"]),
-        ("cortex-m0", "resnet8", []),
-        ("cortex-m3", "resnet8", []),
-        ("cortex-m4", "lenet", []),
-        ("cortex-m7", "resnet8", []),
-        ("riscv32", "resnet8", []),
-        ("wasm", "resnet8", []),
+        (name, network, ["-O1", "-fsanitize=address"] if name == "host" else [])
+        for name in targets.TARGETS
+        for network in ("resnet8", "lenet", "dscnn")
     ],
 )
 def test_a_processor_learns_what_python_learns(

@@ -65,6 +65,49 @@ def lenet() -> nn.Module:
     )
 
 
+def separable(channels: int) -> list[nn.Module]:
+    """A convolution of each channel alone, then one of each pixel alone."""
+    return [
+        nn.Conv2d(channels, channels, 3, padding="same", groups=channels, bias=False),
+        l1bn.L1BatchNormAct2d(channels),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        l1bn.L1BatchNormAct2d(channels),
+    ]
+
+
+def dscnn(width: int = 6, blocks: int = 4) -> nn.Module:
+    """DS-CNN of MLPerf Tiny for images of 8x8 pixels: uneven windows, dropout, separable blocks."""
+    return nn.Sequential(
+        nn.ZeroPad2d((1, 1, 4, 5)),
+        nn.Conv2d(1, width, (10, 4), (1, 2), bias=False),
+        l1bn.L1BatchNormAct2d(width),
+        nn.Dropout(0.2),
+        *(layer for _ in range(blocks) for layer in separable(width)),
+        nn.Dropout(0.4),
+        nn.AvgPool2d((8, 4)),
+        nn.Flatten(),
+        nn.Linear(width, CLASSES),
+    )
+
+
+def uneven() -> nn.Module:
+    """Windows that differ down and across: strides, padding, dilation, groups; ReLU6."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, 1, (2, 1), (2, 1)),
+        nn.ReLU6(),
+        nn.Dropout2d(0.25),
+        nn.Conv2d(6, 8, (3, 2), (1, 2), (1, 0), (1, 2), groups=2),
+        l1bn.L1BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True),
+        nn.MaxPool2d((2, 1), 1, 0, (2, 1)),
+        nn.AvgPool2d((1, 2)),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.LazyLinear(CLASSES),
+    )
+
+
 def odd() -> nn.Module:
     """What the other two leave out: a norm of its own, of features, an average of windows."""
     return nn.Sequential(

@@ -46,19 +46,19 @@ int32_t l1bn_sum(const l1bn_sums* sums, uint32_t pixel, uint32_t channel) {
   const l1bn_window* w = sums->window;
   if (sums->weight == 0) return sums->x[pixel * w->channels + channel];
   const l1bn_corner at = l1bn_corner_of(w, pixel);
-  const int8_t* x = sums->x + at.image * l1bn_in_size(w);
-  const uint32_t row = (uint32_t)w->kernel_width * w->channels;
+  const int8_t* x = sums->x + at.image * l1bn_in_size(w) + l1bn_first_seen(w, channel);
+  const l1bn_taps taps = l1bn_taps_of(w, at.left);
+  const uint32_t seen = l1bn_seen(w), row = (uint32_t)w->kernel_width * seen;
   const int8_t* weight = sums->weight + channel * w->kernel_height * row;
-  const int32_t first = l1bn_max(0, -at.left);
-  const int32_t last = l1bn_min(w->kernel_width, w->width - at.left);
   int32_t total = sums->bias;
-  if (last <= first) return total;
-  for (int32_t i = 0; i < w->kernel_height; ++i) {
-    const int32_t y = at.top + i;
+  for (int32_t i = 0; i < w->kernel_height; ++i, weight += row) {
+    const int32_t y = at.top + i * w->dilation_y;
     if (y < 0 || y >= w->height) continue;
-    total += l1bn_dot(x + ((uint32_t)y * w->width + (uint32_t)(at.left + first)) * w->channels,
-                      weight + (uint32_t)i * row + (uint32_t)first * w->channels,
-                      (uint32_t)(last - first) * w->channels);
+    for (int32_t j = taps.first; j < taps.last; j += taps.run) {
+      const uint32_t place = (uint32_t)(y * w->width + at.left + j * w->dilation_x);
+      total +=
+          l1bn_dot(x + place * w->channels, weight + (uint32_t)j * seen, (uint32_t)taps.run * seen);
+    }
   }
   return total;
 }

@@ -86,7 +86,7 @@ static int32_t largest(const l1bn_window* w, const int8_t* a, uint32_t pixel, ui
   int32_t best = -129;
   for (int32_t i = 0; i < w->kernel_height; ++i) {
     for (int32_t j = 0; j < w->kernel_width; ++j) {
-      const int32_t y = at.top + i, x = at.left + j;
+      const int32_t y = at.top + i * w->dilation_y, x = at.left + j * w->dilation_x;
       const int inside = y >= 0 && y < w->height && x >= 0 && x < w->width;
       const int32_t value =
           inside ? from[((uint32_t)y * w->width + (uint32_t)x) * w->channels] : -128;
@@ -102,7 +102,8 @@ void l1bn_maximum(const l1bn_run* run, const l1bn_op* op) {
   const l1bn_window* w = &run->network->windows[op->window];
   const uint32_t pixels = run->count * l1bn_out_pixels(w);
   const int8_t* a = l1bn_at(run, op->a);
-  int8_t *out = l1bn_at(run, op->out), *places = op->x == L1BN_NONE ? 0 : l1bn_at(run, op->x);
+  int8_t* out = l1bn_at(run, op->out);
+  int8_t* places = op->x == L1BN_NONE ? 0 : l1bn_at(run, op->x);
   for (uint32_t p = 0; p < pixels; ++p) {
     for (uint32_t c = 0; c < w->channels; ++c) {
       int8_t place = 0;
@@ -117,17 +118,17 @@ void l1bn_maximum(const l1bn_run* run, const l1bn_op* op) {
 static int32_t gathered(const l1bn_window* w, const int8_t* error, const int8_t* places,
                         uint32_t pixel, uint32_t channel) {
   const uint32_t image = pixel / l1bn_in_pixels(w), at = pixel % l1bn_in_pixels(w);
-  const int32_t y = (int32_t)(at / w->width) + w->padding;
-  const int32_t x = (int32_t)(at % w->width) + w->padding;
+  const uint32_t y = at / w->width + w->top, x = at % w->width + w->left;
   int32_t total = 0;
-  for (int32_t i = 0; i < w->kernel_height; ++i) {
-    if (y < i || (y - i) % w->stride != 0 || (y - i) / w->stride >= w->out_height) continue;
-    for (int32_t j = 0; j < w->kernel_width; ++j) {
-      if (x < j || (x - j) % w->stride != 0 || (x - j) / w->stride >= w->out_width) continue;
-      const uint32_t window =
-          (uint32_t)((y - i) / w->stride) * w->out_width + (uint32_t)((x - j) / w->stride);
+  for (uint32_t i = 0; i < w->kernel_height; ++i) {
+    const int32_t row = l1bn_window_place(y, i * w->dilation_y, w->stride_y);
+    if (row < 0 || row >= w->out_height) continue;
+    for (uint32_t j = 0; j < w->kernel_width; ++j) {
+      const int32_t column = l1bn_window_place(x, j * w->dilation_x, w->stride_x);
+      if (column < 0 || column >= w->out_width) continue;
+      const uint32_t window = (uint32_t)row * w->out_width + (uint32_t)column;
       const uint32_t from = (image * l1bn_out_pixels(w) + window) * w->channels + channel;
-      if (places[from] == i * w->kernel_width + j) total += error[from];
+      if (places[from] == (int32_t)(i * w->kernel_width + j)) total += error[from];
     }
   }
   return total;
@@ -137,7 +138,8 @@ void l1bn_maximum_error(const l1bn_run* run, const l1bn_op* op) {
   const l1bn_window* w = &run->network->windows[op->window];
   const l1bn_noise noise = l1bn_noise_of(run, op->site, ERROR);
   const uint32_t pixels = run->count * l1bn_in_pixels(w);
-  const int8_t *error = l1bn_at(run, op->a), *places = l1bn_at(run, op->x);
+  const int8_t* error = l1bn_at(run, op->a);
+  const int8_t* places = l1bn_at(run, op->x);
   const int disjoint = (op->flags & L1BN_DISJOINT) != 0;
   const int32_t bits = disjoint ? 8 : run->network->error_bits;
   int8_t* out = l1bn_at(run, op->out);

@@ -70,23 +70,33 @@ void l1bn_product(const l1bn_run* run, const l1bn_op* op) {
   run->exponents[op->out] = (int16_t)(sums.exponent + shift);
 }
 
+/* Products of the errors of one output pixel with one tap of every output channel; `stride`: from
+ * one channel's tap to the next one's. */
+static void tap_sums(const l1bn_window* w, const int8_t* error, const int8_t* tap, uint32_t stride,
+                     l1bn_i32* sums) {
+  const uint32_t seen = l1bn_seen(w);
+  const uint32_t outputs =
+      w->groups == 1u ? w->out_channels : (uint32_t)w->out_channels / w->groups;
+  for (uint32_t g = 0; g < w->groups; ++g, sums += seen) {
+    for (uint32_t k = 0; k < outputs; ++k, ++error, tap += stride)
+      if (*error != 0) l1bn_axpy(sums, tap, *error, seen);
+  }
+}
+
 /* Sums of all products that reach one input pixel, a number per channel. */
 static void input_sums(const l1bn_window* w, const int8_t* error, const int8_t* weight, uint32_t y,
                        uint32_t x, l1bn_i32* sums) {
-  const uint32_t taps = (uint32_t)w->kernel_height * w->kernel_width;
+  const uint32_t taps = (uint32_t)w->kernel_height * w->kernel_width, seen = l1bn_seen(w);
   memset(sums, 0, w->channels * sizeof(int32_t));
   for (uint32_t i = 0; i < w->kernel_height; ++i) {
-    const int32_t row = (int32_t)(y + w->padding) - (int32_t)i;
-    if (row < 0 || row % w->stride != 0 || row / w->stride >= w->out_height) continue;
+    const int32_t row = l1bn_window_place(y + w->top, i * w->dilation_y, w->stride_y);
+    if (row < 0 || row >= w->out_height) continue;
     for (uint32_t j = 0; j < w->kernel_width; ++j) {
-      const int32_t column = (int32_t)(x + w->padding) - (int32_t)j;
-      if (column < 0 || column % w->stride != 0 || column / w->stride >= w->out_width) continue;
-      const uint32_t place =
-          (uint32_t)(row / w->stride) * w->out_width + (uint32_t)(column / w->stride);
-      const int8_t* e = error + place * w->out_channels;
-      const int8_t* tap = weight + (i * w->kernel_width + j) * w->channels;
-      for (uint32_t k = 0; k < w->out_channels; ++k)
-        if (e[k] != 0) l1bn_axpy(sums, tap + k * taps * w->channels, e[k], w->channels);
+      const int32_t column = l1bn_window_place(x + w->left, j * w->dilation_x, w->stride_x);
+      if (column < 0 || column >= w->out_width) continue;
+      const uint32_t place = (uint32_t)row * w->out_width + (uint32_t)column;
+      tap_sums(w, error + place * w->out_channels, weight + (i * w->kernel_width + j) * seen,
+               taps * seen, sums);
     }
   }
 }
@@ -131,22 +141,23 @@ void l1bn_product_error(const l1bn_run* run, const l1bn_op* op) {
 /* Products of one output channel's errors with what each of its weights saw. */
 static void weight_sums(const l1bn_window* w, const int8_t* x, const int8_t* error, uint32_t images,
                         uint32_t channel, l1bn_i32* sums) {
-  const uint32_t row = (uint32_t)w->kernel_width * w->channels;
+  const uint32_t seen = l1bn_seen(w), row = (uint32_t)w->kernel_width * seen;
+  x += l1bn_first_seen(w, channel);
   memset(sums, 0, w->kernel_height * row * sizeof(int32_t));
   for (uint32_t p = 0; p < images * l1bn_out_pixels(w); ++p) {
     const int32_t e = error[p * w->out_channels + channel];
     if (e == 0) continue;
     const l1bn_corner corner = l1bn_corner_of(w, p);
     const int8_t* from = x + corner.image * l1bn_in_size(w);
-    const int32_t first = l1bn_max(0, -corner.left);
-    const int32_t last = l1bn_min(w->kernel_width, w->width - corner.left);
-    if (last <= first) continue;
+    const l1bn_taps taps = l1bn_taps_of(w, corner.left);
     for (int32_t i = 0; i < w->kernel_height; ++i) {
-      const int32_t y = corner.top + i;
+      const int32_t y = corner.top + i * w->dilation_y;
       if (y < 0 || y >= w->height) continue;
-      const uint32_t at = (uint32_t)y * w->width + (uint32_t)(corner.left + first);
-      l1bn_axpy(sums + (uint32_t)i * row + (uint32_t)first * w->channels, from + at * w->channels,
-                e, (uint32_t)(last - first) * w->channels);
+      for (int32_t j = taps.first; j < taps.last; j += taps.run) {
+        const uint32_t at = (uint32_t)(y * w->width + corner.left + j * w->dilation_x);
+        l1bn_axpy(sums + (uint32_t)i * row + (uint32_t)j * seen, from + at * w->channels, e,
+                  (uint32_t)taps.run * seen);
+      }
     }
   }
 }

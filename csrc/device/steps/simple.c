@@ -22,11 +22,23 @@ void l1bn_add(const l1bn_run* run, const l1bn_op* op) {
   run->exponents[op->out] = (int16_t)exponent;
 }
 
+/* 6 in steps of 2**exponent, to nearest; what 8 bits cannot reach is no limit. */
+static int32_t six(int32_t exponent) {
+  const int32_t down = l1bn_min(exponent, 16);
+  return down <= 0 ? 6 << l1bn_min(-down, 16) : (6 + (1 << (down - 1))) >> down;
+}
+
+/* The largest output of a ReLU, which no number reaches that has a gradient. */
+static int32_t limit_of(const l1bn_op* op, int32_t exponent) {
+  return (op->flags & L1BN_SIX) != 0 ? six(exponent) : 128;
+}
+
 void l1bn_relu(const l1bn_run* run, const l1bn_op* op) {
   const int8_t* a = l1bn_at(run, op->a);
   int8_t* out = l1bn_at(run, op->out);
   const uint32_t count = in_values(run, op);
-  for (uint32_t i = 0; i < count; ++i) out[i] = a[i] > 0 ? a[i] : 0;
+  const int32_t limit = limit_of(op, run->exponents[op->a]);
+  for (uint32_t i = 0; i < count; ++i) out[i] = (int8_t)l1bn_max(0, l1bn_min(a[i], limit));
   run->exponents[op->out] = run->exponents[op->a];
 }
 
@@ -34,8 +46,9 @@ void l1bn_relu_error(const l1bn_run* run, const l1bn_op* op) {
   int8_t* error = l1bn_at(run, op->a);
   const int8_t* y = l1bn_at(run, op->y);
   const uint32_t count = in_values(run, op);
+  const int32_t limit = limit_of(op, run->exponents[op->y]);
   for (uint32_t i = 0; i < count; ++i)
-    if (y[i] <= 0) error[i] = 0;
+    if (y[i] <= 0 || y[i] >= limit) error[i] = 0;
 }
 
 /* Channels last to channels first, image by image, or back. */

@@ -11,6 +11,7 @@ from l1bn.device.program.steps import INPUT, NONE, Kind, Mode, Op, Tensor
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
+    DropoutLayer,
     FlattenLayer,
     IdentityLayer,
     IntegerLayer,
@@ -18,6 +19,7 @@ from l1bn.quantized.layers import (
     NormLayer,
     ProductLayer,
     ProductNormLayer,
+    Relu6Layer,
     ReluLayer,
 )
 from l1bn.quantized.layers.product import Product
@@ -179,9 +181,19 @@ def _add(back: Backward, index: int, error: Tensor) -> None:
 
 
 def _relu(back: Backward, index: int, error: Tensor) -> None:
-    back.step(index, Kind.RELU_ERROR, a=error, y=back.low.made[index].out)
+    made = back.low.made[index]
+    back.step(index, Kind.RELU_ERROR, a=error, y=made.out, flags=made.flags)
     if back.wants(index):
         back.send(index, 0, error)
+
+
+def _dropout(back: Backward, index: int, error: Tensor) -> None:
+    if not back.wants(index):
+        return
+    made = back.low.made[index]
+    shared = {"scale": made.scale, "value": made.value, "blocks": back.before(index)}
+    back.step(index, Kind.DROPOUT_ERROR, a=error, out=error, **shared)
+    back.send(index, 0, error)
 
 
 def _through(back: Backward, index: int, error: Tensor) -> None:
@@ -217,6 +229,8 @@ _BACKWARD: dict[type[IntegerLayer], Callable[[Backward, int, Tensor], None]] = {
     NormLayer: _norm,
     AddLayer: _add,
     ReluLayer: _relu,
+    Relu6Layer: _relu,
+    DropoutLayer: _dropout,
     FlattenLayer: _flatten,
     IdentityLayer: _through,
     AveragePoolLayer: _pool(Kind.AVERAGE_ERROR),

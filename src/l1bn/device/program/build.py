@@ -331,6 +331,5 @@ def _compute_twice(op: Op) -> None:
     elif op.kind is Kind.PRODUCT_ERROR:
         op.sums = Tensor(Buffer(4 * w.channels))
     else:
-        row = w.kernel_height * w.kernel_width * w.channels
-        op.scratch = Tensor(Buffer(row * w.out_channels))
-        op.sums = Tensor(Buffer(4 * row))
+        op.scratch = Tensor(Buffer(w.taps * w.out_channels))
+        op.sums = Tensor(Buffer(4 * w.taps))

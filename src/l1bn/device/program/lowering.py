@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from l1bn.device.learning import layer_of
-from l1bn.device.program.refuse import plain_geometry, plain_pool
 from l1bn.device.program.steps import INPUT, NONE, Buffer, Flag, Kind, Mode, Op, Tensor, Window
 from l1bn.quantized import IntegerNetwork
 from l1bn.quantized.layers import (
@@ -23,6 +22,7 @@ from l1bn.quantized.layers import (
     NormLayer,
     ProductLayer,
     ProductNormLayer,
+    Relu6Layer,
     ReluLayer,
 )
 from l1bn.quantized.layers.product import Product
@@ -142,19 +142,24 @@ def plain_window(before: torch.Size, after: torch.Size) -> Window:
 def product_window(product: Product, before: torch.Size, after: torch.Size) -> Window:
     """Return the sizes of a convolution or linear layer."""
     kh, kw = product.weight.weight.shape[2:]
-    stride, padding = plain_geometry(product.name, product.geometry)
+    geometry = product.geometry
     return replace(
         plain_window(before, after),
         kernel_height=kh,
         kernel_width=kw,
-        stride=stride,
-        padding=padding,
+        stride_y=geometry.stride[0],
+        stride_x=geometry.stride[1],
+        top=geometry.padding[0],
+        left=geometry.padding[2],
+        dilation_y=geometry.dilation[0],
+        dilation_x=geometry.dilation[1],
+        groups=geometry.groups,
     )
 
 
 def _macs(window: Window, images: int) -> int:
     outputs = images * window.out_height * window.out_width * window.out_channels
-    return outputs * window.kernel_height * window.kernel_width * window.channels
+    return outputs * window.taps
 
 
 def scratch_of(parameter: IntegerParameter) -> Tensor | None:
@@ -252,10 +257,12 @@ def _add(low: Lowering, index: int) -> None:
 
 def _relu(low: Lowering, index: int) -> None:
     shape = low.shape_of(index)
+    limited = isinstance(low.layer(index), Relu6Layer)
     low.add(
         index,
         Kind.RELU,
         plain_window(shape, shape),
+        flags=Flag.SIX if limited else Flag(0),
         a=low.source(index),
         out=low.tensor(shape),
     )
@@ -290,15 +297,11 @@ def _average(low: Lowering, index: int) -> None:
     assert isinstance(layer, AveragePoolLayer)
     before, after = low.shape_of(low.network.nodes[index].inputs[0]), low.shape_of(index)
     kh, kw = layer.window(before[2:])
-    if kh != kw and after[2:].numel() > 1:
-        raise ValueError(
-            f"{layer.name}: expected square windows of averages, or one for all pixels, got "
-            f"{kh} x {kw}; a device has no others"
-        )
+    sides = {"kernel_height": kh, "kernel_width": kw, "stride_y": kh, "stride_x": kw}
     low.add(
         index,
         Kind.AVERAGE,
-        replace(plain_window(before, after), kernel_height=kh, kernel_width=kw, stride=kh),
+        replace(plain_window(before, after), **sides),
         flags=Flag.TRAINS if layer.training and low.training else Flag(0),
         a=low.source(index),
         out=low.tensor(after),
@@ -309,33 +312,44 @@ def _average(low: Lowering, index: int) -> None:
 def _maximum(low: Lowering, index: int) -> None:
     layer = low.layer(index)
     assert isinstance(layer, MaxPoolLayer)
-    kernel, stride, padding = plain_pool(layer.name, layer.window)
+    window = layer.window
     before, after = low.shape_of(low.network.nodes[index].inputs[0]), low.shape_of(index)
     low.add(
         index,
         Kind.MAXIMUM,
         replace(
             plain_window(before, after),
-            kernel_height=kernel,
-            kernel_width=kernel,
-            stride=stride,
-            padding=padding,
+            kernel_height=window.kernel[0],
+            kernel_width=window.kernel[1],
+            stride_y=window.stride[0],
+            stride_x=window.stride[1],
+            top=window.padding[0],
+            left=window.padding[1],
+            dilation_y=window.dilation[0],
+            dilation_x=window.dilation[1],
         ),
         a=low.source(index),
         out=low.tensor(after),
         x=low.tensor(after) if low.learns(index) else None,
-        flags=Flag.DISJOINT if layer.window.disjoint else Flag(0),
+        flags=Flag.DISJOINT if window.disjoint else Flag(0),
     )
 
 
 def _dropout(low: Lowering, index: int) -> None:
-    layer = low.layer(index)
-    if layer.training and low.training:
-        raise ValueError(
-            f"{layer.name}: expected no dropout in what learns on a device, got one; freeze the "
-            "layers up to it, or build the network without it"
-        )
-    _identity(low, index)
+    layer, shape = low.layer(index), low.shape_of(index)
+    assert isinstance(layer, DropoutLayer)
+    if not (layer.training and low.training):
+        _identity(low, index)
+        return
+    low.add(
+        index,
+        Kind.DROPOUT,
+        plain_window(shape, shape),
+        a=low.source(index),
+        out=low.tensor(shape),
+        scale=layer.keep - 1,
+        value=int(layer.channels),
+    )
 
 
 _FORWARD: dict[type[IntegerLayer], Callable[[Lowering, int], None]] = {
@@ -344,6 +358,7 @@ _FORWARD: dict[type[IntegerLayer], Callable[[Lowering, int], None]] = {
     NormLayer: _norm,
     AddLayer: _add,
     ReluLayer: _relu,
+    Relu6Layer: _relu,
     FlattenLayer: _flatten,
     IdentityLayer: _identity,
     DropoutLayer: _dropout,

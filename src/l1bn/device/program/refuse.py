@@ -2,30 +2,7 @@
 
 from __future__ import annotations
 
-from l1bn.fixed_point.geometry import Geometry
-from l1bn.quantized.layers import IntegerLayer, NormLayer, ProductNormLayer, Window
-
-
-def plain_geometry(name: str, geometry: Geometry) -> tuple[int, int]:
-    """Return stride and padding, the same in both directions."""
-    plain = Geometry.of(geometry.stride[0], geometry.padding[0])
-    if geometry != plain:
-        raise ValueError(
-            f"{name}: expected a convolution of one group with one stride and one padding, and no "
-            f"dilation, got {geometry}; a device has no others"
-        )
-    return geometry.stride[0], geometry.padding[0]
-
-
-def plain_pool(name: str, window: Window) -> tuple[int, int, int]:
-    """Return size, stride and padding of square windows."""
-    sides = (window.kernel, window.stride, window.padding)
-    if any(a != b for a, b in sides) or window.dilation != (1, 1) or window.ceil:
-        raise ValueError(
-            f"{name}: expected a max pooling of square windows without dilation and ceil_mode, got "
-            f"{window}; a device has no others"
-        )
-    return window.kernel[0], window.stride[0], window.padding[0]
+from l1bn.quantized.layers import IntegerLayer, NormLayer, ProductNormLayer
 
 
 def refuse_sharing(layers: list[IntegerLayer]) -> None:

@@ -23,16 +23,18 @@ class Kind(IntEnum):
     FLATTEN = 4
     AVERAGE = 5
     MAXIMUM = 6
-    LOSS = 7
-    PRODUCT_ERROR = 8
-    PRODUCT_UPDATE = 9
-    NORM_ERROR = 10
-    RELU_ERROR = 11
-    FLATTEN_ERROR = 12
-    AVERAGE_ERROR = 13
-    MAXIMUM_ERROR = 14
-    COPY = 15
-    JOIN = 16
+    DROPOUT = 7
+    LOSS = 8
+    PRODUCT_ERROR = 9
+    PRODUCT_UPDATE = 10
+    NORM_ERROR = 11
+    RELU_ERROR = 12
+    FLATTEN_ERROR = 13
+    AVERAGE_ERROR = 14
+    MAXIMUM_ERROR = 15
+    DROPOUT_ERROR = 16
+    COPY = 17
+    JOIN = 18
 
 
 class Mode(IntEnum):
@@ -53,6 +55,7 @@ class Flag(IntFlag):
     POW2 = 16
     TRAINS = 32
     TWICE = 64
+    SIX = 128
 
 
 @dataclass(eq=False)
@@ -91,8 +94,18 @@ class Window:
     out_channels: int
     kernel_height: int = 1
     kernel_width: int = 1
-    stride: int = 1
-    padding: int = 0
+    stride_y: int = 1
+    stride_x: int = 1
+    top: int = 0
+    left: int = 0
+    dilation_y: int = 1
+    dilation_x: int = 1
+    groups: int = 1
+
+    @property
+    def taps(self) -> int:
+        """Weights of an output channel."""
+        return self.kernel_height * self.kernel_width * (self.channels // self.groups)
 
 
 @dataclass(eq=False)
