@@ -36,7 +36,7 @@ from harness import (
     replace_rows,
     seconds,
 )
-from l1bn.convert.example import tensors_of
+from l1bn.model.trial import tensors_of
 from peak import peaks, print_peak
 
 BATCH, PIXELS = 8, 128

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import l1bn
 import torchvision_operators  # noqa: F401 - before transformers, which imports torchvision
 from harness import write
-from l1bn.convert.kept import kept_bytes
+from l1bn.model.kept import kept_bytes
 from l1bn.ops.registry import registry
 
 TRANSFORMERS = {

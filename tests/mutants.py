@@ -68,7 +68,7 @@ CURVES = ("tests/test_backends.py", "tests/test_activation.py")
 DEVICE = ("tests/device/test_equal.py",)
 FLASH = ("tests/device/test_faults.py",)
 GENERATED = ("tests/convert/fusion/test_generated.py", "tests/convert/fusion/test_fuse.py")
-FOLD = ("tests/convert/test_fold.py",)
+FOLD = ("tests/weights/test_fold.py",)
 DAMAGE = ("tests/recipes/files/test_damage.py",)
 MUTANTS = [
     Mutant(
@@ -164,49 +164,49 @@ MUTANTS = [
     ),
     Mutant(
         "fold: nothing is hidden from the others",
-        "convert/fold.py",
+        "weights/fold.py",
         'for fill in (float("nan"), 1e3))',
         "for fill in ())",
         FOLD,
     ),
     Mutant(
         "fold: two norms take one convolution",
-        "convert/fold.py",
+        "weights/fold.py",
         "if list(pairs.values()).count(p) > 1]",
         "if list(pairs.values()).count(p) > 2]",
         FOLD,
     ),
     Mutant(
         "fold: one pair that is seen keeps the others of its half",
-        "convert/fold.py",
+        "weights/fold.py",
         "    if len(pairs) == 1:\n        return {}",
         "    if pairs:\n        return {}",
         FOLD,
     ),
     Mutant(
         "fold: outputs without tensors agree",
-        "convert/fold.py",
+        "weights/fold.py",
         "    if not wanted:\n",
         "    if False:\n",
         FOLD,
     ),
     Mutant(
         "fold: runs share a copy's state",
-        "convert/fold.py",
+        "weights/fold.py",
         "        return copied(model)\n",
         '        return model.__dict__.setdefault("_trial", copied(model))\n',
         FOLD,
     ),
     Mutant(
         "fold: groups of a transposed convolution are one",
-        "convert/fold.py",
+        "weights/fold.py",
         "scale.view(groups, 1, each)",
         "scale.view(each, 1, groups).transpose(0, 2)",
         FOLD,
     ),
     Mutant(
         "fold: the mean stays",
-        "convert/fold.py",
+        "weights/fold.py",
         "bias = -mean if producer.bias is None else _double(producer.bias) - mean",
         "bias = 0 * mean if producer.bias is None else _double(producer.bias)",
         FOLD,
@@ -227,7 +227,7 @@ MUTANTS = [
     ),
     Mutant(
         "kept: the list of saved tensors stays in the graph",
-        "convert/kept.py",
+        "model/kept.py",
         "    kept.clear()",
         "    kept.sort(key=id)",
         ("tests/convert/test_example_memory.py",),

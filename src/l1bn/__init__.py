@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from l1bn.convert import calibrate_, check, convert_, convert_sync_, fold_, revert_
+    from l1bn.convert import check, convert_, convert_sync_, revert_
     from l1bn.functional import l1_batch_norm
     from l1bn.nn import (
         L1BatchNorm1d,
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
         L1SyncBatchNorm,
         L1SyncBatchNormAct2d,
     )
+    from l1bn.weights import calibrate_, fold_
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "calibrate_": "l1bn.convert",
+    "calibrate_": "l1bn.weights",
     "check": "l1bn.convert",
     "convert_": "l1bn.convert",
     "convert_sync_": "l1bn.convert",
-    "fold_": "l1bn.convert",
+    "fold_": "l1bn.weights",
     "revert_": "l1bn.convert",
     "L1BatchNorm1d": "l1bn.nn",
     "L1BatchNorm2d": "l1bn.nn",

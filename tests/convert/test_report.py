@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from l1bn import calibrate_, convert_, revert_
-from l1bn.convert.report import ConversionReport, Item, group
+from l1bn.model.report import ConversionReport, Item, group
 from zoo import SmallResNet
 
 

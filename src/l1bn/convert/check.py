@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from l1bn.convert.record import recorded
 from l1bn.convert.replace import is_convertible
-from l1bn.convert.report import Item, group
+from l1bn.model.report import Item, group
 from l1bn.nn.batchnorm import _L1BatchNorm
 
 

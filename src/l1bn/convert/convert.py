@@ -11,7 +11,6 @@ from l1bn.convert.fusion.search import fuse as fuse_blocks
 from l1bn.convert.fusion.search import unfuse
 from l1bn.convert.fusion.turned import watch
 from l1bn.convert.record import forget, remember
-from l1bn.convert.refuse import check_model, check_ready
 from l1bn.convert.replace import (
     Change,
     become,
@@ -20,7 +19,8 @@ from l1bn.convert.replace import (
     plan_to_l1,
     plan_to_sync,
 )
-from l1bn.convert.report import ConversionReport, Item
+from l1bn.model.refuse import check_model, check_ready
+from l1bn.model.report import ConversionReport, Item
 from l1bn.nn import L1SyncBatchNorm, L1SyncBatchNormAct2d
 
 if TYPE_CHECKING:

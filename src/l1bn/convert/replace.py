@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from l1bn.convert.record import recorded
-from l1bn.convert.report import Item
+from l1bn.model.layers import LAYERS, bare_type
+from l1bn.model.report import Item
 from l1bn.nn import (
     L1BatchNorm1d,
     L1BatchNorm2d,
@@ -43,8 +44,6 @@ _TO_SYNC: dict[type[nn.Module], type[nn.Module]] = {
 }
 #: What Lightning makes when it takes synchronisation away: any dimensions, and nothing of its own.
 _LIGHTNINGS = "_BatchNormXd"
-#: The layers that are known through and through; subclasses may do more.
-LAYERS = (*_TO_L1.values(), L1BatchNormAct2d, L1SyncBatchNormAct2d)
 _BY_NAME = {cls.__name__: cls for cls in LAYERS}
 _TIMM_MODULE = "timm.layers.norm_act"
 _TIMM_NAMES: dict[type[_L1BatchNorm], str] = {
@@ -55,12 +54,6 @@ _TIMM_NAMES: dict[type[_L1BatchNorm], str] = {
 Change = tuple[str, nn.Module, type[nn.Module]]
 Plan = tuple[list[Change], list[Item]]
 _SUBCLASS = "a subclass of an L1BN layer, which may do more"
-
-
-def bare_type(module: nn.Module) -> type[nn.Module]:
-    """Class of the module, without the one that a parametrization puts on top."""
-    cls = type(module)
-    return cls.__mro__[1] if parametrize.is_parametrized(module) else cls
 
 
 def become(module: nn.Module, cls: type[nn.Module]) -> None:

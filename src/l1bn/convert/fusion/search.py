@@ -17,7 +17,7 @@ from l1bn.convert.fusion.decide import NORMS
 from l1bn.convert.fusion.plan import Method, Plan
 from l1bn.convert.fusion.rewrite import Origins
 from l1bn.convert.fusion.source import NoSourceError
-from l1bn.convert.report import Item
+from l1bn.model.report import Item
 from l1bn.nn import L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import FUSABLE, activation_of, is_identity, is_watched

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from l1bn.convert.kept import kept_bytes
+from l1bn.model.kept import kept_bytes
 from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.names import NormName
 

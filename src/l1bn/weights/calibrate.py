@@ -17,16 +17,68 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from l1bn.activation import activate
-from l1bn.convert.example import preserved
-from l1bn.convert.refuse import check_model, check_ready
-from l1bn.convert.replace import LAYERS, bare_type
-from l1bn.convert.report import Calibration, CalibrationReport, Item
+from l1bn.model.layers import LAYERS, bare_type
+from l1bn.model.refuse import check_model, check_ready
+from l1bn.model.report import Item, group
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.ops import formula
 
 _DONE = "_l1bn_calibrated"
 
 Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One calibrated layer.
+
+    Attributes:
+        path: the layer's name in the model.
+        smallest: smallest factor applied to γ over the channels.
+        median: median factor.
+        largest: largest factor.
+    """
+
+    path: str
+    smallest: float
+    median: float
+    largest: float
+
+
+@dataclass
+class CalibrationReport:
+    """What ``l1bn.calibrate_`` did. ``print(report)`` shows it.
+
+    Attributes:
+        model: class of the model.
+        batches: number of batches measured.
+        calibrated: layers rescaled, with the range of their factors.
+        left: layers that were not, and why.
+    """
+
+    model: str
+    batches: int
+    calibrated: list[Calibration] = field(default_factory=list)
+    left: list[Item] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [
+            f"calibrate_: {self.model}",
+            f"  {len(self.calibrated)} calibrated on {self.batches} "
+            + ("batch" if self.batches == 1 else "batches"),
+        ]
+        if self.calibrated:
+            title = "factor on γ"
+            width = max(len(title), *(len(row.path) for row in self.calibrated))
+            parts.append(f"      {title:<{width}}  smallest  median  largest")
+            parts += [
+                f"      {row.path:<{width}}  {row.smallest:8.3f}  {row.median:6.3f}  "
+                f"{row.largest:7.3f}"
+                for row in self.calibrated
+            ]
+        if self.left:
+            parts += [f"  {len(self.left)} left as they are", *group(self.left, True)]
+        return "\n".join(parts)
 
 
 def calibrate_(
@@ -97,7 +149,7 @@ def calibrate_(
     every, layers, left = _plan(model)
     run = forward or _default_forward
     count = 0
-    with preserved(model), torch.no_grad(), _as_bn(every):
+    with _preserved(model), torch.no_grad(), _as_bn(every):
         model.train()
         for batch in _shown(itertools.islice(batches, max_batches), batches, max_batches, progress):
             run(model, batch)
@@ -181,6 +233,21 @@ def _why_not(module: _L1BatchNorm, owners: Mapping[int, int]) -> str | None:
     if owners[id(module.weight)] > 1:
         return "shares its γ with another layer"
     return None
+
+
+@contextlib.contextmanager
+def _preserved(model: nn.Module) -> Iterator[None]:
+    """Give every module its mode and its buffers back."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
 
 @contextlib.contextmanager

@@ -63,59 +63,6 @@ class ConversionReport:
         return "\n".join(parts)
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """One calibrated layer.
-
-    Attributes:
-        path: the layer's name in the model.
-        smallest: smallest factor applied to γ over the channels.
-        median: median factor.
-        largest: largest factor.
-    """
-
-    path: str
-    smallest: float
-    median: float
-    largest: float
-
-
-@dataclass
-class CalibrationReport:
-    """What ``l1bn.calibrate_`` did. ``print(report)`` shows it.
-
-    Attributes:
-        model: class of the model.
-        batches: number of batches measured.
-        calibrated: layers rescaled, with the range of their factors.
-        left: layers that were not, and why.
-    """
-
-    model: str
-    batches: int
-    calibrated: list[Calibration] = field(default_factory=list)
-    left: list[Item] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [
-            f"calibrate_: {self.model}",
-            f"  {len(self.calibrated)} calibrated on {self.batches} "
-            + ("batch" if self.batches == 1 else "batches"),
-        ]
-        if self.calibrated:
-            title = "factor on γ"
-            width = max(len(title), *(len(row.path) for row in self.calibrated))
-            parts.append(f"      {title:<{width}}  smallest  median  largest")
-            parts += [
-                f"      {row.path:<{width}}  {row.smallest:8.3f}  {row.median:6.3f}  "
-                f"{row.largest:7.3f}"
-                for row in self.calibrated
-            ]
-        if self.left:
-            parts += [f"  {len(self.left)} left as they are", *group(self.left, True)]
-        return "\n".join(parts)
-
-
 def group(items: Iterable[Item], with_paths: bool) -> list[str]:
     """Lines that count items of one text together.
 

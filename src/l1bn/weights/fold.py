@@ -18,10 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
-from l1bn.convert.example import copied, difference, room_between, round_parameters_, run
-from l1bn.convert.refuse import check_model, check_ready
-from l1bn.convert.replace import bare_type
-from l1bn.convert.report import ConversionReport, Item
+from l1bn.model.layers import bare_type
+from l1bn.model.refuse import check_model, check_ready
+from l1bn.model.report import ConversionReport, Item
+from l1bn.model.trial import copied, difference, room_between, round_parameters_, run
 from l1bn.nn import L1BatchNormAct2d, L1SyncBatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import is_watched
