@@ -5,14 +5,15 @@
 Writes ``results/device_memory.csv``, the RAM of the fastest program and of the smallest that
 ``l1bn.device`` accepts, and, where all compilers and emulators are there,
 ``results/device_targets.csv``: one network under a limit of RAM, built and run on every emulated
-processor, every integer equal to Python's. Each has its environment beside it. Weights and images
+processor, every integer equal to Python's, by the processor's own vectors and (``plain``) without.
+Each has its environment beside it. Weights and images
 are random: no byte depends on them, the number of instructions does a little. Half a minute.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,7 @@ def memories() -> list[dict[str, Any]]:
     return [memory(prepared, *plan) for plan in PLANS]
 
 
-def trial(target: Target) -> dict[str, Any]:
+def trial(target: Target, flags: Sequence[str] = ()) -> dict[str, Any]:
     """Figures of one inference and one training step, equal to Python's."""
     prepared, images = network()
     learn, options = RUN
@@ -96,7 +97,7 @@ def trial(target: Target) -> dict[str, Any]:
     few = quantized.QTensor(images.values[: options.batch], images.exponent)
     work = Work(few, torch.arange(options.batch), [0.01])
     with TemporaryDirectory() as folder:
-        program = compile_trial(build, work, target, Path(folder))
+        program = compile_trial(build, work, target, Path(folder), flags)
         outcome = run_trial(build, program, target)
         flash = flash_bytes(target, program, work)
     if found := difference(build, work, outcome):
@@ -118,7 +119,9 @@ def trials() -> Iterator[dict[str, Any]]:
         if reason := target.missing():
             raise SystemExit(f"no device_targets.csv, {name}: {reason}")
         plan = {"learn": RUN[0], "batch": RUN[1].batch, "limit_bytes": LIMIT}
-        yield {"target": name} | plan | trial(target)
+        own, plain = trial(target), trial(target, ["-DL1BN_PLAIN"])
+        counted = {f"plain_{k}": v for k, v in plain.items() if k.endswith("instructions")}
+        yield {"target": name} | plan | own | counted
 
 
 def main() -> None:

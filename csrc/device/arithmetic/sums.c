@@ -42,23 +42,30 @@ void l1bn_sums_channel(const l1bn_run* run, const l1bn_op* op, uint32_t channel,
   sums->bias = (int32_t)l1bn_clip(value, -((int64_t)1 << 30), (int64_t)1 << 30);
 }
 
+/* The sum of the taps that a view leaves; `row`: weights of a row of taps. */
+static int32_t view_sum(const l1bn_window* w, const l1bn_view* view, const int8_t* x,
+                        const int8_t* weight, uint32_t row) {
+  const uint32_t down = (uint32_t)w->dilation_y * w->width * w->channels;
+  const uint32_t seen = l1bn_seen(w), taps = (uint32_t)(view->columns.last - view->columns.first);
+  int32_t total = 0;
+  for (int32_t i = view->rows.first; i < view->rows.last; ++i, x += down, weight += row) {
+    if (l1bn_side_by_side(w)) {
+      total += l1bn_dot(x, weight, taps * seen);
+      continue;
+    }
+    for (uint32_t j = 0; j < taps; ++j)
+      total += l1bn_dot(x + j * w->dilation_x * w->channels, weight + j * seen, seen);
+  }
+  return total;
+}
+
 int32_t l1bn_sum(const l1bn_sums* sums, uint32_t pixel, uint32_t channel) {
   const l1bn_window* w = sums->window;
   if (sums->weight == 0) return sums->x[pixel * w->channels + channel];
-  const l1bn_corner at = l1bn_corner_of(w, pixel);
-  const int8_t* x = sums->x + at.image * l1bn_in_size(w) + l1bn_first_seen(w, channel);
-  const l1bn_taps taps = l1bn_taps_of(w, at.left);
+  const l1bn_view view = l1bn_view_of(w, pixel);
   const uint32_t seen = l1bn_seen(w), row = (uint32_t)w->kernel_width * seen;
-  const int8_t* weight = sums->weight + channel * w->kernel_height * row;
-  int32_t total = sums->bias;
-  for (int32_t i = 0; i < w->kernel_height; ++i, weight += row) {
-    const int32_t y = at.top + i * w->dilation_y;
-    if (y < 0 || y >= w->height) continue;
-    for (int32_t j = taps.first; j < taps.last; j += taps.run) {
-      const uint32_t place = (uint32_t)(y * w->width + at.left + j * w->dilation_x);
-      total +=
-          l1bn_dot(x + place * w->channels, weight + (uint32_t)j * seen, (uint32_t)taps.run * seen);
-    }
-  }
-  return total;
+  const int8_t* x = sums->x + view.start + l1bn_first_seen(w, channel);
+  const uint32_t first = (uint32_t)view.rows.first * row + (uint32_t)view.columns.first * seen;
+  const int8_t* weight = sums->weight + channel * w->kernel_height * row + first;
+  return sums->bias + view_sum(w, &view, x, weight, row);
 }

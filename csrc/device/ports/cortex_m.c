@@ -10,7 +10,14 @@ uintptr_t bare_call(uintptr_t operation, const void* argument) {
   return r0;
 }
 
+#define COPROCESSORS (*(volatile uint32_t*)0xE000ED88u)
+#define VECTORS 0x00F00000u /* allow them */
+
 static void reset(void) {
+#ifdef __ARM_FEATURE_MVE
+  COPROCESSORS |= VECTORS;
+  __asm__ volatile("dsb\n isb" ::: "memory");
+#endif
   clock_start();
   bare_main();
 }

@@ -78,8 +78,15 @@ static void tap_sums(const l1bn_window* w, const int8_t* error, const int8_t* ta
   const uint32_t outputs =
       w->groups == 1u ? w->out_channels : (uint32_t)w->out_channels / w->groups;
   for (uint32_t g = 0; g < w->groups; ++g, sums += seen) {
-    for (uint32_t k = 0; k < outputs; ++k, ++error, tap += stride)
-      if (*error != 0) l1bn_axpy(sums, tap, *error, seen);
+    const int8_t* waits = 0; /* a tap that goes with the next one */
+    int8_t its_error = 0;
+    for (uint32_t k = 0; k < outputs; ++k, ++error, tap += stride) {
+      if (*error == 0) continue;
+      if (waits != 0) l1bn_axpy2(sums, waits, its_error, tap, *error, seen);
+      waits = waits != 0 ? 0 : tap;
+      its_error = *error;
+    }
+    if (waits != 0) l1bn_axpy(sums, waits, its_error, seen);
   }
 }
 
@@ -138,28 +145,65 @@ void l1bn_product_error(const l1bn_run* run, const l1bn_op* op) {
   run->exponents[op->out] = (int16_t)(run->exponents[op->a] + exponent + shift);
 }
 
-/* Products of one output channel's errors with what each of its weights saw. */
-static void weight_sums(const l1bn_window* w, const int8_t* x, const int8_t* error, uint32_t images,
-                        uint32_t channel, l1bn_i32* sums) {
+/* An output pixel with an error of a channel, and what its window sees. */
+typedef struct {
+  const int8_t* x; /* at the first tap within the image */
+  int32_t error;   /* 0: no pixel */
+  l1bn_view view;
+} pixel_error;
+
+/* Products of a pixel's error with what each weight saw, and of a second pixel whose window loses
+ * as much at the borders. */
+static void add_errors(const l1bn_window* w, const pixel_error* a, const pixel_error* b,
+                       l1bn_i32* sums) {
+  const l1bn_taps rows = a->view.rows, columns = a->view.columns;
   const uint32_t seen = l1bn_seen(w), row = (uint32_t)w->kernel_width * seen;
-  x += l1bn_first_seen(w, channel);
-  memset(sums, 0, w->kernel_height * row * sizeof(int32_t));
-  for (uint32_t p = 0; p < images * l1bn_out_pixels(w); ++p) {
-    const int32_t e = error[p * w->out_channels + channel];
-    if (e == 0) continue;
-    const l1bn_corner corner = l1bn_corner_of(w, p);
-    const int8_t* from = x + corner.image * l1bn_in_size(w);
-    const l1bn_taps taps = l1bn_taps_of(w, corner.left);
-    for (int32_t i = 0; i < w->kernel_height; ++i) {
-      const int32_t y = corner.top + i * w->dilation_y;
-      if (y < 0 || y >= w->height) continue;
-      for (int32_t j = taps.first; j < taps.last; j += taps.run) {
-        const uint32_t at = (uint32_t)(y * w->width + corner.left + j * w->dilation_x);
-        l1bn_axpy(sums + (uint32_t)i * row + (uint32_t)j * seen, from + at * w->channels, e,
-                  (uint32_t)taps.run * seen);
+  const uint32_t down = (uint32_t)w->dilation_y * w->width * w->channels;
+  const uint32_t across = (uint32_t)w->dilation_x * w->channels;
+  const uint32_t taps = (uint32_t)(columns.last - columns.first);
+  const uint32_t runs = l1bn_side_by_side(w) ? (taps != 0u) : taps;
+  const uint32_t count = l1bn_side_by_side(w) ? taps * seen : seen;
+  sums += (uint32_t)rows.first * row + (uint32_t)columns.first * seen;
+  for (uint32_t i = 0; i < (uint32_t)(rows.last - rows.first); ++i, sums += row) {
+    for (uint32_t j = 0; j < runs; ++j) {
+      const uint32_t at = i * down + j * across;
+      if (b->error != 0) {
+        l1bn_axpy2(sums + j * seen, a->x + at, a->error, b->x + at, b->error, count);
+      } else {
+        l1bn_axpy(sums + j * seen, a->x + at, a->error, count);
       }
     }
   }
+}
+
+static int alike(const l1bn_view* a, const l1bn_view* b) {
+  return a->rows.first == b->rows.first && a->rows.last == b->rows.last &&
+         a->columns.first == b->columns.first && a->columns.last == b->columns.last;
+}
+
+/* Products of one output channel's errors with what each of its weights saw. */
+static void weight_sums(const l1bn_window* w, const int8_t* x, const int8_t* error, uint32_t images,
+                        uint32_t channel, l1bn_i32* sums) {
+  const pixel_error none = {0};
+  pixel_error waits = none; /* a pixel that goes with the next one, if they are alike */
+  x += l1bn_first_seen(w, channel);
+  memset(sums, 0, w->kernel_height * w->kernel_width * l1bn_seen(w) * sizeof(int32_t));
+  for (uint32_t p = 0; p < images * l1bn_out_pixels(w); ++p) {
+    const int32_t e = error[p * w->out_channels + channel];
+    if (e == 0) continue;
+    pixel_error now = {x, e, l1bn_view_of(w, p)};
+    now.x += now.view.start;
+    if (waits.error == 0) {
+      waits = now;
+    } else if (alike(&waits.view, &now.view)) {
+      add_errors(w, &waits, &now, sums);
+      waits = none;
+    } else {
+      add_errors(w, &waits, &none, sums);
+      waits = now;
+    }
+  }
+  if (waits.error != 0) add_errors(w, &waits, &none, sums);
 }
 
 static void update_weight(const l1bn_run* run, const l1bn_op* op) {

@@ -56,7 +56,14 @@ class BoardConfig:
     network: Path
     out: Path = Path("device")
     target: Literal[
-        "host", "cortex-m0", "cortex-m3", "cortex-m4", "cortex-m7", "riscv32", "wasm"
+        "host",
+        "cortex-m0",
+        "cortex-m3",
+        "cortex-m4",
+        "cortex-m7",
+        "cortex-m55",
+        "riscv32",
+        "wasm",
     ] = "host"
     learn: str = "classifier"
     batch: int = 8

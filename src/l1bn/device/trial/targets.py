@@ -89,12 +89,22 @@ _NRF51 = (
 """The only board with a Cortex-M0, with memory as the others have it."""
 
 
-def _cortex_m(cpu: str, *board: str, clock: str = "mps2.c") -> Target:
+_INTEGER_MVE = ("-march=armv8.1-m.main+mve", "-mthumb", "-mfloat-abi=hard")
+"""A Cortex-M55 without a float unit; vectors are passed in registers, which gcc calls hard."""
+
+
+def _cortex_m(
+    cpu: str,
+    *board: str,
+    clock: str = "mps2.c",
+    script: str = "cortex_m.ld",
+    flags: tuple[str, ...] = (),
+) -> Target:
     return Target(
         "arm-none-eabi-gcc",
-        (f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=soft", *_BARE),
+        (*(flags or (f"-mcpu={cpu}", "-mthumb", "-mfloat-abi=soft")), *_BARE),
         ("trial.c", "bare.c", "libc.c", "cortex_m.c", clock),
-        script="cortex_m.ld",
+        script=script,
         libraries=("-lgcc",),
         runner=("qemu-system-arm", "-M", *board, *_QEMU),
         binutils="arm-none-eabi-",
@@ -114,6 +124,13 @@ TARGETS = {
     "cortex-m3": _cortex_m("cortex-m3", "mps2-an385"),
     "cortex-m4": _cortex_m("cortex-m4", "mps2-an386"),
     "cortex-m7": _cortex_m("cortex-m7", "mps2-an500"),
+    "cortex-m55": _cortex_m(
+        "cortex-m55",
+        "mps3-an547",
+        clock="systick.c",
+        script="cortex_m55.ld",
+        flags=_INTEGER_MVE,
+    ),
     "riscv32": Target(
         "riscv64-unknown-elf-gcc",
         ("-march=rv32imac", "-mabi=ilp32", "-mcmodel=medany", *_BARE),
