@@ -574,9 +574,9 @@ MUTANTS = [
     ),
     Mutant(
         "device: sums beyond the border",
-        "csrc/device/arithmetic/sums.c",
-        "l1bn_min(w->kernel_width, w->width - at.left)",
-        "w->kernel_width",
+        "csrc/device/arithmetic/window.h",
+        "l1bn_min(kernel, taps.last)",
+        "kernel",
         DEVICE,
     ),
     Mutant(

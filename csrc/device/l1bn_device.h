@@ -194,6 +194,15 @@ enum l1bn_status l1bn_train_part(const l1bn_device* device, const int8_t* images
                                  const uint16_t* labels, uint32_t rate, uint32_t blocks,
                                  int32_t* logits);
 
+/* The same, and norms[n] becomes the sum of magnitudes of the gradients of block n, with 32
+ * fraction bits; a block that does not learn keeps its number. `norms` has 32 places. */
+enum l1bn_status l1bn_train_measured(const l1bn_device* device, const int8_t* images,
+                                     const uint16_t* labels, uint32_t rate, uint32_t blocks,
+                                     int32_t* logits, int64_t* norms);
+
+/* Those `count` of some blocks whose norms are the largest; of equal ones the first. */
+uint32_t l1bn_largest(const int64_t* norms, uint32_t blocks, uint32_t count);
+
 /* Bytes of a slot. */
 uint32_t l1bn_state_size(const l1bn_device* device);
 

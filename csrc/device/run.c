@@ -3,6 +3,7 @@
 #include "bytes.h"
 
 #define LARGEST_RATE (64u << 16)
+#define MOST_BLOCKS 32u
 
 typedef void (*step_function)(const l1bn_run* run, const l1bn_op* op);
 
@@ -72,6 +73,12 @@ enum l1bn_status l1bn_train_step(const l1bn_device* device, const int8_t* images
 enum l1bn_status l1bn_train_part(const l1bn_device* device, const int8_t* images,
                                  const uint16_t* labels, uint32_t rate, uint32_t blocks,
                                  int32_t* logits) {
+  return l1bn_train_measured(device, images, labels, rate, blocks, logits, 0);
+}
+
+enum l1bn_status l1bn_train_measured(const l1bn_device* device, const int8_t* images,
+                                     const uint16_t* labels, uint32_t rate, uint32_t blocks,
+                                     int32_t* logits, int64_t* norms) {
   const l1bn_network* net = device->network;
   if (net->train.count == 0u || (net->blocks & blocks) == 0u) return L1BN_NO_TRAINING;
   if (rate > LARGEST_RATE) return L1BN_BAD_RATE;
@@ -84,10 +91,26 @@ enum l1bn_status l1bn_train_part(const l1bn_device* device, const int8_t* images
   run.labels = labels;
   run.rate = rate;
   run.blocks = blocks & net->blocks;
+  run.norms = norms;
+  for (uint32_t n = 0; norms != 0 && n < MOST_BLOCKS; ++n)
+    if ((run.blocks >> n & 1u) != 0u) norms[n] = 0;
   run_program(&run, &net->train);
   advance(&run);
   if (logits != 0)
     memcpy(logits, l1bn_at(&run, net->logits_train),
            (uint32_t)net->batch * net->classes * sizeof(int32_t));
   return L1BN_OK;
+}
+
+uint32_t l1bn_largest(const int64_t* norms, uint32_t blocks, uint32_t count) {
+  uint32_t chosen = 0;
+  for (; count != 0u && chosen != blocks; --count) {
+    uint32_t best = MOST_BLOCKS;
+    for (uint32_t n = 0; n < MOST_BLOCKS; ++n) {
+      if (((blocks & ~chosen) >> n & 1u) == 0u) continue;
+      if (best == MOST_BLOCKS || norms[n] > norms[best]) best = n;
+    }
+    chosen |= (uint32_t)1 << best;
+  }
+  return chosen;
 }

@@ -23,6 +23,7 @@ typedef struct {
   uint32_t image; /* the first of them, within the batch */
   uint32_t rate;
   uint32_t blocks; /* which learn in this step */
+  int64_t* norms;  /* of each block's gradients, or 0 */
 } l1bn_run;
 
 static inline int8_t* l1bn_at(const l1bn_run* run, uint16_t tensor) {

@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ class Host:
             return self.library.l1bn_train_step(*arguments, _pointer(classes)), classes
         part = ctypes.c_uint32(blocks)
         return self.library.l1bn_train_part(*arguments, part, _pointer(classes)), classes
+
+    def measure(
+        self, images: quantized.QTensor, labels: np.ndarray, rate: float, blocks: int, norms: Any
+    ) -> None:
+        """One step of some blocks, which leaves their norms."""
+        status = self.library.l1bn_train_measured(
+            ctypes.byref(self.device),
+            _pointer(_pixels(images)),
+            _pointer(np.asarray(labels).astype(np.uint16)),
+            ctypes.c_uint32(round(rate * 65536)),
+            ctypes.c_uint32(blocks),
+            None,
+            _pointer(norms),
+        )
+        assert status == 0
 
     def infer(self, image: quantized.QTensor) -> np.ndarray:
         logits = np.zeros(10, np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,46 @@ def test_blocks_in_turn_learn_what_they_learn_in_python(
         moved = {k for k, p in before.items() if not torch.equal(p, _find(build, k).weight)}
         assert moved
         assert all(blocks.parameters[k] & chosen for k in moved)
+
+
+@pytest.mark.parametrize(("model", "learn"), [(lambda: resnet8(4), "all"), (odd, "affine")])
+def test_the_largest_gradients_choose_what_learns(model: Any, learn: Any, on_host: Any) -> None:
+    torch.manual_seed(0)
+    build = planned(model(), learn)
+    blocks, network, host = build.blocks, build.network, on_host(build)
+    optimizer = quantized.SGD(network, RATE, 0.9)
+    wanted, norms, chosen = [0] * len(blocks.layers), np.zeros(32, np.int64), blocks.all
+    seen = set()
+    for step in range(12):
+        blocks.limit(network, chosen)
+        images, labels = digits(BATCH * step, BATCH)
+        logits = network(images)
+        network.backward(quantized.cross_entropy(network, logits, labels).error)
+        now = blocks.norms(network)
+        wanted = [n if chosen >> i & 1 else wanted[i] for i, n in enumerate(now)]
+        optimizer.step()
+        host.measure(images, labels.numpy(), RATE, chosen, norms)
+        assert norms.tolist() == wanted + [0] * (32 - len(wanted))
+        assert host.state == build.layout.pack(), f"state after step {step}"
+        found = host.library.l1bn_largest(_pointer(norms), blocks.all, 2)
+        assert found == blocks.largest(wanted, 2)
+        chosen = blocks.all if step % 4 == 3 else found  # now and then all are measured anew
+        seen.add(found)
+    assert min(wanted) > 0
+    assert learn == "affine" or len(seen) > 1
+
+
+def test_the_largest_of_few_blocks_are_all_of_them(on_host: Any) -> None:
+    torch.manual_seed(0)
+    library = on_host(planned(resnet8(4), 2)).library
+    norms = np.array([5, 7, 7, 1, *[0] * 28], np.int64)
+    of = [library.l1bn_largest(_pointer(norms), 0b1111, n) for n in range(6)]
+    assert of == [0, 0b10, 0b110, 0b111, 0b1111, 0b1111]
+    assert library.l1bn_largest(_pointer(norms), 0b1001, 1) == 1
+
+
+def _pointer(array: np.ndarray) -> Any:
+    return array.ctypes.data_as(ctypes.c_void_p)
 
 
 def _find(build: device.Build, key: int) -> Any:

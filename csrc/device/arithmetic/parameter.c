@@ -52,6 +52,17 @@ static int64_t velocity(const step_of* s, const l1bn_gradient* g, uint32_t i, in
   return limited(((v * s->factor + (1 << (RATE_BITS - 1))) >> RATE_BITS) + *d);
 }
 
+/* Add the magnitudes of a gradient to its block's norm. */
+static void measure(const l1bn_run* run, const l1bn_parameter* p, const l1bn_gradient* g) {
+  if (run->norms == 0) return;
+  int64_t total = 0;
+  for (uint32_t i = 0; i < p->count; ++i) {
+    const int64_t value = to_units(gradient_at(g, i), g->exponent);
+    total += value < 0 ? -value : value;
+  }
+  run->norms[g->block] += total;
+}
+
 static void make_room(const l1bn_run* run, const l1bn_parameter* p, int32_t high) {
   if (4 * l1bn_master_peak(run, p) <= 3u * (uint32_t)high) return;
   l1bn_i16* master = l1bn_master(run, p);
@@ -74,6 +85,7 @@ void l1bn_sgd_step(const l1bn_run* run, const l1bn_parameter* p, const l1bn_grad
   const l1bn_noise second = l1bn_noise_of(run, FIRST_UPDATE + p->index, 1);
   int32_t momentum_shift = 0;
   int64_t d;
+  measure(run, p, gradient);
   if (s.momentum != 0) {
     uint64_t peak = 0;
     for (uint32_t i = 0; i < p->count; ++i) {

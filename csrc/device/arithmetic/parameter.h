@@ -36,6 +36,7 @@ typedef struct {
   const int8_t* narrow;
   const l1bn_i64* wide;
   int32_t exponent;
+  int32_t block; /* that it belongs to */
 } l1bn_gradient;
 
 /* One step of SGD with momentum and weight decay: l1bn.fixed_point.sgd_step, then make_room. */

@@ -293,8 +293,8 @@ void l1bn_norm_error(const l1bn_run* run, const l1bn_op* op) {
   if (op->value < 0 || (run->blocks >> op->value & 1u) == 0u) return;
   const l1bn_parameter *gamma = &run->network->parameters[norm->gamma],
                        *beta = &run->network->parameters[norm->beta];
-  const l1bn_gradient of_gamma = {0, dgamma, run->exponents[op->a]};
-  const l1bn_gradient of_beta = {0, dbeta, run->exponents[op->a]};
+  const l1bn_gradient of_gamma = {0, dgamma, run->exponents[op->a], op->value};
+  const l1bn_gradient of_beta = {0, dbeta, run->exponents[op->a], op->value};
   if (gamma->learns) l1bn_sgd_step(run, gamma, &of_gamma);
   if (beta->learns) l1bn_sgd_step(run, beta, &of_beta);
 }

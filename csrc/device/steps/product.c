@@ -232,7 +232,8 @@ static void update_weight(const l1bn_run* run, const l1bn_op* op) {
     }
     shift = l1bn_peak_shift(peak, bits);
   }
-  const l1bn_gradient gradient = {narrow, 0, run->exponents[op->x] + run->exponents[op->a] + shift};
+  const l1bn_gradient gradient = {narrow, 0, run->exponents[op->x] + run->exponents[op->a] + shift,
+                                  l1bn_bits(op->blocks) - 1};
   l1bn_sgd_step(run, p, &gradient);
 }
 
@@ -246,7 +247,7 @@ static void update_bias(const l1bn_run* run, const l1bn_op* op) {
       total += error[p * w->out_channels + k];
     sums[k] = total;
   }
-  const l1bn_gradient gradient = {0, sums, run->exponents[op->a]};
+  const l1bn_gradient gradient = {0, sums, run->exponents[op->a], l1bn_bits(op->blocks) - 1};
   l1bn_sgd_step(run, &run->network->parameters[op->bias], &gradient);
 }
 

@@ -110,9 +110,9 @@ def sgd_step(
     Shape:
         - gradient: that of the weights
     """
-    d = _to_units(gradient.astype(np.int64), exponent)
-    d = d + _to_units(master.weight * step.decay, master.exponent - 2 * RATE_BITS)
-    v = _to_units(master.momentum, master.momentum_exponent)
+    d = to_units(gradient.astype(np.int64), exponent)
+    d = d + to_units(master.weight * step.decay, master.exponent - 2 * RATE_BITS)
+    v = to_units(master.momentum, master.momentum_exponent)
     v = _limit(((v * step.momentum + (1 << (RATE_BITS - 1))) >> RATE_BITS) + d)
     move = v
     if step.nesterov:
@@ -194,7 +194,7 @@ def _limit(value: IntArray) -> IntArray:
     return np.clip(value, -(1 << LIMIT_BITS), 1 << LIMIT_BITS)
 
 
-def _to_units(value: IntArray, exponent: int) -> IntArray:
+def to_units(value: IntArray, exponent: int) -> IntArray:
     """``value · 2**exponent`` in units, to nearest and saturated."""
     shift = exponent + UNIT_BITS
     if shift < 0:

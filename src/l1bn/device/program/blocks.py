@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from l1bn.device.learning import layer_of
 from l1bn.device.program.steps import EVERY, INPUT
+from l1bn.fixed_point.update import to_units
 from l1bn.quantized import IntegerNetwork
 from l1bn.quantized.parameter import IntegerParameter
 
@@ -57,6 +58,28 @@ class Blocks:
     def last(self, count: int) -> int:
         """Return the set of the last so many blocks."""
         return self.all & ~((1 << max(0, len(self.layers) - count)) - 1)
+
+    def norms(self, network: IntegerNetwork) -> list[int]:
+        """Return the sum of magnitudes of each block's gradients, as ``l1bn_train_measured`` does.
+
+        Args:
+            network: The network after a backward pass, before the optimizer's step.
+
+        Returns:
+            A number for each block, with 32 fraction bits; 0 where nothing of it learned.
+        """
+        found = [0] * len(self.layers)
+        for parameter in network.integer_parameters():
+            own, gradient = self.parameters.get(id(parameter), 0), parameter.gradient
+            if own and parameter.trains and gradient is not None:
+                values = to_units(gradient.values.cpu().numpy().astype("int64"), gradient.exponent)
+                found[own.bit_length() - 1] += int(abs(values).sum())
+        return found
+
+    def largest(self, norms: Sequence[int], count: int) -> int:
+        """Return the set of so many blocks with the largest norms; of equal ones the first."""
+        order = sorted(range(len(self.layers)), key=lambda n: -norms[n])
+        return sum(1 << n for n in order[:count])
 
     def limit(self, network: IntegerNetwork, chosen: int = EVERY) -> None:
         """Let only some blocks learn in Python, as ``l1bn_train_part`` does on a device.
