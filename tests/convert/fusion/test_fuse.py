@@ -487,6 +487,22 @@ class TestNotFused:
         monkeypatch.setattr(Module, "forward", lambda self, x: 3 * x)
         assert torch.equal(model(X), 3 * X)
 
+    def test_a_forward_of_the_same_code_and_other_cells(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def scaled(by: float) -> Any:
+            def forward(self: Any, x: Tensor) -> Any:
+                return self.act(self.bn(x)) * by
+
+            return forward
+
+        monkeypatch.setattr(Module, "forward", scaled(1.0))
+        model = Module().double()
+        assert convert_(model).fused
+        wanted = 2 * model(X)
+        monkeypatch.setattr(Module, "forward", scaled(2.0))
+        assert_close(model(X), wanted, "double sums")
+
     def test_a_file_changed_since_it_was_imported_is_not_used(self, tmp_path: Path) -> None:
         text = (
             "from zoo import Block\n"

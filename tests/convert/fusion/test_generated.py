@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import re
 import sys
@@ -155,3 +156,24 @@ def test_generated_blocks(index: int, tmp_path: Path, calls: list[tuple[Any, boo
     assert len(one_call) > 3 * PER_FILE
     assert sum(one_call) > PER_FILE / 8  # 21 to 60: few sites have a residual
     assert counts[0] >= 0.3 * PER_FILE
+
+
+@pytest.mark.parametrize(
+    "layers", ["bn other last", "bn bn other", "other bn other", "last tail bn"]
+)
+def test_three_layers_in_any_order(layers: str, tmp_path: Path, calls: list[Any]) -> None:
+    names = "abc"
+    lines = [f"{name} = self.{layer}(x)" for name, layer in zip(names, layers.split(), strict=True)]
+    ends = ["self.act({0} + {1}) * {2}", "self.act({1} + {0}) + self.six({2})"]
+    every = itertools.product(itertools.permutations(lines), itertools.permutations(names, 2), ends)
+    for seed, (order, added, end) in enumerate(every):
+        (other,) = set(names) - set(added)
+        body = [*order, f"return {end.format(*added, other)}"]
+        text = f"class Block{seed}(Parts):\n    def forward(self, x):\n"
+        text += "".join(f"        {line}\n" for line in body)
+        try:
+            assert check(load(tmp_path, seed, text), seed, text) == (True, True)
+        except BaseException as error:
+            raise AssertionError(f"{text}\n{error}") from error
+        del sys.modules[f"generated_{seed}"]
+    assert any(residual for _, residual in calls)

@@ -27,6 +27,14 @@ class Walrus(B):
         return z + y
 
 
+class LooksInATest(B):
+    def forward(self, x):
+        y = self.bn(x)
+        if self.bn.num_batches_tracked.item() == 1:
+            x = 2 * x
+        return self.act(y) + x
+
+
 class Swap(B):
     def forward(self, x):
         a = self.bn(x)

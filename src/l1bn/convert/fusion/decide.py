@@ -70,9 +70,10 @@ class Promise:
 
     def compute(self) -> Tensor:
         """The value, as it was written: first the layer, then the addition."""
+        if self.result is None:
+            settle(*self.earlier)  # which may compute this one: one of them may add it
         y = self.result
         if y is None:
-            settle(*self.earlier)
             self.result = y = self.norm(self.x)
             residual, self.residual, self.x = self.residual, None, None
             if residual is not None:  # a promise given after this one, or a tensor
@@ -152,8 +153,8 @@ def _value(x: Promise | Tensor) -> Tensor:
 def settle(*promises: object) -> None:
     """Compute what was promised, before something runs that could notice."""
     for promise in promises:
-        if type(promise) is Promise and promise.x is not None:
-            promise.compute()
+        if _is_due(promise):
+            value(promise)
 
 
 def _promise(f: Callable[..., object], x: Tensor, earlier: tuple[object, ...]) -> object:
@@ -224,10 +225,10 @@ def _keep(promise: Promise, activation: Activation) -> Tensor | None:
     if x is None or not is_grad_enabled():
         return None
     if type(other) is Promise and other.result is None:
-        if _pairs(promise, other):
+        first, last = (promise, other) if _is_in(promise, other.earlier) else (other, promise)
+        if _pairs(first, last):
             y = _pair(promise, other, activation)
         else:
-            first, last = (promise, other) if promise in other.earlier else (other, promise)
             promise.residual = None
             last.residual = first.compute()
             return _keep(last, activation)
@@ -239,12 +240,24 @@ def _keep(promise: Promise, activation: Activation) -> Tensor | None:
     return y
 
 
-def _pairs(a: Promise, b: Promise) -> bool:
+def _pairs(first: Promise, last: Promise) -> bool:
+    """Whether two layers can be one call: they are apart, and no third one is due in between."""
+    before = (first, *first.earlier)
     return (
-        a.norm is not b.norm
-        and a.norm.backend == b.norm.backend
-        and a.norm.running_mean is not b.norm.running_mean
+        first.norm is not last.norm
+        and first.norm.backend == last.norm.backend
+        and first.norm.running_mean is not last.norm.running_mean
+        and not any(_is_due(p) and not _is_in(p, before) for p in last.earlier)
     )
+
+
+def _is_in(promise: object, values: tuple[object, ...]) -> bool:
+    """By identity: values may be of any type, with an equality of their own."""
+    return any(promise is v for v in values)
+
+
+def _is_due(x: object) -> bool:
+    return type(x) is Promise and x.x is not None
 
 
 def _pair(a: Promise, b: Promise, activation: Activation) -> Tensor:
