@@ -30,6 +30,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from l1bn.activation import clips, keeps_output
 from l1bn.ops.records import Call, Running
 from l1bn.ops.triton import launch, plan
 
@@ -48,6 +49,10 @@ CASES = [
     ((64, 2048, 7, 7), torch.bfloat16, True, None, False),
     ((256, 1000), torch.float32, False, "relu", False),
     ((16, 512, 4, 4), torch.float32, False, "relu", False),
+    ((64, 96, 56, 56), torch.bfloat16, True, "gelu", False),
+    ((64, 128, 28, 28), torch.bfloat16, True, "silu", True),
+    ((64, 64, 28, 28), torch.float16, False, ("leaky_relu", 0.2), False),
+    ((64, 64, 28, 28), torch.float32, False, "mish", False),
     ((64, 64, 300, 300), torch.float64, False, None, False),
 ]
 
@@ -94,7 +99,12 @@ def launches_of(case: tuple[Any, ...], keep_x: bool) -> list[Launch]:
         worst = torch.empty(1, dtype=torch.int32, device="meta") if bits else None
         running = Running(vector(), vector(), 0.1)
         _, kept = launch.forward(x, residual, call, running, bits, worst)
-        kept = kept._replace(x=x if keep_x else None, y=kept.y if activation else None)
+        bends = activation is not None and not clips(activation)
+        kept = kept._replace(
+            x=x if keep_x else None,
+            y=None if activation is None or (keep_x and bends) else kept.y,
+            residual=kept.residual if bends or not keep_x else None,
+        )
         launch.backward(tensor(), kept, call, (True, True, True, has_residual))
     return launches
 
@@ -164,6 +174,15 @@ def assemble(ptx: str, architecture: str) -> dict[str, int]:
     }
 
 
+def occupancy(registers: int, warps: int) -> float:
+    """Part of a multiprocessor's 64 warps that its 65,536 registers let live at once.
+
+    Registers are dealt out in eights per thread; these kernels need little shared memory.
+    """
+    blocks = 65536 // (-(-registers // 8) * 8 * 32 * warps)
+    return min(64, blocks * warps) / 64
+
+
 def accesses(ptx: str) -> Counter[str]:
     """Global loads and stores by the bytes that a thread moves at once."""
     found: Counter[str] = Counter()
@@ -179,7 +198,7 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Compile, kernel by kernel."""
     for case in CASES[:: 4 if quick else 1]:
         shape, dtype, last, activation, has_residual = case
-        for keep_x in (True,) if activation is None else (False, True):
+        for keep_x in (False, True) if keeps_output(activation, dtype) else (True,):
             for one in launches_of(case, keep_x):
                 for name, target in TARGETS.items():
                     source, options = source_of(one)
@@ -194,6 +213,7 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
                     if name.startswith("sm"):
                         ptx = compiled.asm["ptx"]
                         row |= assemble(ptx, "sm_90a" if name == "sm_90" else name)
+                        row["occupancy"] = occupancy(row["registers"], options["num_warps"])
                         row["accesses"] = " ".join(
                             f"{k}:{v}" for k, v in sorted(accesses(ptx).items())
                         )
@@ -210,6 +230,8 @@ def main() -> int:
     assert plan.TILE  # the plan decides what is compiled
     found = list(rows(options.quick))
     names = list(max(found, key=len))
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
     for target in (options.out and (options.out / "ahead_of_time.csv").open("w"), sys.stdout):
         if target:
             writer = csv.DictWriter(target, names)

@@ -13,6 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from triton.runtime import interpreter
 
 from judge import Case, assert_close, assert_judged, error, judge, make_case, run
+from l1bn.activation import Activation
 from l1bn.functional import l1_batch_norm
 from l1bn.ops.records import Call
 from l1bn.ops.recovery import LIMIT, Recovery
@@ -56,6 +57,24 @@ CASES = [
     ((4, 2, 30, 31), torch.float16, "relu6", False, "strided"),
     ((4, 2, 30, 31), torch.float32, "relu", True, "contiguous"),
 ]
+
+
+BENT = [
+    ("leaky_relu", 0.2), ("leaky_relu", -0.5), "elu", "silu", "hardswish", "hardsigmoid", "gelu",
+    "gelu_tanh", "mish", "sigmoid", "tanh",
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("launches", "poisoned_allocations")
+@pytest.mark.parametrize("activation", BENT, ids=str)
+def test_activations_that_bend(activation: Activation) -> None:
+    for dtype, residual, layout in [
+        (torch.float32, True, "contiguous"),
+        (torch.bfloat16, False, "channels_last"),
+    ]:
+        case = make_case((4, 3, 5, 6), dtype, activation=activation, residual=residual,
+                         layout=layout)  # fmt: skip
+        assert_judged(case, "triton")
 
 
 @pytest.mark.usefixtures("launches", "poisoned_allocations")

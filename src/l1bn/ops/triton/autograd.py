@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation
+from l1bn.activation import Activation, clips, keeps_output
 from l1bn.ops import formula
 from l1bn.ops.records import Call, Context, Running, SavedOutput
 from l1bn.ops.recovery import LIMIT, recovery
@@ -20,7 +20,7 @@ class Options(NamedTuple):
     """What a call does beside its tensors.
 
     Attributes:
-        activation: None or a name of ``launch.ACTIVATIONS``.
+        activation: None or one of ``l1bn.activation``.
         eps: floor of the variance.
         running: statistics to move, or None.
         out: receives the batch's statistics, or None.
@@ -50,11 +50,11 @@ class _Train(torch.autograd.Function):
         options: Options,
     ) -> Tensor | tuple[Tensor, Tensor]:
         dense = in_order(x.resolve_neg())
-        activates = options.activation is not None
+        readable = keeps_output(options.activation, x.dtype)
         call = Call(_plain(weight), _plain(bias), options.activation, options.eps)
         added = None if residual is None else in_order(residual.resolve_neg(), dense)
         wanted = True in ctx.needs_input_grad
-        from_output, worst = _ask(dense, weight) if wanted and activates else (False, None)
+        from_output, worst = _ask(dense, weight) if wanted and readable else (False, None)
         # The sign of x − μ is for x's gradient.
         bits = from_output and ctx.needs_input_grad[0]
         y, kept = launch.forward(dense, added, call, options.running, bits, worst)
@@ -64,12 +64,17 @@ class _Train(torch.autograd.Function):
             options.out.append(kept.statistics)
         if not wanted:
             return y
-        ctx.options, ctx.keeps_output = options._replace(running=None, out=None), activates
+        ctx.options = options._replace(running=None, out=None)
         ctx.format = format_of(dense)
         ctx.set_materialize_grads(False)
         shared = kept.statistics, kept.above, weight, bias
-        if not (from_output and _recoverable(dense, worst)):
-            ctx.save_for_backward(dense, y if activates else None, None, None, *shared)
+        from_output = from_output and _recoverable(dense, worst)
+        # Beside x, y is needed where the activation clips; where it bends, the residual.
+        bends = options.activation is not None and not clips(options.activation)
+        ctx.keeps_output = from_output or (options.activation is not None and not bends)
+        if not from_output:
+            again = added if bends else None
+            ctx.save_for_backward(dense, y if ctx.keeps_output else None, again, None, *shared)
             return y
         if not bits:
             ctx.save_for_backward(None, y, added, None, *shared)

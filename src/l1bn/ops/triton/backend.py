@@ -13,6 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from l1bn.activation import DESCRIPTIONS
 from l1bn.ops import frozen
 from l1bn.ops.records import Call, Running
 from l1bn.ops.running import update_running_statistics
@@ -24,6 +25,7 @@ class Triton:
     """Serves dense and strided GPU tensors; CPU tensors in Triton's interpreter."""
 
     name = "triton"
+    activations = frozenset(DESCRIPTIONS)
 
     def __init__(self) -> None:
         self._interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")

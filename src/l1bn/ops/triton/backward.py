@@ -9,49 +9,73 @@ Equation numbers are those of reference.py. Wu et al., IEEE TNNLS 2019, arXiv:18
 import triton
 import triton.language as tl
 
+from l1bn.ops.triton.curve import from_output, slope
 from l1bn.ops.triton.forward import K, add_partials
 from l1bn.ops.triton.tiles import channel_index, narrow, over_channel, tile, tile_count, unpack_bits
 
 
 @triton.jit
-def passed_gradient(grad, y, offsets, mask, ACC: tl.constexpr, ACTIVATION: tl.constexpr):
-    """dL/dz and the output, zero where the activation passes nothing."""
+def constants(weight, bias, statistics, channel, channels, ACC: tl.constexpr):
+    """What z is made of, per channel: the mean in two parts, γ/σ, and β."""
+    inside = channel < channels
+    high = tl.load(statistics + channel, inside, 0.0)
+    low = tl.load(statistics + channels + channel, inside, 0.0)
+    scale = tl.load(statistics + 2 * channels + channel, inside, 1.0)
+    factor = 1.0 / scale
+    if weight is not None:
+        factor = tl.load(weight + channel, inside, 0.0).to(ACC) / scale
+    offset = tl.zeros_like(scale)
+    if bias is not None:
+        offset = tl.load(bias + channel, inside, 0.0).to(ACC)
+    return high, low, factor, offset
+
+
+@triton.jit
+def element(
+    grad, y, x, residual, high, low, factor, offset, offsets, mask, PRODUCT: tl.constexpr,
+    ACC: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
+):  # fmt: skip
+    """dL/dz, and what γ's gradient multiplies it by (only with PRODUCT where x is not kept).
+
+    That is d = x − μ where x is kept, and z − residual − β where y stands for it. Where x is kept
+    and y is not, z is computed again.
+    """
     g = tl.load(grad + offsets, mask, 0.0).to(ACC)
     value = g
-    if ACTIVATION != 0:
-        value = tl.load(y + offsets, mask, 0.0).to(ACC)
-        alive = value > 0  # NaN is not
-        if ACTIVATION == 2:
-            alive = alive & (value < 6)
-        g = tl.where(alive, g, 0.0)
+    if x is not None:
+        value = (tl.load(x + offsets, mask, 0.0).to(ACC) - high[None, :]) - low[None, :]
+    if y is None:
+        if ACTIVATION != 0:
+            z = value * factor[None, :] + offset[None, :]
+            if residual is not None:
+                z += tl.load(residual + offsets, mask, 0.0).to(ACC)
+            g *= slope(z, ACTIVATION, PARAMETER)
+    elif ACTIVATION != 0 or PRODUCT:
+        output = tl.load(y + offsets, mask, 0.0).to(ACC)
+        g, z = from_output(g, output, ACTIVATION, PARAMETER)
+        if x is None:
+            value = z - offset[None, :]
+            if PRODUCT and residual is not None:
+                value = (z - tl.load(residual + offsets, mask, 0.0).to(ACC)) - offset[None, :]
     return g, value
 
 
 @triton.jit
 def reduce_pass(
-    grad, y, x, residual, bias, statistics, channel, split, images, channels, positions,
+    grad, y, x, residual, weight, bias, statistics, channel, split, images, channels, positions,
     SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
-    INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr,
+    INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
 ):  # fmt: skip
-    """Equations (5) and (6): Σg, and Σg·d with x or Σg·(y − residual − β) without."""
-    inside = channel < channels
-    first = tl.load(statistics + channel, inside, 0.0)
-    rest = tl.load(statistics + channels + channel, inside, 0.0)
-    if x is None:
-        first = tl.zeros_like(first)
-        rest = first
-        if bias is not None:
-            first = tl.load(bias + channel, inside, 0.0).to(ACC)
+    """Equations (5) and (6): Σg, and Σg·d with x or Σg·(z − residual − β) without."""
+    high, low, factor, offset = constants(weight, bias, statistics, channel, channels, ACC)
     sums = tl.zeros((HIGH, WIDE), ACC)
     products = tl.zeros((HIGH, WIDE), ACC)
     for index in range(split, tile_count(images, positions, HIGH, WIDE, ROWS), SPLITS):
         offsets, mask, _, _ = tile(index, images, channels, positions, HIGH, WIDE, ROWS, INDEX)
-        g, value = passed_gradient(grad, y, offsets, mask, ACC, ACTIVATION)
-        if x is not None:
-            value = tl.load(x + offsets, mask, 0.0).to(ACC)
-        elif residual is not None:
-            value -= tl.load(residual + offsets, mask, 0.0).to(ACC)
-        value = (value - first[None, :]) - rest[None, :]
+        g, value = element(
+            grad, y, x, residual, high, low, factor, offset, offsets, mask,
+            True, ACC, ACTIVATION, PARAMETER,
+        )  # fmt: skip
         sums += g
         # Not g·value: where y is infinite, zero times it would be no number.
         products += tl.where(g == 0, 0.0, g * value)
@@ -60,26 +84,26 @@ def reduce_pass(
 
 @triton.jit
 def gradient_pass(
-    grad, y, x, bits, dx, dresidual, statistics, dbias, through, mean_sign, factor,
-    channel, split, images, channels, positions,
+    grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, dbias, through, mean_sign,
+    factor, channel, split, images, channels, positions,
     SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
-    INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr,
+    INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
 ):  # fmt: skip
     """Equation (8), from the last tile to the first: reduction has just read those."""
-    inside = channel < channels
-    high = tl.load(statistics + channel, inside, 0.0)
-    low = tl.load(statistics + channels + channel, inside, 0.0)
+    high, low, inner, offset = constants(weight, bias, statistics, channel, channels, ACC)
     total = tile_count(images, positions, HIGH, WIDE, ROWS)
     for step in range(split, total, SPLITS):
         offsets, mask, bytes_at, bytes_in = tile(
             total - 1 - step, images, channels, positions, HIGH, WIDE, ROWS, INDEX
         )
-        g, _ = passed_gradient(grad, y, offsets, mask, ACC, ACTIVATION)
+        g, centred = element(
+            grad, y, x, residual, high, low, inner, offset, offsets, mask,
+            False, ACC, ACTIVATION, PARAMETER,
+        )  # fmt: skip
         if dresidual is not None:
             tl.store(dresidual + offsets, narrow(g, dresidual), mask)
         if dx is not None:
             if x is not None:
-                centred = (tl.load(x + offsets, mask, 0.0).to(ACC) - high[None, :]) - low[None, :]
                 positive = centred >= 0
             else:
                 packed = tl.load(bits + bytes_at, bytes_in, 0)
@@ -126,8 +150,8 @@ def store_parameters(dweight, dbias, product, sums, channel, channels):
 
 @triton.jit
 def reduce_kernel(
-    grad, y, x, residual, bias, statistics, partials, images, channels, positions,
-    ACTIVATION: tl.constexpr,
+    grad, y, x, residual, weight, bias, statistics, partials, images, channels, positions,
+    ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
     SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
     INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -135,8 +159,8 @@ def reduce_kernel(
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
     sums, products = reduce_pass(
-        grad, y, x, residual, bias, statistics, channel, split,
-        images, channels, positions, SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+        grad, y, x, residual, weight, bias, statistics, channel, split,
+        images, channels, positions, SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     at = split * channels + channel
     tl.store(partials + at, sums, channel < channels)
@@ -145,26 +169,29 @@ def reduce_kernel(
 
 @triton.jit
 def gradient_kernel(
-    grad, y, x, bits, dx, dresidual, weight, statistics, above, partials, dweight, dbias,
+    grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, above, partials,
+    dweight, dbias,
     images, channels, positions, count,
-    EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, RECOVERED: tl.constexpr,
-    SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
-    ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
+    EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
+    RECOVERED: tl.constexpr,
+    COUNTS: tl.constexpr, COUNTS_PADDED: tl.constexpr, SPLITS: tl.constexpr, PADDED: tl.constexpr,
+    HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
     """Second launch: every gradient."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
     sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
     products = add_partials(partials + SPLITS * channels, channel, channels, SPLITS, PADDED, ACC)
-    positive = add_partials(above, channel, channels, SPLITS, PADDED, ACC)
+    positive = add_partials(above, channel, channels, COUNTS, COUNTS_PADDED, ACC)
     product, mean_g, through, mean_sign, factor = coefficients(
         sums, products, positive, weight, statistics, channel, channels, count.to(ACC),
         EPS_ROOT, RECOVERED, ACC,
     )  # fmt: skip
     gradient_pass(
-        grad, y, x, bits, dx, dresidual, statistics, mean_g, through, mean_sign, factor,
-        channel, split, images, channels, positions,
-        SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+        grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, mean_g, through,
+        mean_sign, factor, channel, split, images, channels, positions,
+        SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     if split == 0:
         store_parameters(dweight, dbias, product, sums, channel, channels)
@@ -174,15 +201,16 @@ def gradient_kernel(
 def backward_kernel(
     grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, above, dweight, dbias,
     images, channels, positions, count,
-    EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, RECOVERED: tl.constexpr,
+    EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
+    RECOVERED: tl.constexpr,
     HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
     """Both passes in one launch, where a program has its channels to itself."""
     channel = channel_index(WIDE, ROWS)
     sums, products = reduce_pass(
-        grad, y, x, residual, bias, statistics, channel, 0,
-        images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+        grad, y, x, residual, weight, bias, statistics, channel, 0,
+        images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     positive = tl.load(above + channel, channel < channels, 0)
     product, mean_g, through, mean_sign, factor = coefficients(
@@ -190,7 +218,8 @@ def backward_kernel(
         EPS_ROOT, RECOVERED, ACC,
     )  # fmt: skip
     gradient_pass(
-        grad, y, x, bits, dx, dresidual, statistics, mean_g, through, mean_sign, factor,
-        channel, 0, images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+        grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, mean_g, through,
+        mean_sign, factor, channel, 0, images, channels, positions,
+        1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     store_parameters(dweight, dbias, product, sums, channel, channels)

@@ -11,6 +11,7 @@ Equation numbers are those of reference.py. Wu et al., IEEE TNNLS 2019, arXiv:18
 import triton
 import triton.language as tl
 
+from l1bn.ops.triton.curve import activate
 from l1bn.ops.triton.tiles import channel_index, narrow, over_channel, pack_bits, tile, tile_count
 
 #: √(π/2)
@@ -98,6 +99,7 @@ def third_pass(
     images, channels, positions,
     SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
     INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr,
+    PARAMETER: tl.constexpr,
 ):  # fmt: skip
     """Equations (3) and (4): write y and the sign bits; return Σb and max|residual|."""
     factor = 1.0 / scale
@@ -118,22 +120,12 @@ def third_pass(
             added = tl.load(residual + offsets, mask, 0.0).to(ACC)
             top = tl.maximum(top, tl.abs(added))
             z += added
-        tl.store(y + offsets, narrow(activate(z, ACTIVATION), y), mask)
+        tl.store(y + offsets, narrow(activate(z, ACTIVATION, PARAMETER), y), mask)
         positive = (centred >= 0) & mask
         above += positive.to(tl.int32)
         if bits is not None:
             tl.store(bits + bytes_at, pack_bits(positive, HIGH, WIDE), bytes_in)
     return over_channel(above, ROWS), tl.max(top, axis=0)
-
-
-@triton.jit
-def activate(z, ACTIVATION: tl.constexpr):
-    """Apply no activation (0), ReLU (1) or ReLU6 (2); NaN stays NaN."""
-    if ACTIVATION == 1:
-        z = tl.where(z <= 0, 0.0, z)
-    elif ACTIVATION == 2:
-        z = tl.where(z <= 0, 0.0, tl.where(z >= 6, 6.0, z))
-    return z
 
 
 @triton.jit
@@ -245,6 +237,7 @@ def normalize_kernel(
     running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
     images, channels, positions, count,
     EPS: tl.constexpr, EPS_ROOT: tl.constexpr, TINY: tl.constexpr, ACTIVATION: tl.constexpr,
+    PARAMETER: tl.constexpr,
     SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -262,7 +255,7 @@ def normalize_kernel(
     positive, top = third_pass(
         x, residual, y, bits, weight, bias, high, low, scale, channel, split,
         images, channels, positions,
-        SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+        SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     tl.store(above + split * channels + channel, positive, channel < channels)
     if worst is not None:
@@ -281,6 +274,7 @@ def forward_kernel(
     running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
     images, channels, positions, count,
     EPS: tl.constexpr, EPS_ROOT: tl.constexpr, TINY: tl.constexpr, ACTIVATION: tl.constexpr,
+    PARAMETER: tl.constexpr,
     HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
     ACC: tl.constexpr,
 ):  # fmt: skip
@@ -295,7 +289,7 @@ def forward_kernel(
     high, low, scale = correct(high, low, deviation, drift, signs, total, EPS_ROOT)
     positive, top = third_pass(
         x, residual, y, bits, weight, bias, high, low, scale, channel, 0,
-        images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION,
+        images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     tl.store(above + channel, positive, channel < channels)
     if worst is not None:

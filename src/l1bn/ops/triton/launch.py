@@ -9,17 +9,17 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from l1bn.activation import split
 from l1bn.ops.records import Call, Running
 from l1bn.ops.triton.backward import backward_kernel, gradient_kernel, reduce_kernel
+from l1bn.ops.triton.curve import ACTIVATIONS
 from l1bn.ops.triton.forward import (
     deviation_kernel,
     forward_kernel,
     normalize_kernel,
     sum_kernel,
 )
-from l1bn.ops.triton.plan import Plan, bits_like, in_order, plan_of
-
-ACTIVATIONS = {None: 0, "relu": 1, "relu6": 2}
+from l1bn.ops.triton.plan import Plan, bits_like, in_order, padded, plan_of
 
 
 class Kept(NamedTuple):
@@ -27,11 +27,11 @@ class Kept(NamedTuple):
 
     Attributes:
         x: the input, or None where the output and the bits take its place.
-        y: the output, or None without an activation.
-        residual: the residual, or None where it is not needed.
+        y: the output, or None where backward has no use for it.
+        residual: the residual, or None where backward has no use for it.
         bits: one sign bit per element, or None beside x.
         statistics: mean, the mean's low part, and σ, each of C numbers.
-        above: positive sign bits, one number per program and channel.
+        above: positive sign bits per channel, as rows that add up.
     """
 
     x: Tensor | None
@@ -64,13 +64,16 @@ def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, object]:
     }
 
 
-def _code(call: Call) -> int:
-    assert call.activation is None or isinstance(call.activation, str)  # none has a parameter
-    return ACTIVATIONS[call.activation]
+def _curve(call: Call) -> dict[str, object]:
+    """The activation, as the kernels take it."""
+    if call.activation is None:
+        return {"ACTIVATION": 0, "PARAMETER": 0.0}
+    found, parameter = split(call.activation)
+    return {"ACTIVATION": ACTIVATIONS[found.name], "PARAMETER": parameter}
 
 
 def _split(plan: Plan) -> dict[str, object]:
-    return {"SPLITS": plan.splits, "PADDED": plan.padded}
+    return {"SPLITS": plan.splits, "PADDED": padded(plan.splits)}
 
 
 def _momentum(running: Running | None) -> dict[str, object]:
@@ -114,15 +117,15 @@ def forward(
     plan = plan_of(x)
     acc = accumulate(x.dtype)
     y = torch.empty_like(x)
-    bits = bits_like(x, plan) if keep_bits else None
+    bits = bits_like(x) if keep_bits else None
     statistics = torch.empty((3, plan.channels), dtype=acc, device=x.device)
     above = torch.empty((plan.splits, plan.channels), dtype=torch.int32, device=x.device)
     shared = _sizes(plan) | _tiling(plan, x.dtype)
-    last = shared | _momentum(running) | {
+    last = shared | _momentum(running) | _curve(call) | {
         "x": x, "residual": residual, "y": y, "bits": bits, "weight": call.weight,
         "bias": call.bias, "statistics": statistics, "above": above, "worst": worst,
         "count": plan.count, "EPS": call.eps, "EPS_ROOT": math.sqrt(call.eps),
-        "TINY": torch.finfo(x.dtype).tiny, "ACTIVATION": _code(call),
+        "TINY": torch.finfo(x.dtype).tiny,
     }  # fmt: skip
     if plan.splits == 1:
         if worst is not None:
@@ -159,23 +162,28 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
     dresidual = torch.empty_like(like) if wanted[3] and call.activation else None
     dweight = None if call.weight is None or not wanted[1] else torch.empty_like(call.weight)
     dbias = None if call.bias is None or not wanted[2] else torch.empty_like(call.bias)
-    shared = _sizes(plan) | _tiling(plan, like.dtype) | {"ACTIVATION": _code(call)}
+    shared = _sizes(plan) | _tiling(plan, like.dtype) | _curve(call)
+    # z is made of the residual again where x is kept alone, and rid of it where y is.
+    added = kept.residual if recovered or kept.y is None else None
     sources = {
-        "grad": grad, "y": kept.y, "x": kept.x, "residual": kept.residual if recovered else None,
+        "grad": grad, "y": kept.y, "x": kept.x, "residual": added, "weight": call.weight,
         "bias": call.bias, "statistics": kept.statistics,
     }  # fmt: skip
-    targets = {
-        "grad": grad, "y": kept.y, "x": kept.x, "bits": kept.bits, "dx": dx,
-        "dresidual": dresidual, "weight": call.weight, "statistics": kept.statistics,
-        "above": kept.above, "dweight": dweight, "dbias": dbias, "count": plan.count,
+    targets = sources | {
+        "bits": kept.bits, "dx": dx, "dresidual": dresidual, "above": kept.above,
+        "dweight": dweight, "dbias": dbias, "count": plan.count,
         "EPS_ROOT": math.sqrt(call.eps), "RECOVERED": recovered,
     }  # fmt: skip
     if plan.splits == 1:
-        backward_kernel[plan.grid](**(shared | sources | targets))
+        backward_kernel[plan.grid](**shared, **targets)
     else:
         partials = torch.empty((2, plan.splits, plan.channels), dtype=acc, device=like.device)
+        counts = kept.above.shape[0]
         reduce_kernel[plan.grid](partials=partials, SPLITS=plan.splits, **shared, **sources)
-        gradient_kernel[plan.grid](partials=partials, **shared, **targets, **_split(plan))
+        gradient_kernel[plan.grid](
+            partials=partials, COUNTS=counts, COUNTS_PADDED=padded(counts),
+            **shared, **targets, **_split(plan),
+        )  # fmt: skip
     if wanted[3] and not call.activation:
         dresidual = grad
     return Gradients(dx, dweight, dbias, dresidual)
