@@ -724,7 +724,7 @@ MUTANTS = [
         "convert/fusion/rewrite.py",
         "if not self._still(node.test) or mentioned(node.test) & state.holds:",
         "if False:",
-        GENERATED,
+        ("tests/convert/fusion/test_written.py",),
     ),
     Mutant(
         "fusion: whatever is called next runs first",

@@ -35,6 +35,7 @@ CURVED = [
     ((3, 67, 13, 5), "contiguous"),
     ((3, 67, 13, 5), "channels_last"),
     ((4, 32, 16, 16), "channels_last"),
+    ((5, 301), "contiguous"),
     ((2, 3, 48, 47), "contiguous"),
     ((300, 5), "contiguous"),
     ((90, 4, 3, 3), "contiguous"),

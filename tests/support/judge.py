@@ -58,12 +58,10 @@ def make_case(
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=rng, dtype=torch.float64)
 
-    x = normal(*shape)
-    if skewed:
-        x = x.exp()
+    drawn = normal(*shape)
     x = (
         mean
-        + std * x * (0.5 + normal(channels).abs()).view(view)
+        + std * (drawn.exp() if skewed else drawn) * (0.5 + normal(channels).abs()).view(view)
         + std * normal(channels).view(view)
     )
     weight = (0.4 + normal(channels).abs()) * torch.where(normal(channels) > -0.5, 1.0, -1.0)
@@ -74,7 +72,8 @@ def make_case(
 
     return Case(
         x=laid_out(x),
-        grad=laid_out(normal(*shape)),
+        # Leaning towards x: else the means in the gradient's formula are about 0 and test nothing.
+        grad=laid_out(normal(*shape) + drawn / 2),
         weight=weight.to(parameter_dtype) if affine else None,
         bias=(0.3 * normal(channels)).to(parameter_dtype) if affine else None,
         residual=laid_out(normal(*shape)) if residual else None,

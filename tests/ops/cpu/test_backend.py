@@ -66,7 +66,7 @@ def kept(case: Case) -> list[Tensor]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", cpu_kernels.DTYPES, ids=lambda d: str(d)[6:])
 def test_every_instruction_set(isa: str, dtype: torch.dtype, layout: str) -> None:
-    for shape in [(3, 37, 9, 7), (2, 16, 32, 65)]:
+    for shape in [(3, 37, 9, 7), (3, 6, 9, 5), (2, 16, 32, 65)]:
         for activation, residual in [(None, False), ("relu", True), ("relu6", False)]:
             case = make_case(shape, dtype, activation=activation, residual=residual, layout=layout)
             assert_judged(case, "cpu")
