@@ -63,11 +63,11 @@ gan-cifar10: $(dir $(CLASSIFIER))result.json | $(VENV)/.demo  ## both GANs with 
 	$(BIN)/l1bn gan-compare --data $(DATA) --model dcgan $(GAN_SIZE) $(DCGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-dcgan
 	$(BIN)/l1bn gan-compare --data $(DATA) --model wgan-gp $(GAN_SIZE) $(WGAN_STEPS) --classifier $(CLASSIFIER) --out runs/cifar10-wgan-gp
 	for model in dcgan wgan-gp; do \
-	    $(BIN)/python benchmarks/gan_distance.py runs/cifar10-$$model || exit; \
-	    $(BIN)/python benchmarks/gan_gradients.py runs/cifar10-$$model || exit; \
+	    $(BIN)/python -m benchmarks.gan.distance runs/cifar10-$$model || exit; \
+	    $(BIN)/python -m benchmarks.gan.gradients runs/cifar10-$$model || exit; \
 	    mkdir -p $(DATED)-cifar10-$$model; \
 	    (cd runs/cifar10-$$model && cp results.json curves.csv distances.csv gradients.csv report.html $(CURDIR)/$(DATED)-cifar10-$$model/) || exit; \
-	    $(BIN)/python benchmarks/gan_figures.py $(DATED)-cifar10-$$model runs/cifar10-$$model || exit; done
+	    $(BIN)/python -m benchmarks.gan.figures $(DATED)-cifar10-$$model runs/cifar10-$$model || exit; done
 
 runs/cifar10-classifier/result.json: | $(VENV)/.demo
 	if [ -e $(@D)/last.pt ]; then $(BIN)/l1bn train --resume $(@D); else \
@@ -94,23 +94,23 @@ mutants: env  ## break the formulas one by one; every break must turn the tests 
 	$(BIN)/python tests/mutants.py
 
 bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks: 10 minutes, quiet
-	$(BIN)/python benchmarks/cpu_ops.py
-	$(BIN)/python benchmarks/cpu_call.py
-	$(BIN)/python benchmarks/cpu_networks.py
+	$(BIN)/python -m benchmarks.cpu.ops
+	$(BIN)/python -m benchmarks.cpu.call
+	$(BIN)/python -m benchmarks.cpu.networks
 
 # On a machine with a GPU; PYTHON may be one that has torch for it, triton, pytest and transformers.
 bench-gpu:  ## test and time the GPU kernels on a GPU: 5 minutes
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu/bench.py --out $(DATED)-gpu
 
 bench-integer: env  ## time training in integers against float: 5 minutes, quiet
-	$(BIN)/python benchmarks/int8_conv.py
-	$(BIN)/python benchmarks/int8_norm.py
-	$(BIN)/python benchmarks/integer_steps.py
+	$(BIN)/python -m benchmarks.integers.conv
+	$(BIN)/python -m benchmarks.integers.norm
+	$(BIN)/python -m benchmarks.integers.steps
 
 # Hours on 2 cores; an interrupted run goes on where it was. CIFAR10 and DATA may be local folders.
 CIFAR10 ?= uoft-cs/cifar10
 DATED = results/$(shell date +%F)
-ACCURACY = $(BIN)/python benchmarks/accuracy.py
+ACCURACY = $(BIN)/python -m benchmarks.accuracy
 integer-accuracy: $(VENV)/.demo  ## accuracy of integer training against float, and its ablations (slow)
 	for plan in resnet20 vgg7 ablation transfer; do \
 	    $(ACCURACY) integer-$$plan --data $(CIFAR10) --out $(DATED)-integer-$$plan || exit; done
@@ -123,9 +123,9 @@ accuracy: $(VENV)/.demo  ## ResNet-20 and ResNet-18 on CIFAR-10 with either norm
 sensitivity: $(VENV)/.demo  ## where L1BN and BN part: conditions, terms left out, conversion, layers (slow)
 	for plan in sensitivity variants converted; do \
 	    $(ACCURACY) $$plan --data $(CIFAR10) --out $(DATED)-$$plan || exit; done
-	$(BIN)/python benchmarks/first_steps.py --out $(DATED)-first-steps \
+	$(BIN)/python -m benchmarks.accuracy.first_steps --out $(DATED)-first-steps \
 	    runs/converted/first-l2-seed* runs/sensitivity/l2-relu-first-seed* $(wildcard runs/integer-resnet20/l2-seed*)
-	$(BIN)/python benchmarks/layer_analysis.py --data $(CIFAR10) --out $(DATED)-layers
+	$(BIN)/python -m benchmarks.accuracy.layer_analysis --data $(CIFAR10) --out $(DATED)-layers
 
 LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
 # One script for abc and a channel of each stimulus treats all units alike. The units of the tables at 8 bits take half an hour of
@@ -146,11 +146,11 @@ rtl-prove: env  ## prove what holds of the hardware units for every input: minut
 	    $(BIN)/l1bn rtl prove --width 8 --elements 256 --no-bounded $$unit || exit; done
 
 rtl-accuracy: env  ## train with one-pass statistics, and see what they cost
-	$(BIN)/python benchmarks/rtl/one_pass_training.py
+	$(BIN)/python -m benchmarks.rtl.one_pass_training
 
 rtl-pictures: env  ## draw the pictures of docs/silicon/unit.md
-	$(BIN)/python benchmarks/rtl/pictures.py
-	$(BIN)/python benchmarks/rtl/timeline.py
+	$(BIN)/python -m benchmarks.rtl.pictures
+	$(BIN)/python -m benchmarks.rtl.timeline
 
 # Strict: a warning is an error. Needs no network, neither to build nor to read.
 docs: env  ## build the documentation site in build/site

@@ -1,7 +1,7 @@
 """Writes the tables of docs/ from results/, so that no figure is copied by hand.
 
-    python benchmarks/results_tables.py            # fill in
-    python benchmarks/results_tables.py --check    # fail where a table is not what results/ say
+    python -m benchmarks.results_tables            # fill in
+    python -m benchmarks.results_tables --check    # fail where a table is not what results/ say
 
 A table stands between two comments, of one of these kinds:
 
@@ -12,12 +12,12 @@ A table stands between two comments, of one of these kinds:
     <!-- gan NAME NAME -->         distances of GANs, one comparison a row
     <!-- first NAME -->            the figures of `first_steps.py`
     <!-- layers NAME -->           the summary of `layer_analysis.py`
-    <!-- rtl KIND STIMULUS -->     a table of `rtl_tables.py`
-    <!-- cpu KIND WHICH -->        a table of `cpu_tables.py`
-    <!-- device KIND -->           a table of `device_tables.py`
+    <!-- rtl KIND STIMULUS -->     a table of `rtl/tables.py`
+    <!-- cpu KIND WHICH -->        a table of `cpu/tables.py`
+    <!-- device KIND -->           a table of `device/tables.py`
     <!-- end -->
 
-NAME is a plan of `accuracy_plans.py`; the newest folder of results/ that ends in it counts.
+NAME is a plan of `accuracy/plans.py`; the newest folder of results/ that ends in it counts.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import re
 from pathlib import Path
 from statistics import mean
 
-from accuracy_plans import LABELS, PLANS
-from cpu_tables import TABLES as CPU_TABLES
-from device_tables import TABLES as DEVICE_TABLES
+from benchmarks.accuracy.plans import LABELS, PLANS
+from benchmarks.cpu.tables import TABLES as CPU_TABLES
+from benchmarks.device.tables import TABLES as DEVICE_TABLES
+from benchmarks.rtl.tables import TABLES as RTL_TABLES
 from l1bn.recipes.statistics import Difference, compare_paired, summarize
-from rtl_tables import TABLES as RTL_TABLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = (

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-import torchvision_operators  # noqa: F401 - before what imports torchvision
+import benchmarks.models.torchvision_operators  # noqa: F401 - before what imports torchvision
 from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.registry import registry
 

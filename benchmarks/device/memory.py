@@ -1,6 +1,6 @@
 """What ResNet-8 of MLPerf Tiny takes on a device: bytes of RAM, flash and stack, instructions.
 
-    python benchmarks/device/memory.py
+    python -m benchmarks.device.memory
 
 Writes ``results/device_memory.csv``, the RAM of the fastest program and of the smallest that
 ``l1bn.device`` accepts, and, where all compilers and emulators are there,
@@ -12,6 +12,7 @@ are random: no byte depends on them, the number of instructions does a little. H
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness import write
 from l1bn import device, quantized, tools
 from l1bn.device.trial.comparison import difference
 from l1bn.device.trial.report import flash_bytes
@@ -29,8 +31,7 @@ from l1bn.device.trial.run import Work, compile_trial, run_trial
 from l1bn.device.trial.targets import TARGETS, Target
 
 ROOT = Path(__file__).parents[2]
-sys.path.extend([str(ROOT / "benchmarks"), str(ROOT / "tests/support")])
-from harness import write  # noqa: E402
+sys.path.append(str(ROOT / "tests/support"))
 from small_networks import EXPONENT, resnet8  # noqa: E402
 
 SHAPE = (3, 32, 32)
@@ -134,4 +135,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, but --help
     main()

@@ -1,6 +1,6 @@
 """Draws docs/pictures/page.png: the page of ``make demo-device``, after a person taught it.
 
-    python benchmarks/device/page_picture.py runs/demo-device/page/index.html
+    python -m benchmarks.device.page_picture runs/demo-device/page/index.html
 
 A browser draws digits by hand, four each of seven classes, learns 100 steps, and looks.
 """

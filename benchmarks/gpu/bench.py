@@ -240,8 +240,10 @@ def measure_operators(scale: Scale, out: Path) -> None:
 
 def network(name: str) -> Any:
     """A ResNet of transformers, without a download."""
-    sys.path.append(str(ROOT / "benchmarks"))
-    importlib.import_module("torchvision_operators")  # transformers imports torchvision
+    sys.path.append(str(ROOT))
+    importlib.import_module(
+        "benchmarks.models.torchvision_operators"
+    )  # transformers imports torchvision
     from transformers import ResNetConfig, ResNetForImageClassification
 
     sizes = {

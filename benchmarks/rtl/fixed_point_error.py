@@ -1,9 +1,11 @@
 """Print the error table of docs/integers/fixed_point.md: integer normalization against float64.
 
-python benchmarks/rtl/fixed_point_error.py
+python -m benchmarks.rtl.fixed_point_error
 """
 
 from __future__ import annotations
+
+import argparse
 
 import numpy as np
 
@@ -59,4 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, but --help
     main()

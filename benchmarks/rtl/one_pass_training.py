@@ -1,6 +1,6 @@
 """What one-pass L1 statistics cost in accuracy: training with them and with exact ones.
 
-    python benchmarks/rtl/one_pass_training.py --data PATH_TO_FASHION_MNIST
+    python -m benchmarks.rtl.one_pass_training --data PATH_TO_FASHION_MNIST
 
 The one-pass deviation expands around the mean of the previous batch, as the hardware does; where
 that is more than a quarter of the mean deviation away, the exact second pass runs. Prints the

@@ -1,12 +1,13 @@
 """Draw the pictures of docs/silicon/unit.md: the block diagram, and a waveform from a simulation.
 
-    python benchmarks/rtl/pictures.py
+    python -m benchmarks.rtl.pictures
 
 writes docs/pictures/unit.svg (needs graphviz) and docs/pictures/waveform.svg.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import tempfile
@@ -156,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, but --help
     main()

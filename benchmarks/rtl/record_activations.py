@@ -1,6 +1,6 @@
 """Record inputs and output gradients of normalization layers in a network that is being trained.
 
-    python benchmarks/rtl/record_activations.py --data PATH_TO_CIFAR10
+    python -m benchmarks.rtl.record_activations --data PATH_TO_CIFAR10
 
 writes src/l1bn/rtl/verify/activations.npz, the stimulus of
 ``l1bn rtl report --stimuli activations``: for six channels of three layers the inputs, the output

@@ -1,10 +1,11 @@
 """Draw docs/pictures/overlap.svg: which resource works on which channel, from simulations.
 
-python benchmarks/rtl/timeline.py
+python -m benchmarks.rtl.timeline
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import tempfile
 from dataclasses import dataclass
@@ -148,4 +149,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, but --help
     main()

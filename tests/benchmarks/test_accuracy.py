@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-import accuracy
-from accuracy_plans import LABELS, PLANS, Plan
-from accuracy_tables import table
+import benchmarks.accuracy.__main__ as accuracy
+from benchmarks.accuracy.plans import LABELS, PLANS, Plan
+from benchmarks.accuracy.tables import table
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.files.checkpoint import save_checkpoint
 
@@ -57,7 +57,7 @@ def test_plans_can_run(name, tmp_path):
 
 
 def accuracy_variants():
-    from norm_variants import VARIANTS
+    from benchmarks.accuracy.norm_variants import VARIANTS
 
     return VARIANTS
 

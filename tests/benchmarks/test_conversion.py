@@ -7,8 +7,8 @@ import csv
 import torch
 from torch import nn
 
-from conversion import OTHERS, TRANSFORMERS, saved_bytes
-from harness import RESULTS
+from benchmarks.harness import RESULTS
+from benchmarks.models.conversion import OTHERS, TRANSFORMERS, saved_bytes
 
 
 def test_every_model_is_counted() -> None:

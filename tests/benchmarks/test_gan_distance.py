@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-import gan_distance
-import gan_figures
-import gan_gradients
+import benchmarks.gan.distance as gan_distance
+import benchmarks.gan.figures as gan_figures
+import benchmarks.gan.gradients as gan_gradients
 from l1bn.recipes.classification.run import train
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.gan.compare import compare_gans

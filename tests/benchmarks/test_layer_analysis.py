@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import first_steps
-import layer_analysis
+import benchmarks.accuracy.first_steps as first_steps
+import benchmarks.accuracy.layer_analysis as layer_analysis
+from benchmarks.accuracy.layer_analysis import GAUSSIAN, Analyst, gradient_cosines
 from l1bn.recipes.classification.run import load_recipe_data, train
 from l1bn.recipes.config import TrainConfig
-from layer_analysis import GAUSSIAN, Analyst, gradient_cosines
 
 OPTIONS = {"width": 0.5, "images": 256, "epochs": 1, "tensorboard": False, "progress": False}
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from benchmarks.accuracy.norm_variants import TAKEN_AWAY, ReluFirst, VariantNorm
 from judge import apart
 from l1bn import reference
 from l1bn.nn import L1BatchNormAct2d
-from norm_variants import TAKEN_AWAY, ReluFirst, VariantNorm
 
 
 def skewed() -> tuple[torch.Tensor, torch.Tensor]:

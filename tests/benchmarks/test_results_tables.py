@@ -7,18 +7,18 @@ import runpy
 
 import pytest
 
-import cpu_tables
-import device_tables
-import results_tables
-from accuracy_tables import write_csv
-from results_tables import BLOCK, PAGES, ROOT, filled
+import benchmarks.cpu.tables as cpu_tables
+import benchmarks.device.tables as device_tables
+import benchmarks.results_tables as results_tables
+from benchmarks.accuracy.tables import write_csv
+from benchmarks.results_tables import BLOCK, PAGES, ROOT, filled
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_tables_are_what_the_results_say(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert BLOCK.search(text)
-    assert filled(text, page) == text, "run python benchmarks/results_tables.py"
+    assert filled(text, page) == text, "run python -m benchmarks.results_tables"
 
 
 def test_a_changed_figure_is_put_right():
@@ -143,7 +143,7 @@ def test_devices_take_the_memory_that_is_said_of_them() -> None:
     planned = runpy.run_path(str(ROOT / "benchmarks/device/memory.py"))["memories"]()
     written = [{k: str(v) for k, v in row.items()} for row in planned]
     assert written == device_tables.read("device_memory"), (
-        "run python benchmarks/device/memory.py, then python benchmarks/results_tables.py"
+        "run python -m benchmarks.device.memory, then python -m benchmarks.results_tables"
     )
 
 

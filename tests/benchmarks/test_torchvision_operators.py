@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def _run(code: str, *folders: Path) -> str:
-    paths = [str(folder) for folder in (*folders, ROOT / "benchmarks", *filter(None, sys.path))]
+    paths = [str(folder) for folder in (*folders, ROOT, *filter(None, sys.path))]
+    code = f"import benchmarks.models.torchvision_operators, torch\n{code}"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"import torchvision_operators, torch\n{code}"],
+        [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True, text=True, check=False, cwd=ROOT,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip

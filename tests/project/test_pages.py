@@ -49,6 +49,9 @@ def test_what_a_page_names_exists(page: Path) -> None:
     text = " ".join(page.read_text(encoding="utf-8").split())
     for script in re.findall(r"python ((?:benchmarks|examples|tests)/[\w/]+\.py)", text):
         assert (ROOT / script).is_file(), script
+    for module in re.findall(r"python -m (benchmarks[\w.]+)", text):
+        place = ROOT / module.rstrip(".").replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"[`$] ?make ([\w-]+)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

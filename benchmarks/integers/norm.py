@@ -1,6 +1,6 @@
 """Integer L1BN + ReLU against float32 nn.BatchNorm + ReLU, on the layers of ResNet-20.
 
-    python benchmarks/int8_norm.py [--threads 1] [--busy]
+    python -m benchmarks.integers.norm [--threads 1] [--busy]
 
 Forward and backward of one layer at batch 128, channels last. The integer layer begins with the
 int32 sums of the convolution before it and scales them to 8 bits itself; its backward rounds
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
+from benchmarks.harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.fixed_point import NormSpec
 from l1bn.fixed_point.formats import Noise
 from l1bn.nn import L1BatchNormAct2d

@@ -1,7 +1,7 @@
 """L1BN beside other ways to save time or memory: steps, peak memory, largest batch.
 
-    python benchmarks/rivals.py
-    python benchmarks/rivals.py --network resnet18 --layout NCHW   # written over its rows
+    python -m benchmarks.models.rivals
+    python -m benchmarks.models.rivals --network resnet18 --layout NCHW   # written over its rows
 
 Writes ``results/rivals.csv`` and its environment. Networks of torchvision, 8 images of 128 x 128
 pixels, variants in turns:
@@ -35,11 +35,11 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
+import benchmarks.models.torchvision_operators  # noqa: F401 - before torchvision
 import l1bn
-import torchvision_operators  # noqa: F401 - before torchvision
-from architectures import BATCH, LAYOUTS, images, times, trainer
-from harness import interleave, refuse_on_red, replace_rows
-from peak import peaks, print_peak
+from benchmarks.harness import interleave, refuse_on_red, replace_rows
+from benchmarks.models.architectures import BATCH, LAYOUTS, images, times, trainer
+from benchmarks.models.peak import peaks, print_peak
 
 NETWORKS = ["resnet18", "resnet50", "mobilenet_v2"]
 _BLOCKS = {"BasicBlock", "Bottleneck", "InvertedResidual"}
@@ -107,7 +107,9 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
         # Of a compiled network the compiler's own memory would be the peak.
         compiled = variant.endswith("compiled")
         empty = {"peak_bytes": "", "largest": ""}
-        row |= empty if compiled else peaks(__file__, [variant, name, layout], BATCH)
+        row |= (
+            empty if compiled else peaks("benchmarks.models.rivals", [variant, name, layout], BATCH)
+        )
         rows.append(row)
     return rows
 

@@ -1,6 +1,6 @@
 """The 8-bit convolutions of a ResNet-20 step, against float32 and against torch's int8 product.
 
-    python benchmarks/int8_conv.py [--threads 1 2] [--rounds 20] [--isas avx512vnni avx2] [--busy]
+    python -m benchmarks.integers.conv [--threads 1 2] [--rounds 20] [--isas avx2] [--busy]
 
 Writes ``results/int8_conv.csv`` with its environment, and prints the sums over the network. All
 variants compute in channels_last memory on batches of 128 CIFAR images:
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
+from benchmarks.harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
 from l1bn.ops.int8 import conv as int8_conv
 
 BATCH = 128

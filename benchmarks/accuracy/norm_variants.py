@@ -1,8 +1,9 @@
 """Trains with variants of L1BN, some of which leave something out as published versions do.
 
-    python benchmarks/norm_variants.py no-mean-sign --data ../data/cifar10 --model resnet8 --out X
+    python -m benchmarks.accuracy.norm_variants no-mean-sign --data DATA --model resnet8 --out X
 
-Takes the options of ``l1bn train``; `accuracy.py variants` compares the results. The variants:
+Takes the options of ``l1bn train``; `benchmarks.accuracy variants` compares the
+results. The variants:
 
 * no-mean-sign: the gradient leaves out the mean of the signs, b-bar of equation (8) of
   docs/mathematics.md, as if the mean absolute deviation did not depend on the mean;

@@ -1,6 +1,6 @@
 """What convert_ fuses in models of three libraries, and what training then saves for backward.
 
-    python benchmarks/conversion.py
+    python -m benchmarks.models.conversion
 
 Counts models of the libraries that are installed: transformers, torchvision, timm. Writes
 ``results/conversion.csv`` and its environment where all three are. Bytes are counted, not timed:
@@ -9,6 +9,7 @@ the numbers repeat exactly.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib
 from collections import Counter
@@ -19,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import benchmarks.models.torchvision_operators  # noqa: F401 - before torchvision
 import l1bn
-import torchvision_operators  # noqa: F401 - before transformers, which imports torchvision
-from harness import write
+from benchmarks.harness import write
 from l1bn.model.kept import kept_bytes
 from l1bn.ops.registry import registry
 
@@ -122,4 +123,5 @@ def row(name: str, model: nn.Module, x: Tensor) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, but --help
     main()

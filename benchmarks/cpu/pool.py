@@ -1,6 +1,6 @@
 """Large tensors from the library's pool of memory against PyTorch's allocator.
 
-    python benchmarks/cpu_pool.py
+    python -m benchmarks.cpu.pool
 
 Forward and backward of norm + ReLU, float32: BatchNorm, L1BN with ``l1bn.memory.set_limit(0)`` ("no
 pool") and L1BN as it comes ("pool"). ``ratio`` is the median over rounds of BatchNorm's time over
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import l1bn
-from harness import interleave, median_ratio, milliseconds, refuse_on_red, seconds, write
+from benchmarks.harness import interleave, median_ratio, milliseconds, refuse_on_red, seconds, write
 
 SHAPES = [(32, 64, 56, 56), (32, 256, 56, 56), (128, 64, 32, 32), (32, 512, 28, 28)]
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 
-from accuracy_plans import Plan
+from benchmarks.accuracy.plans import Plan
 from l1bn.recipes.statistics import compare_paired, summarize
 
 

@@ -1,6 +1,6 @@
 """Whether a generator sees what L1BN assumes: ratios of deviations, gradients of both norms.
 
-    python benchmarks/gan_gradients.py runs/cifar10-wgan-gp
+    python -m benchmarks.gan.gradients runs/cifar10-wgan-gp
 
 Takes the finished runs of ``l1bn gan-compare`` and gives one batch of noise to each generator, once
 with L1BN and once with BN, at the same weights and with the same critic. Prints a line for each run
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from accuracy_tables import write_csv
+from benchmarks.accuracy.tables import write_csv
 from l1bn.recipes.classification.measure import channel_ratios
 from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.gan.config import GanConfig

@@ -1,6 +1,6 @@
 """How sure a GAN's Fréchet distance is: measured again with other noise, and with batch statistics.
 
-    python benchmarks/gan_distance.py runs/cifar10-dcgan --classifier last.pt
+    python -m benchmarks.gan.distance runs/cifar10-dcgan --classifier last.pt
 
 Takes the finished runs of ``l1bn gan-compare`` and measures each generator several times, in
 evaluation mode (running statistics, as the curves do) and in training mode (those of its batch of
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from accuracy_tables import write_csv
+from benchmarks.accuracy.tables import write_csv
 from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.gan.config import GanConfig
 from l1bn.recipes.gan.distance import ReferenceDistance, distance_to_test

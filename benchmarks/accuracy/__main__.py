@@ -1,10 +1,10 @@
 """Test accuracy of networks trained in several ways, over seeds: one command for each table.
 
-    python benchmarks/accuracy.py integer-resnet20 --data ../data/cifar10 --out results/resnet20
-    python benchmarks/accuracy.py sensitivity --data ../data/cifar10 --out results/sensitivity
+    python -m benchmarks.accuracy integer-resnet20 --data ../data/cifar10 --out results/resnet20
+    python -m benchmarks.accuracy sensitivity --data ../data/cifar10 --out results/sensitivity
 
 Runs what is not yet there under ``runs/PLAN`` (an interrupted run goes on where it was) and writes
-every run, the curves, and a table of the last epochs. The plans are in `accuracy_plans.py`.
+every run, the curves, and a table of the last epochs. The plans are in `plans.py`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 
 import tyro
 
-from accuracy_plans import PLANS, Plan
-from accuracy_tables import plot, table, write_csv
+from benchmarks.accuracy.norm_variants import check_variant
+from benchmarks.accuracy.plans import PLANS, Plan
+from benchmarks.accuracy.tables import plot, table, write_csv
 from l1bn.environment import describe_environment
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.files.checkpoint import CHECKPOINT, RESULT, load_checkpoint
 from l1bn.recipes.files.curves import read_rows
-from norm_variants import check_variant
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MOST_LINES = 16
 """Arms that one plot can show."""
 
@@ -93,8 +93,8 @@ def run(folder: Path, options: list[str]) -> None:
         return
     options, variant = without_variant(options)
     if variant is not None:
-        script = str(Path(__file__).with_name("norm_variants.py"))
-        command = [sys.executable, script, variant, *options, "--out", str(folder)]
+        script = "benchmarks.accuracy.norm_variants"
+        command = [sys.executable, "-m", script, variant, *options, "--out", str(folder)]
     elif (folder / CHECKPOINT).exists():
         command = [sys.executable, "-m", "l1bn.cli", "train", "--resume", str(folder)]
     else:
@@ -157,7 +157,7 @@ def command_line(options: argparse.Namespace) -> str:
     """Return the command that makes these results from nothing."""
     out = options.out.resolve()
     out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else options.out
-    words = ["python benchmarks/accuracy.py", options.plan, "--data DATA", f"--out {out}"]
+    words = ["python -m benchmarks.accuracy", options.plan, "--data DATA", f"--out {out}"]
     if options.arms:
         words.append("--arms " + " ".join(options.arms))
     if options.threads != 1:

@@ -1,7 +1,7 @@
 """Networks of four libraries, as they are, converted and folded: steps, inference, memory.
 
-    python benchmarks/architectures.py
-    python benchmarks/architectures.py --network resnet18 --layout NCHW   # written over its rows
+    python -m benchmarks.models.architectures
+    python -m benchmarks.models.architectures --network resnet18 --layout NCHW   # over its rows
 
 Writes ``results/architectures.csv`` and its environment, network by network. On 8 images of 128 x
 128 pixels, in turns: a step (forward, mean square of the outputs, backward, SGD with momentum) with
@@ -25,10 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import benchmarks.models.torchvision_operators  # noqa: F401 - before what imports torchvision
 import l1bn
-import torchvision_operators  # noqa: F401 - before what imports torchvision
-from conversion import from_transformers, saved_bytes
-from harness import (
+from benchmarks.harness import (
     interleave,
     median_ratio,
     milliseconds,
@@ -36,8 +35,9 @@ from harness import (
     replace_rows,
     seconds,
 )
+from benchmarks.models.conversion import from_transformers, saved_bytes
+from benchmarks.models.peak import peaks, print_peak
 from l1bn.model.trial import tensors_of
-from peak import peaks, print_peak
 
 BATCH, PIXELS = 8, 128
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -166,7 +166,7 @@ def measure(name: str, layout: str, threads: int, rounds: int) -> list[dict[str,
             low, at, high, ratio = times(steps, norm)
             row.update(step_ms=at, step_q1=low, step_q3=high, step_ratio=ratio)
             row["kept_bytes"] = kept[norm]
-            row.update(peaks(__file__, [name, norm, layout], BATCH))
+            row.update(peaks("benchmarks.models.architectures", [name, norm, layout], BATCH))
         rows.append(row)
     return rows
 

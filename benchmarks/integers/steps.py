@@ -1,6 +1,6 @@
 """Training steps in integers against float32 L1BN and BatchNorm, and the bytes kept for backward.
 
-    python benchmarks/integer_steps.py
+    python -m benchmarks.integers.steps
 
 Writes ``results/integer_steps.csv`` and its environment. A step is forward, loss, backward and SGD
 with momentum and weight decay, on one batch of 128 CIFAR-sized images, channels_last.
@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion import saved_bytes
-from harness import interleave, quartiles, refuse_on_red, seconds, write
+from benchmarks.harness import interleave, quartiles, refuse_on_red, seconds, write
+from benchmarks.models.conversion import saved_bytes
 from l1bn import quantized
 from l1bn.recipes.models import ModelSpec, build_model
 from l1bn.strided_conv import to_channels_last_

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from itertools import pairwise, product
 
-from harness import RESULTS, geometric_mean
+from benchmarks.harness import RESULTS, geometric_mean
 
 Row = dict[str, str]
 Table = tuple[list[str], list[list[str]]]

@@ -3,7 +3,7 @@
 BN adds the residual and applies ReLU in place, as most networks have it ("batch_norm"), or into new
 tensors ("batch_norm new").
 
-    python benchmarks/cpu_ops.py [--threads 1 2] [--variants batch_norm l1bn] [--isas avx2] [--busy]
+    python -m benchmarks.cpu.ops [--threads 1 2] [--variants batch_norm l1bn] [--isas avx2] [--busy]
         [--name cpu_ops_xeon]
 
 The native kernels are timed with every instruction set that the machine has, or those of --isas: a
@@ -31,8 +31,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cpu_ops_plot import draw
-from harness import clock_for, geometric_mean, interleave, quartiles, refuse_on_red, seconds, write
+from benchmarks.cpu.ops_plot import draw
+from benchmarks.harness import (
+    clock_for,
+    geometric_mean,
+    interleave,
+    quartiles,
+    refuse_on_red,
+    seconds,
+    write,
+)
 from l1bn.environment import cpu_name
 from l1bn.functional import l1_batch_norm
 from l1bn.ops.native.library import FLOAT_NORM

@@ -1,6 +1,6 @@
 """The figures about GANs in docs/results: distances over the steps, and images side by side.
 
-    python benchmarks/gan_figures.py results/2026-11-23-cifar10-dcgan runs/cifar10-dcgan
+    python -m benchmarks.gan.figures results/2026-11-23-cifar10-dcgan runs/cifar10-dcgan
 
 Reads ``curves.csv`` of the results and the last image grids of the runs with seed 0; writes
 ``distances.svg`` and ``images.jpg`` into the folder of the results.

@@ -1,7 +1,7 @@
 """Training steps of whole networks on the CPU, BatchNorm against L1BN, and bytes kept for backward.
 
-    python benchmarks/cpu_networks.py
-    python benchmarks/cpu_networks.py --network resnet20 --threads 1   # one piece, written nowhere
+    python -m benchmarks.cpu.networks
+    python -m benchmarks.cpu.networks --network resnet20 --threads 1   # one piece, written nowhere
 
 Writes ``results/cpu_networks.csv`` and its environment. A step is forward, loss, backward and SGD
 with momentum, channels_last: ResNet-20 and ResNet-18 on CIFAR shapes, and the ResNet-50 of
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import l1bn
-from conversion import from_transformers, saved_bytes
-from harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
+from benchmarks.harness import clock_for, interleave, quartiles, refuse_on_red, seconds, write
+from benchmarks.models.conversion import from_transformers, saved_bytes
 from l1bn.recipes.models import ModelSpec, build_model
 from l1bn.strided_conv import to_channels_last_
 

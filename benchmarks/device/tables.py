@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 
-from harness import RESULTS
+from benchmarks.harness import RESULTS
 
 Row = dict[str, str]
 Table = tuple[list[str], list[list[str]]]

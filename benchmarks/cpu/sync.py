@@ -1,6 +1,6 @@
 """The synchronised layer in two processes on gloo, against the layer without synchronisation.
 
-    python benchmarks/sync.py
+    python -m benchmarks.cpu.sync
 
 Writes ``results/sync.csv`` and its environment. Each process has one thread and a batch of its own;
 forward and backward of norm and ReLU, in turns within a process. Times are those of the first
@@ -23,7 +23,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import l1bn
-from harness import interleave, median_ratio, milliseconds, refuse_on_red, seconds, write
+from benchmarks.harness import interleave, median_ratio, milliseconds, refuse_on_red, seconds, write
 
 PROCESSES = 2
 SHAPES = [(32, 64, 56, 56), (32, 256, 14, 14), (64, 16, 32, 32), (32, 512, 7, 7)]

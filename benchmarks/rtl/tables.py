@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "rtl" / "results.json"
+RESULTS = Path(__file__).parents[1] / "results" / "rtl" / "results.json"
 EARLIER = RESULTS.parent / "2026-11-23" / "results.json"
 LIBRARIES = {
     "osu018_stdcells": "OSU 0.18 µm",

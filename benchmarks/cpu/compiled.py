@@ -1,7 +1,7 @@
 """Training steps of compiled and eager networks on the CPU, BatchNorm against L1BN, and bytes kept.
 
-    python benchmarks/compiled.py
-    python benchmarks/compiled.py --network resnet20 --threads 1   # a part, written over its rows
+    python -m benchmarks.cpu.compiled
+    python -m benchmarks.cpu.compiled --network resnet20 --threads 1   # a part, over its rows
 
 Writes ``results/compiled.csv`` and its environment, piece by piece. A step is forward, loss,
 backward and SGD with momentum on 64 images of 32 x 32 pixels. ``ratio`` is the median over rounds
@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from conversion import saved_bytes
-from cpu_networks import stepper
-from harness import (
+from benchmarks.cpu.networks import stepper
+from benchmarks.harness import (
     clock_for,
     interleave,
     median_ratio,
@@ -29,6 +28,7 @@ from harness import (
     refuse_on_red,
     replace_rows,
 )
+from benchmarks.models.conversion import saved_bytes
 from l1bn.nn import L1BatchNorm2d
 from l1bn.recipes.models import ModelSpec, build_model
 

@@ -1,6 +1,6 @@
 """What L1BN and BN see in each layer while a network trains: ratios, gradients, histograms.
 
-    python benchmarks/layer_analysis.py --data ../data/cifar10 --out results/layers
+    python -m benchmarks.accuracy.layer_analysis --data ../data/cifar10 --out results/layers
 
 Trains one network with L1BN and, before training and after every epoch, takes the same 512 of the
 images that it trains on and measures at the same weights
@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from accuracy_tables import write_csv
+from benchmarks.accuracy.tables import write_csv
 from l1bn.environment import describe_environment
 from l1bn.recipes.classification.measure import channel_ratios
 from l1bn.recipes.classification.run import load_recipe_data
@@ -220,8 +220,9 @@ def main() -> None:
     for name in ("ratios", "cosines", "histograms"):
         write_csv(options.out / f"{name}.csv", getattr(analyst, name))
     content = {
-        "command": f"python benchmarks/layer_analysis.py --data DATA --model {options.model} "
-        f"--epochs {options.epochs} --images {options.images} --out {options.out}",
+        "command": f"python -m benchmarks.accuracy.layer_analysis --data DATA "
+        f"--model {options.model} --epochs {options.epochs} --images {options.images} "
+        f"--out {options.out}",
         "config": {k: v for k, v in config.saved().items() if k not in ("out", "data")},
         "environment": environment,
         "summary": summary(analyst),

@@ -1,6 +1,6 @@
 """What a call of a layer costs where there is nothing to compute: 16 values, one thread.
 
-    python benchmarks/cpu_call.py
+    python -m benchmarks.cpu.call
 
 Writes ``results/cpu_call.csv`` and its environment. Processor time of the thread, which other
 programs leave alone. Each call of L1BN is timed with the compiled autograd node (``l1bn build``)
@@ -10,6 +10,7 @@ nothing that is not compiled can cost less.
 
 from __future__ import annotations
 
+import argparse
 import timeit
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import l1bn
-from harness import interleave, quartiles, refuse_on_red, write
+from benchmarks.harness import interleave, quartiles, refuse_on_red, write
 from l1bn.ops.cpu.backend import BACKEND
 from l1bn.ops.registry import registry
 
@@ -141,4 +142,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, but --help
     main()

@@ -26,20 +26,20 @@ def print_peak(step: Callable[[], object]) -> None:
     print("peak", resident("VmHWM") - before)
 
 
-def peaks(script: str, arguments: Sequence[str], batch: int) -> dict[str, int]:
+def peaks(module: str, arguments: Sequence[str], batch: int) -> dict[str, int]:
     """Peak of a step, and the most images of which a step stays within 4 GiB.
 
     Args:
-        script: it calls ``print_peak`` when called with ``--peak``, the arguments and a batch.
+        module: it calls ``print_peak`` when called with ``--peak``, the arguments and a batch.
         arguments: what is measured.
         batch: images; the line goes through the peaks of as many and twice as many.
     """
-    small, large = (_peak(script, arguments, n) for n in (batch, 2 * batch))
+    small, large = (_peak(module, arguments, n) for n in (batch, 2 * batch))
     each = (large - small) / batch
     return {"peak_bytes": small, "largest": int((LIMIT - small) / each) + batch}
 
 
-def _peak(script: str, arguments: Sequence[str], batch: int) -> int:
-    command = [sys.executable, script, "--peak", *arguments, str(batch)]
+def _peak(module: str, arguments: Sequence[str], batch: int) -> int:
+    command = [sys.executable, "-m", module, "--peak", *arguments, str(batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     return int(done.stdout.split()[-1])

@@ -1,6 +1,6 @@
 """Draw the results of cpu_ops.py: L1BN + ReLU against BatchNorm + ReLU, shape by shape.
 
-    python benchmarks/cpu_ops_plot.py [NAME]
+    python -m benchmarks.cpu.ops_plot [NAME]
 
 Reads ``results/NAME.csv`` and ``results/NAME.json``, writes ``results/NAME.png``. A bar is the
 ratio of the medians. Its line reaches from BatchNorm's lower quartile over L1BN's upper one to the
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from harness import RESULTS
+from benchmarks.harness import RESULTS
 
 LAYOUTS = {"contiguous": "NCHW", "channels_last": "channels_last"}
 

@@ -1,7 +1,7 @@
 """The ``eager`` backend against BatchNorm on the CPU: time of forward and backward, and bytes kept.
 
-    python benchmarks/eager.py
-    python benchmarks/eager.py --threads 1 --shapes 0 2   # a part, written over its rows
+    python -m benchmarks.cpu.eager
+    python -m benchmarks.cpu.eager --threads 1 --shapes 0 2   # a part, written over its rows
 
 Writes ``results/eager.csv`` and its environment. Both are followed by a ReLU, BatchNorm by
 ``F.relu``; shapes are those of ResNet-50. ``ratio`` is the median over rounds of L1BN's time over
@@ -20,8 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversion import saved_bytes
-from harness import clock_for, interleave, quartiles, refuse_on_red, replace_rows, seconds
+from benchmarks.harness import (
+    clock_for,
+    interleave,
+    quartiles,
+    refuse_on_red,
+    replace_rows,
+    seconds,
+)
+from benchmarks.models.conversion import saved_bytes
 from l1bn.functional import l1_batch_norm
 
 SHAPES = [

@@ -1,6 +1,6 @@
 """How much of a weight gradient's noise comes from 8-bit rounding, layer by layer.
 
-    python benchmarks/gradient_noise.py runs/int8 --data ../data/cifar10 --out noise.csv
+    python -m benchmarks.accuracy.gradient_noise runs/int8 --data ../data/cifar10 --out noise.csv
 
 Takes a checkpoint of ``l1bn train --precision int8``, computes the gradients of several batches
 with several seeds of the stochastic rounding, and writes for every weight tensor the variance that

@@ -1,8 +1,8 @@
 """What a network pretrained with BN does in its first steps with L1BN, calibrated and not.
 
-    python benchmarks/first_steps.py --out results/first-steps runs/converted/first-l2-seed*
+    python -m benchmarks.accuracy.first_steps --out results/first-steps runs/first-l2-seed*
 
-Takes finished runs of ``l1bn train --norm l2`` (or of `norm_variants.py relu-first`) and continues
+Takes finished runs of ``l1bn train --norm l2`` (or of `norm_variants relu-first`) and continues
 each three times on the same batches: as it is, with the same weights in a network with L1BN, and
 with that calibrated (`calibrate_`). Writes, for each of the three,
 
@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 import l1bn
-from accuracy_tables import write_csv
+from benchmarks.accuracy.norm_variants import CALIBRATION_BATCHES, VARIANT, VariantTrainer
+from benchmarks.accuracy.tables import write_csv
 from l1bn.environment import describe_environment
 from l1bn.recipes.classification.measure import deviation_ratios
 from l1bn.recipes.classification.run import load_recipe_data
@@ -35,7 +36,6 @@ from l1bn.recipes.classification.trainer import Trainer
 from l1bn.recipes.config import TrainConfig
 from l1bn.recipes.files.checkpoint import CHECKPOINT, load_checkpoint
 from l1bn.recipes.machine.threads import thread_count
-from norm_variants import CALIBRATION_BATCHES, VARIANT, VariantTrainer
 
 STEPS = 20
 ARMS = ("BN", "L1BN", "L1BN, calibrated")
@@ -120,7 +120,7 @@ def main() -> None:
         environment = describe_environment()
     names = " ".join(f"runs/{folder.parent.name}/{folder.name}" for folder in options.runs)
     content = {
-        "command": f"python benchmarks/first_steps.py --out {options.out} {names}",
+        "command": f"python -m benchmarks.accuracy.first_steps --out {options.out} {names}",
         "lr": options.lr,
         "environment": environment,
         "rows": table,

@@ -1,17 +1,18 @@
 """Draw docs/pictures/memory.svg from benchmarks/results/cpu_networks.csv: the README's picture.
 
-python benchmarks/memory_figure.py
+python -m benchmarks.models.memory_figure
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from harness import RESULTS
+from benchmarks.harness import RESULTS
 
 NETWORKS = {
     "resnet20": "ResNet-20, 128 × 32² pixels",
@@ -53,4 +54,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # none, but --help
     main()

@@ -1,0 +1,1 @@
+"""Commands that measure, each run from the repository's root by ``python -m``."""
