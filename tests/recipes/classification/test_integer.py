@@ -21,7 +21,7 @@ from l1bn.recipes.config import CompareConfig, TrainConfig
 from l1bn.recipes.data import ImageSet
 from l1bn.recipes.files.checkpoint import load_checkpoint
 from l1bn.recipes.machine.interrupt import Interrupted
-from quantized.test_integers_only import IntegersOnly
+from quantized.training.test_integers_only import IntegersOnly
 from recipes.classification.test_classification import curve, stop_after
 
 Recipe = Callable[..., TrainConfig]

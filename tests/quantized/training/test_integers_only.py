@@ -15,7 +15,7 @@ from l1bn.quantized.layers import simple
 from l1bn.recipes.classification.integer import IntegerPreprocess
 from l1bn.recipes.data import load_data
 
-CSRC = Path(__file__).parents[2] / "csrc"
+CSRC = Path(__file__).parents[3] / "csrc"
 
 
 class IntegersOnly(TorchDispatchMode):
