@@ -503,6 +503,8 @@ class TestNotFused:
         y = model(X)
         Scaled.forward = scaled(3.0)
         assert torch.equal(model(X), 3 * y)
+        (item,) = convert_(Scaled().double()).not_fused
+        assert item.text == "Scaled: its class was changed after a model of it was fused"
 
     def test_a_file_changed_since_it_was_imported_is_not_used(self, tmp_path: Path) -> None:
         text = (

@@ -52,7 +52,13 @@ class Method:
             and not is_compiling()
             and not _get_tracing_state()
             and not _len_torch_function_stack()
-            and function is self.function
+            and self.is_still(function)
+        )
+
+    def is_still(self, function: object) -> bool:
+        """Whether a function is the one that was rewritten, as it was."""
+        return (
+            function is self.function
             and function.__code__ is self.code
             and function.__defaults__ is self.defaults[0]
             and function.__kwdefaults__ == self.defaults[1]
@@ -74,6 +80,11 @@ class Plan:
     open: Callable[..., object]
     ends: Origins
     methods: dict[str, Method]
+
+    def is_still(self, cls: type[nn.Module]) -> bool:
+        """Whether a class has the methods that were rewritten."""
+        methods = {"forward": self.forward, **self.methods}
+        return all(m.is_still(getattr(cls, name, None)) for name, m in methods.items())
 
 
 def plan_for(cls: type[nn.Module]) -> Plan:

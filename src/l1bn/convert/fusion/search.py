@@ -75,6 +75,8 @@ class _Fuser:
             if hasattr(block, "parametrizations"):
                 raise NoSourceError("it is parametrized")
             plan = class_plan(cls)
+            if not plan.is_still(cls):
+                raise NoSourceError("its class was changed after a model of it was fused")
         except NoSourceError as error:
             for norm in self._inside(block):
                 self._reasons.setdefault(norm, f"{cls.__name__}: {error}")
