@@ -48,7 +48,7 @@ class Host:
         blocks: int | None = None,
     ) -> tuple[int, np.ndarray]:
         """One step, of some blocks if they are given; its status and the logits."""
-        classes = np.zeros((self.build.options.batch, 10), np.int32)
+        classes = np.zeros((self.build.options.batch, self.build.classes), np.int32)
         arguments = [
             ctypes.byref(self.device),
             _pointer(_pixels(images)),
@@ -64,19 +64,17 @@ class Host:
         self, images: quantized.QTensor, labels: np.ndarray, rate: float, blocks: int, norms: Any
     ) -> None:
         """One step of some blocks, which leaves their norms."""
-        status = self.library.l1bn_train_measured(
-            ctypes.byref(self.device),
+        status = self.library.network_train_measured(
             _pointer(_pixels(images)),
             _pointer(np.asarray(labels).astype(np.uint16)),
             ctypes.c_uint32(round(rate * 65536)),
             ctypes.c_uint32(blocks),
-            None,
             _pointer(norms),
         )
         assert status == 0
 
     def infer(self, image: quantized.QTensor) -> np.ndarray:
-        logits = np.zeros(10, np.int32)
+        logits = np.zeros(self.build.classes, np.int32)
         self.library.network_infer(_pointer(_pixels(image)), _pointer(logits))
         return logits
 

@@ -8,7 +8,7 @@
 
 /* Which numbers stay, and their factor: drawn again where they are needed, kept nowhere. */
 typedef struct {
-  l1bn_noise noise;
+  uint64_t start;                /* of the random bits, whatever the rounding */
   uint32_t keep, size, channels; /* channels: 0 where each number goes alone */
   int32_t factor;
 } mask;
@@ -16,17 +16,16 @@ typedef struct {
 static mask mask_of(const l1bn_run* run, const l1bn_op* op) {
   const l1bn_window* w = &run->network->windows[op->window];
   const uint32_t keep = (uint32_t)op->scale + 1u;
-  mask m = {l1bn_noise_of(run, op->site, MASK), keep, l1bn_in_size(w),
-            op->value != 0 ? w->channels : 0u,
-            (int32_t)((((uint32_t)2 << (KEEP_BITS + SCALE_BITS)) + keep) / (2u * keep))};
-  m.noise.stochastic = 1; /* whatever the rounding */
+  const mask m = {l1bn_noise_of(run, op->site, MASK).start, keep, l1bn_in_size(w),
+                  op->value != 0 ? w->channels : 0u,
+                  (int32_t)((((uint32_t)2 << (KEEP_BITS + SCALE_BITS)) + keep) / (2u * keep))};
   return m;
 }
 
 /* A number times its factor, or zero. */
 static int32_t masked(const mask* m, const int8_t* from, uint32_t i) {
   const uint32_t counter = m->channels == 0u ? i : i / m->size * m->channels + i % m->channels;
-  const uint32_t stays = m->keep + (l1bn_random(m->noise.start, counter) >> (32 - KEEP_BITS));
+  const uint32_t stays = m->keep + (l1bn_random(m->start, counter) >> (32 - KEEP_BITS));
   return stays >> KEEP_BITS != 0u ? from[i] * m->factor : 0;
 }
 

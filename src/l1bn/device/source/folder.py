@@ -95,6 +95,7 @@ The stack comes on top, less than 2 KiB.
 {name}_infer(image, logits);                     /* one image */
 {name}_train_step(images, labels, rate);         /* a batch; rate: learning rate times 65536 */
 {name}_train_part(images, labels, rate, blocks); /* some layers only: {name}.h names them */
+{name}_train_measured(images, labels, rate, blocks, magnitudes); /* and measures gradients */
 {name}_state_save(&storage);                     /* to flash: two slots, the older survives */
 {name}_state_load(&storage);                     /* the newest intact one */
 ```

@@ -64,6 +64,13 @@ enum l1bn_status {name}_train_step(const int8_t* images, const uint16_t* labels,
 enum l1bn_status {name}_train_part(const int8_t* images, const uint16_t* labels, uint32_t rate,
                                    uint32_t blocks);
 
+/* The same, and magnitudes[n] becomes the sum of those of the gradients of block n, if it learns;
+ * there are 32 places. The blocks with the `count` largest: */
+enum l1bn_status {name}_train_measured(const int8_t* images, const uint16_t* labels,
+                                       uint32_t rate, uint32_t blocks,
+                                       int64_t* magnitudes);
+uint32_t {name}_largest(const int64_t* magnitudes, uint32_t count);
+
 uint32_t {name}_state_size(void);
 enum l1bn_status {name}_state_save(const l1bn_storage* storage);
 enum l1bn_status {name}_state_load(const l1bn_storage* storage);
@@ -270,6 +277,16 @@ def _functions(build: Build, name: str) -> str:
         enum l1bn_status {name}_train_part(const int8_t* images, const uint16_t* labels,
                                            uint32_t rate, uint32_t blocks) {{
           return l1bn_train_part(&{name}, images, labels, rate, blocks, 0);
+        }}
+
+        enum l1bn_status {name}_train_measured(const int8_t* images, const uint16_t* labels,
+                                               uint32_t rate, uint32_t blocks,
+                                               int64_t* magnitudes) {{
+          return l1bn_train_measured(&{name}, images, labels, rate, blocks, 0, magnitudes);
+        }}
+
+        uint32_t {name}_largest(const int64_t* magnitudes, uint32_t count) {{
+          return l1bn_largest(magnitudes, description.blocks, count);
         }}
 
         uint32_t {name}_state_size(void) {{ return l1bn_state_size(&{name}); }}
