@@ -50,7 +50,7 @@ def element(
             if residual is not None:
                 z += tl.load(residual + offsets, mask, 0.0).to(ACC)
             g *= slope(z, ACTIVATION, PARAMETER)
-    elif ACTIVATION != 0 or PRODUCT:
+    else:
         output = tl.load(y + offsets, mask, 0.0).to(ACC)
         g, z = from_output(g, output, ACTIVATION, PARAMETER)
         if x is None:
@@ -174,16 +174,15 @@ def gradient_kernel(
     images, channels, positions, count,
     EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
     RECOVERED: tl.constexpr,
-    COUNTS: tl.constexpr, COUNTS_PADDED: tl.constexpr, SPLITS: tl.constexpr, PADDED: tl.constexpr,
-    HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, INDEX: tl.constexpr,
-    ACC: tl.constexpr,
+    SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Second launch: every gradient."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
     sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
     products = add_partials(partials + SPLITS * channels, channel, channels, SPLITS, PADDED, ACC)
-    positive = add_partials(above, channel, channels, COUNTS, COUNTS_PADDED, ACC)
+    positive = add_partials(above, channel, channels, SPLITS, PADDED, ACC)
     product, mean_g, through, mean_sign, factor = coefficients(
         sums, products, positive, weight, statistics, channel, channels, count.to(ACC),
         EPS_ROOT, RECOVERED, ACC,

@@ -19,7 +19,7 @@ from l1bn.ops.triton.forward import (
     normalize_kernel,
     sum_kernel,
 )
-from l1bn.ops.triton.plan import Plan, bits_like, in_order, padded, plan_of
+from l1bn.ops.triton.plan import Plan, bits_like, in_order, plan_of
 
 
 class Kept(NamedTuple):
@@ -31,7 +31,7 @@ class Kept(NamedTuple):
         residual: the residual, or None where backward has no use for it.
         bits: one sign bit per element, or None beside x.
         statistics: mean, the mean's low part, and σ, each of C numbers.
-        above: positive sign bits per channel, as rows that add up.
+        above: positive sign bits, one number per program and channel.
     """
 
     x: Tensor | None
@@ -73,7 +73,7 @@ def _curve(call: Call) -> dict[str, object]:
 
 
 def _split(plan: Plan) -> dict[str, object]:
-    return {"SPLITS": plan.splits, "PADDED": padded(plan.splits)}
+    return {"SPLITS": plan.splits, "PADDED": plan.padded}
 
 
 def _momentum(running: Running | None) -> dict[str, object]:
@@ -117,7 +117,7 @@ def forward(
     plan = plan_of(x)
     acc = accumulate(x.dtype)
     y = torch.empty_like(x)
-    bits = bits_like(x) if keep_bits else None
+    bits = bits_like(x, plan) if keep_bits else None
     statistics = torch.empty((3, plan.channels), dtype=acc, device=x.device)
     above = torch.empty((plan.splits, plan.channels), dtype=torch.int32, device=x.device)
     shared = _sizes(plan) | _tiling(plan, x.dtype)
@@ -178,12 +178,8 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
         backward_kernel[plan.grid](**shared, **targets)
     else:
         partials = torch.empty((2, plan.splits, plan.channels), dtype=acc, device=like.device)
-        counts = kept.above.shape[0]
         reduce_kernel[plan.grid](partials=partials, SPLITS=plan.splits, **shared, **sources)
-        gradient_kernel[plan.grid](
-            partials=partials, COUNTS=counts, COUNTS_PADDED=padded(counts),
-            **shared, **targets, **_split(plan),
-        )  # fmt: skip
+        gradient_kernel[plan.grid](partials=partials, **shared, **targets, **_split(plan))
     if wanted[3] and not call.activation:
         dresidual = grad
     return Gradients(dx, dweight, dbias, dresidual)

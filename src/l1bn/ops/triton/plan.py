@@ -55,28 +55,23 @@ class Plan:
         """Programs of a launch."""
         return self.groups, self.splits
 
+    @property
+    def padded(self) -> int:
+        """The next power of two of ``splits``."""
+        return 1 << (self.splits - 1).bit_length()
 
-def padded(count: int) -> int:
-    """The next power of two."""
-    return 1 << (count - 1).bit_length()
+    @property
+    def bits_bytes(self) -> int:
+        """Bytes of one sign bit per element, each run of neighbours padded to whole bytes."""
+        if self.rows:
+            return self.count * -(-self.channels // 8)
+        return self.images * self.channels * -(-self.positions // 8)
 
 
 def plan_of(x: Tensor) -> Plan:
     """Plan the launches for a tensor that ``in_order`` returned."""
-    return _plan(x.shape[0], x.shape[1], math.prod(x.shape[2:]), has_rows(x))
-
-
-def has_rows(x: Tensor) -> bool:
-    """Whether the channels of a position are neighbours, in a tensor that ``in_order`` returned."""
-    return not x.is_contiguous() or x.dim() == 2
-
-
-def bits_bytes(x: Tensor) -> int:
-    """Bytes of one sign bit per element, each run of neighbours padded to whole bytes."""
-    images, channels, positions = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    if has_rows(x) or positions == 1:
-        return images * positions * -(-channels // 8)
-    return images * channels * -(-positions // 8)
+    rows = not x.is_contiguous() or x.dim() == 2
+    return _plan(x.shape[0], x.shape[1], math.prod(x.shape[2:]), rows)
 
 
 @lru_cache(maxsize=1024)
@@ -125,6 +120,6 @@ def _is_last(v: Tensor) -> bool:
     return v.shape[1] > 1 and all(v.stride(1) <= v.stride(d) for d in range(v.dim()) if d != 1)
 
 
-def bits_like(x: Tensor) -> Tensor:
+def bits_like(x: Tensor, plan: Plan) -> Tensor:
     """Memory for one sign bit per element."""
-    return torch.empty(bits_bytes(x), dtype=torch.uint8, device=x.device)
+    return torch.empty(plan.bits_bytes, dtype=torch.uint8, device=x.device)
