@@ -506,6 +506,21 @@ class TestNotFused:
         (item,) = convert_(Scaled().double()).not_fused
         assert item.text == "Scaled: its class was changed after a model of it was fused"
 
+    def test_a_method_of_the_class_patched_later(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Helped(Way):
+            def forward(self, x: Tensor) -> Tensor:
+                return self.body(x)
+
+            def body(self, x: Tensor) -> Tensor:
+                return self.act(self.bn(x))
+
+        model = Helped().double()
+        assert convert_(model).fused
+        monkeypatch.setattr(Helped, "body", lambda self, x: 3 * x)
+        assert torch.equal(model(X), 3 * X)
+        (item,) = convert_(Helped().double()).not_fused
+        assert item.text == "Helped: its class was changed after a model of it was fused"
+
     def test_a_file_changed_since_it_was_imported_is_not_used(self, tmp_path: Path) -> None:
         text = (
             "from zoo import Block\n"
