@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ def test_the_largest_gradients_choose_what_learns(model: Any, learn: Any, on_hos
         host.measure(images, labels.numpy(), RATE, chosen, norms)
         assert norms.tolist() == wanted + [0] * (32 - len(wanted))
         assert host.state == build.layout.pack(), f"state after step {step}"
-        found = host.library.network_largest(_pointer(norms), 3)
+        found = host.library.network_largest(norms.ctypes, 3)
         assert found == blocks.largest(wanted, 3)
         chosen = blocks.all if step % 4 == 3 else found  # now and then all are measured anew
         seen.add(found)
@@ -111,13 +110,9 @@ def test_the_largest_of_few_blocks_are_all_of_them(on_host: Any) -> None:
     torch.manual_seed(0)
     library = on_host(planned(resnet8(4), 2)).library
     norms = np.array([5, 7, 7, 1, *[0] * 28], np.int64)
-    of = [library.l1bn_largest(_pointer(norms), 0b1111, n) for n in range(6)]
+    of = [library.l1bn_largest(norms.ctypes, 0b1111, n) for n in range(6)]
     assert of == [0, 0b10, 0b110, 0b111, 0b1111, 0b1111]
-    assert library.l1bn_largest(_pointer(norms), 0b1001, 1) == 1
-
-
-def _pointer(array: np.ndarray) -> Any:
-    return array.ctypes.data_as(ctypes.c_void_p)
+    assert library.l1bn_largest(norms.ctypes, 0b1001, 1) == 1
 
 
 def _find(build: device.Build, key: int) -> Any:
