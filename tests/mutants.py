@@ -60,6 +60,7 @@ class Mutant:
 
 FIXED_POINT = ("tests/test_fixed_point.py",)
 HARDWARE = ("tests/rtl/verify/test_simulation.py",)
+REGISTERS = ("tests/rtl/unit/test_deliverables.py",)
 NATIVE = ("tests/ops/cpu/test_backend.py",)
 NODE = ("tests/ops/cpu/test_node.py",)
 POOL = ("tests/ops/cpu/test_pool.py",)
@@ -676,6 +677,20 @@ MUTANTS = [
         "return parts.path.empty",
         "return parts.path.ready | ~parts.path.ready",
         HARDWARE,
+    ),
+    Mutant(
+        "hardware: a start leaves done",
+        "rtl/unit/axi_lite.py",
+        "busy.eq(1), done.eq(0),",
+        "busy.eq(1),",
+        REGISTERS,
+    ),
+    Mutant(
+        "hardware: a read-only register takes a write",
+        "rtl/unit/axi_lite.py",
+        'if r.access != "ro"',
+        "if r.access",
+        REGISTERS,
     ),
     Mutant(
         "power: a transition charges the net twice",

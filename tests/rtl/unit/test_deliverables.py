@@ -80,7 +80,26 @@ def bench(folder, source=None):
 def test_the_bench_runs_with_one_command(generated):
     output, status = bench(generated)
     assert status == 0, output[-3000:]
-    assert "3 of 3 tests passed" in output
+    assert "5 of 5 tests passed" in output
+
+
+@needs_cocotb
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--passes 1",
+        "--overlap --multipliers 2",
+        "--norm l2",
+        "--norm l2 --overlap --passes 1 --multipliers 2",
+    ],
+)
+def test_registers_of_other_units_against_the_judge(options, tmp_path):
+    size = ["--width", "6", "--elements", "8"]
+    command = ["generate", "--registers", "--no-check", *size, *options.split()]
+    assert cli.rtl_command([*command, "--out", str(tmp_path)]) == 0
+    output, status = bench(tmp_path)
+    assert status == 0, output[-3000:]
+    assert "5 of 5 tests passed" in output
 
 
 @needs_cocotb
@@ -93,7 +112,7 @@ def test_the_bench_catches_a_changed_operator(generated, tmp_path):
     source.write_text(changed)
     output, status = bench(tmp_path / "unit")
     assert status != 0
-    assert "Failed 2 of 3 tests" in output
+    assert "Failed 2 of 5 tests" in output
 
 
 def test_files_say_version_licence_and_time_scale(generated):

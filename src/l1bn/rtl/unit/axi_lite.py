@@ -95,8 +95,9 @@ def bus_ports(bits: int) -> dict[str, wiring.Member]:
 class RegisterNormUnit(wiring.Component):
     """A unit whose commands, scalars and contexts are registers of ``l1bn.rtl.unit.registers``.
 
-    No output depends on an input within a clock. While a command runs, writes to anything but
-    ``status`` and ``interrupt_enable`` are answered with an error and change nothing.
+    No output depends on an input within a clock. Writes to read-only registers, and while a command
+    runs to anything but ``status`` and ``interrupt_enable``, are answered with an error and change
+    nothing. A start clears ``done``.
 
     Ports:
         aclk, aresetn: Clock, and reset at 0, sampled by the clock.
@@ -156,7 +157,8 @@ class RegisterNormUnit(wiring.Component):
         written = {r.name: _at(r, bus) for r in registers.values()}
         free = written["status"] | written["interrupt_enable"]
         start = bus.write & written["control"] & bus.data[8] & ~busy
-        m.d.comb += bus.refused.eq((busy & ~free) | ~Cat(*written.values()).any())
+        writable = [written[r.name] for r in registers.values() if r.access != "ro"]
+        m.d.comb += bus.refused.eq((busy & ~free) | ~Cat(*writable).any())
         with m.If(bus.write & ~busy):
             for name, signal in scalars.items():
                 with m.If(written[name]):
@@ -170,7 +172,7 @@ class RegisterNormUnit(wiring.Component):
         with m.If(bus.write & written["status"] & bus.data[1]):
             m.d.sync += done.eq(0)
         with m.If(start):
-            m.d.sync += [busy.eq(1), operation.eq(bus.data), fill.eq(bus.data[2])]
+            m.d.sync += [busy.eq(1), done.eq(0), operation.eq(bus.data), fill.eq(bus.data[2])]
         ends = Signal()
         m.d.comb += ends.eq(busy & unit.s_axis_cmd_tready)
         with m.If(ends):

@@ -35,7 +35,7 @@ from l1bn.rtl.verify.stimulus import Channels, expected, extremes, gaussian
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = HERE / (Path(__file__).stem.removeprefix("test_") + ".json")
-DONE = 2
+BUSY, DONE = 1, 2
 
 
 class Driver:
@@ -142,6 +142,8 @@ async def run(dut: Any, channels_of: Any, stall: float) -> None:
         if step.scalars is not None:
             dgamma = await driver.read("dgamma", signed=True)
             assert (dgamma, await driver.read("dbeta", signed=True)) == step.scalars
+            assert await driver.write("dgamma", ~dgamma) == AxiResp.SLVERR
+            assert await driver.read("dgamma", signed=True) == dgamma
         got = await driver.results(step)
         want = [{k: v for k, v in fields.items() if k != "last"} for fields in step.results]
         assert got == want, f"{step.operation.name} of channel {step.channel}"
@@ -174,7 +176,35 @@ async def registers_hold_while_a_command_runs(dut: Any) -> None:
     assert not dut.irq.value
     assert (await driver.bus.write(0x3C, bytes(4))).resp == AxiResp.SLVERR
     config = driver.config
+    config = driver.config
     assert await driver.read("unit") & 0xFFFF == config.width | config.log2_elements << 8
+
+
+@cocotb.test()
+async def read_only_registers_refuse_writes(dut: Any) -> None:
+    """Each is answered with an error, and reads as before."""
+    driver = Driver(dut, 0.0)
+    await driver.reset()
+    before = await driver.read("unit")
+    fixed = [r.name for r in driver.boundary.registers if r.access == "ro"]
+    assert sorted(fixed) == ["dbeta", "dgamma", "unit"]
+    for name in fixed:
+        assert await driver.write(name, ~before) == AxiResp.SLVERR, name
+    assert await driver.read("unit") == before
+
+
+@cocotb.test()
+async def a_start_clears_done(dut: Any) -> None:
+    """A command that has ended is no sign that the next one has."""
+    driver = Driver(dut, 0.0)
+    await driver.reset()
+    await driver.write("interrupt_enable", 1)
+    await driver.write("control", 1 << 8 | driver.boundary.operations["RESTORE"])
+    assert await driver.read("status") & 3 == DONE
+    assert dut.irq.value
+    await driver.write("control", 1 << 8 | driver.boundary.operations["FORWARD"])
+    assert await driver.read("status") & 3 == BUSY
+    assert not dut.irq.value
 
 
 def main(simulator: str = "icarus") -> None:

@@ -47,14 +47,12 @@ def markdown(boundary: Interface, title: str, formats: dict[str, dict[str, objec
 def _registers(boundary: Interface) -> list[str]:
     if not boundary.registers:
         return []
-    lines = [
-        "",
-        "## Registers",
-        "",
-        "AXI4-Lite, 32 bits, whole words. While a command runs, writes",
-    ]
-    lines[-1] += " to anything but `status` and `interrupt_enable` are answered with SLVERR and"
-    lines[-1] += " change nothing. Signed values are read sign-extended."
+    about = (
+        "AXI4-Lite, 32 bits, whole words. Writes to read-only (`ro`) registers, and while a "
+        "command runs to anything but `status` and `interrupt_enable`, are answered with SLVERR "
+        "and change nothing. Signed values are read sign-extended."
+    )
+    lines = ["", "## Registers", "", about]
     lines += ["", "| Address | Register | Words | Access | Signed | Holds |"]
     lines.append("|---|---|---|---|---|---|")
     for r in boundary.registers:
