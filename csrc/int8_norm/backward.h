@@ -200,11 +200,8 @@ class Backward {
       }
     }
     BackwardScalars s;
+    if (!scalars(c, sums, &s)) return false;
     const int32_t coefficient = narrow(L1BN_INT8_COEFFICIENT, c);
-    if (!backward_scalars(a_.spec, rows_, wide(L1BN_INT8_TOTAL, c), wide(L1BN_INT8_ABOVE, c),
-                          wide(L1BN_INT8_DEVIATION, c), narrow(L1BN_INT8_LIVE, c) != 0, coefficient,
-                          narrow(L1BN_INT8_RECIPROCAL, c), sums, &s))
-      return false;
     a_.dgamma[c] = s.dgamma;
     a_.dbeta[c] = sums.g;
     peak_[c] = s.peak;
@@ -215,6 +212,18 @@ class Backward {
     expand(lanes_[kLower], width_, channels_, c, s.offset[0]);
     expand(lanes_[kUpper], width_, channels_, c, s.offset[1]);
     return true;
+  }
+
+  bool scalars(int64_t c, const GradientSums& sums, BackwardScalars* out) const {
+    const int64_t total = wide(L1BN_INT8_TOTAL, c), deviation = wide(L1BN_INT8_DEVIATION, c);
+    const int32_t coefficient = narrow(L1BN_INT8_COEFFICIENT, c);
+    if (a_.constant_count) {
+      *out = constant_scalars(a_.constant_count, total, deviation, coefficient, sums);
+      return true;
+    }
+    return backward_scalars(a_.spec, rows_, total, wide(L1BN_INT8_ABOVE, c), deviation,
+                            narrow(L1BN_INT8_LIVE, c) != 0, coefficient,
+                            narrow(L1BN_INT8_RECIPROCAL, c), sums, out);
   }
 
   // The smallest exponent that holds every channel; channels of zeros do not take part.

@@ -47,6 +47,9 @@ int64_t l1bn_int8_norm_forward(const l1bn_int8_norm_forward_args* args) {
 int64_t l1bn_int8_norm_apply(const l1bn_int8_norm_apply_args* args) {
   return dispatch.kernels().apply(*args);
 }
+int64_t l1bn_int8_norm_sides(const l1bn_int8_norm_sides_args* args) {
+  return dispatch.kernels().sides(*args);
+}
 int64_t l1bn_int8_norm_backward(const l1bn_int8_norm_backward_args* args) {
   return dispatch.kernels().backward(*args);
 }

@@ -62,6 +62,18 @@ struct Split {
   }
 };
 
+// Both, and the sum of all: a threshold that is known beforehand.
+struct Sides {
+  Split split;
+  int64_t* totals;
+
+  template <class V>
+  L1BN_INLINE void column(int64_t place, int64_t lane, int64_t rows, int64_t stride) {
+    ChannelSum{split.x, totals}.template column<V>(place, lane, rows, stride);
+    split.template column<V>(place, lane, rows, stride);
+  }
+};
+
 // The element path; `bias` is the offset and the half of the rounding.
 struct Apply {
   const int8_t *x, *residual;
@@ -210,6 +222,33 @@ class Forward {
 };
 
 int64_t forward(const l1bn_int8_norm_forward_args& a) { return Forward(a).run(); }
+
+int64_t sides(const l1bn_int8_norm_sides_args& a) {
+  const int64_t rows = a.shape.rows, channels = a.shape.channels;
+  const int64_t width = group_width(channels, kLanes<I16>);
+  const int threads = useful_threads(rows * channels, a.shape.threads);
+  const int64_t all = width * threads;
+  Scratch scratch(3 * Scratch::bytes<int64_t>(all) + Scratch::bytes<int16_t>(width));
+  if (scratch.failed()) return L1BN_NO_MEMORY;
+  int64_t* found[3];
+  for (auto& sums : found) {
+    sums = scratch.take<int64_t>(all);
+    memset(sums, 0, sizeof(int64_t) * all);
+  }
+  int16_t* threshold = scratch.take<int16_t>(width);
+  for (int64_t c = 0; c < channels; ++c)
+    expand(threshold, width, channels, c, static_cast<int16_t>(a.threshold[c]));
+  auto body = [&](Team team) {
+    const int64_t first = width * team.index;
+    Sides kernel{{a.x, threshold, found[1] + first, found[2] + first}, found[0] + first};
+    sweep<I16>(kernel, rows, channels, team);
+  };
+  parallel_run(threads, body);
+  for (int i = 0; i < 3; ++i)
+    for (int64_t c = 0; c < channels; ++c)
+      a.sums[i * channels + c] = fold(found[i], width, channels, c, threads);
+  return 0;
+}
 
 int64_t apply(const l1bn_int8_norm_apply_args& a) {
   const int64_t channels = a.shape.channels, width = group_width(channels, kLanes<I32>);

@@ -105,7 +105,19 @@ L1BN_INT8_API int64_t l1bn_int8_norm_apply(const l1bn_int8_norm_apply_args* args
 
 typedef struct {
   l1bn_int8_shape shape;
+  const int8_t* x;
+  const int32_t* threshold;  // one per channel, -128 to 128
+  int64_t* sums;             // (3, channels): of x, the number at or above the threshold, theirs
+} l1bn_int8_norm_sides_args;
+
+L1BN_INT8_API int64_t l1bn_int8_norm_sides(const l1bn_int8_norm_sides_args* args);
+
+typedef struct {
+  l1bn_int8_shape shape;
   l1bn_int8_spec spec;
+  // 0, or the statistics are constants, those of so many elements: of `wide` and `narrow`, total,
+  // deviation, coefficient and shift are read.
+  int64_t constant_count;
   const int8_t* g;
   const int8_t* y;  // output of a layer with a ReLU, or null: no mask
   const int8_t* x;

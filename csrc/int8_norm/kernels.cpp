@@ -8,7 +8,7 @@ namespace int8_norm {
 namespace L1BN_ISA {
 
 extern const Kernels kKernels;
-const Kernels kKernels = {rescale, peak, forward, apply, backward, add, sgd};
+const Kernels kKernels = {rescale, peak, forward, apply, sides, backward, add, sgd};
 
 }  // namespace L1BN_ISA
 }  // namespace int8_norm

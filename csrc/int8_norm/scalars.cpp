@@ -63,6 +63,17 @@ Reciprocal pow2_reciprocal(int64_t count, int64_t deviation, int64_t bits) {
   return {int64_t(1) << (bits - 1), e + bits - 1};
 }
 
+int64_t dgamma_of(Big q) {
+  return int64_t((q * kInverseK + (1 << (kFractionBits - 1))) >> kFractionBits);
+}
+
+// Largest magnitude of g * coefficient + offset on one side of the mean.
+int64_t peak_of(const GradientSums& sums, int bit, int64_t coefficient, int64_t offset) {
+  if (sums.low[bit] > sums.high[bit]) return 0;
+  return larger(magnitude(sums.low[bit] * coefficient + offset),
+                magnitude(sums.high[bit] * coefficient + offset));
+}
+
 }  // namespace
 
 bool fits(int64_t coefficient, int64_t offset, int64_t shift) {
@@ -103,7 +114,7 @@ bool backward_scalars(const l1bn_int8_spec& spec, int64_t count, int64_t total, 
     q = (dgamma * kK) >> kFractionBits;
   } else {
     q = covariance * count / deviation;  // toward zero
-    out->dgamma = int64_t((q * kInverseK + (1 << (kFractionBits - 1))) >> kFractionBits);
+    out->dgamma = dgamma_of(q);
   }
   if (!live) q = 0;
   const Big below = floor_divide(2 * Big(sums.g) * count + count - 4 * q * above, 2 * Big(count));
@@ -113,12 +124,16 @@ bool backward_scalars(const l1bn_int8_spec& spec, int64_t count, int64_t total, 
     if (offset > kElement || offset < -kElement || !fits(coefficient, int64_t(offset), 1))
       return false;
     out->offset[bit] = int32_t(offset);
-    if (sums.low[bit] > sums.high[bit]) continue;
-    const int64_t ends[2] = {sums.low[bit], sums.high[bit]};
-    for (const int64_t g : ends)
-      out->peak = larger(out->peak, magnitude(g * coefficient + int64_t(offset)));
+    out->peak = larger(out->peak, peak_of(sums, bit, coefficient, out->offset[bit]));
   }
   return true;
+}
+
+BackwardScalars constant_scalars(int64_t count, int64_t total, int64_t deviation,
+                                 int64_t coefficient, const GradientSums& sums) {
+  const Big covariance = Big(count) * sums.product - Big(total) * sums.g;
+  const int64_t peak = larger(peak_of(sums, 0, coefficient, 0), peak_of(sums, 1, coefficient, 0));
+  return {{0, 0}, dgamma_of(covariance * count / deviation), peak};
 }
 
 int64_t peak_shift(int64_t peak, int64_t bits) { return larger(0, bit_length(peak) - (bits - 1)); }

@@ -36,6 +36,10 @@ bool backward_scalars(const l1bn_int8_spec& spec, int64_t count, int64_t total, 
                       int64_t deviation, bool live, int64_t coefficient, int64_t reciprocal,
                       const GradientSums& sums, BackwardScalars* out);
 
+// The same where the statistics are constants, those of `count` elements; both offsets are 0.
+BackwardScalars constant_scalars(int64_t count, int64_t total, int64_t deviation,
+                                 int64_t coefficient, const GradientSums& sums);
+
 // Right shift that brings magnitudes up to `peak` into `bits` bits, before rounding.
 int64_t peak_shift(int64_t peak, int64_t bits);
 

@@ -113,7 +113,7 @@ L1BN_API int64_t l1bn_unpack_alive(const l1bn_alive_args* args);
 
 L1BN_API int64_t l1bn_bits_bytes(int64_t outer, int64_t channels, int64_t inner);
 // Version of the argument blocks and of the table of errors, of all three interfaces together.
-#define L1BN_ABI 9
+#define L1BN_ABI 10
 L1BN_API int64_t l1bn_abi(void);
 
 // Instruction sets compiled in and runnable here, best first, separated by blanks.

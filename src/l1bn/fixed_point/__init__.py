@@ -18,6 +18,14 @@ from l1bn.fixed_point.addition import add_scaled
 from l1bn.fixed_point.convolution import conv2d, conv2d_input_gradient, conv2d_weight_gradient
 from l1bn.fixed_point.formats import Format, random_bits, rounding_noise
 from l1bn.fixed_point.norm.backward import Backward, Slopes, l1_backward, l1_slopes, l2_backward
+from l1bn.fixed_point.norm.constant import (
+    Sides,
+    constant_layer_backward,
+    constant_layer_forward,
+    settle,
+    sides,
+    toward,
+)
 from l1bn.fixed_point.norm.layer import (
     LayerGradient,
     norm_layer_backward,
@@ -58,12 +66,15 @@ __all__ = [
     "Reciprocal",
     "Running",
     "SgdStep",
+    "Sides",
     "Slopes",
     "Widths",
     "accumulate",
     "add_scaled",
     "check_accumulators",
     "common_exponent",
+    "constant_layer_backward",
+    "constant_layer_forward",
     "conv2d",
     "conv2d_input_gradient",
     "conv2d_weight_gradient",
@@ -86,6 +97,9 @@ __all__ = [
     "reciprocal",
     "rescale",
     "rounding_noise",
+    "settle",
     "sgd_step",
+    "sides",
+    "toward",
     "widths",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 NormKind = Literal["l1", "l2", "range", "none"]
+Statistics = Literal["batch", "running", "frozen"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +27,18 @@ class Config:
         residual_fraction: Fraction bits of a sum of branches, 0 to 4: 3 holds ±16 in steps of 1/8.
             Such sums grow from block to block, while a normalization's output holds ±8.
         per_channel: An exponent for each channel before a normalization; else one per tensor.
+        statistics: What a normalization divides by in training. "batch": the statistics of the
+            batch. "running": the running ones, which then move toward the batch; the gradient is
+            that of constants, and a batch may be a single image. "frozen": the running ones, as
+            they are; prepare a trained network. "running" is for "l1".
+        momentum: Share of a batch in the running statistics, as ``nn.BatchNorm2d``'s, 1/2048 to 1;
+            None takes the float layer's. "running" counts the first batches as a plain average.
+            The smaller the batch, the smaller it should be.
         seed: Seed of the stochastic rounding.
         layers: Choices of single layers, by the name of the float layer, or of a part of the
             network that holds it: ``{"head": {"error_bits": 6}}``. ``sigma``, ``master_bits``,
-            ``error_bits``, ``residual_fraction`` and ``per_channel`` can be chosen so.
+            ``error_bits``, ``residual_fraction``, ``per_channel``, ``statistics`` and ``momentum``
+            can be chosen so.
 
     Raises:
         ValueError: If a value is out of range.
@@ -42,6 +51,8 @@ class Config:
     stochastic: bool = True
     per_channel: bool = True
     residual_fraction: int = 3
+    statistics: Statistics = "batch"
+    momentum: float | None = None
     seed: int = 0
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
@@ -59,6 +70,17 @@ class Config:
         if self.sigma == "pow2" and self.norm != "l1":
             raise ValueError(
                 f'expected sigma "exact" with norm "{self.norm}", got "pow2"; only L1BN has it'
+            )
+        _choice("statistics", self.statistics, ("batch", "running", "frozen"))
+        if self.statistics == "running" and self.norm not in ("l1", "none"):
+            raise ValueError(
+                f'expected statistics "batch" or "frozen" with norm "{self.norm}", got "running"; '
+                "only L1BN has it"
+            )
+        if self.momentum is not None and not 2.0**-11 <= self.momentum <= 1:
+            raise ValueError(
+                f"expected a momentum of 1/2048 to 1, got {self.momentum}; for statistics that "
+                'stay, take statistics="frozen"'
             )
         if not 8 <= self.master_bits <= 16:
             raise ValueError(f"expected master_bits of 8 to 16, got {self.master_bits}")
@@ -80,7 +102,15 @@ class Config:
         return replace(self, layers={}, **chosen) if chosen else self
 
 
-_OF_A_LAYER = {"sigma", "master_bits", "error_bits", "residual_fraction", "per_channel"}
+_OF_A_LAYER = {
+    "sigma",
+    "master_bits",
+    "error_bits",
+    "residual_fraction",
+    "per_channel",
+    "statistics",
+    "momentum",
+}
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:

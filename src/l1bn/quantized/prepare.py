@@ -199,13 +199,13 @@ class _Builder:
         return plain_layer(at, step)
 
     def _norm(self, step: Step) -> IntegerLayer:
-        module, at = step.module, self._at(step)
+        module, at, config = step.module, self._at(step), self.config.at(step.name)
         assert isinstance(module, nn.modules.batchnorm._BatchNorm)
         buffers = self.buffers.get(id(module))
         if buffers is None:
-            buffers = NormBuffers(step.name, module, self.config.at(step.name).master_bits)
+            buffers = NormBuffers(step.name, module, config.master_bits, config.momentum)
             self.buffers[id(module)] = buffers
-        rule = self._rule(self.config.at(step.name), residual=len(step.inputs) > 1)
+        rule = self._rule(config, residual=len(step.inputs) > 1)
         relu = self._ends_in_relu(step)
         product = self.products.get(id(step))
         layer: NormLayer | ProductNormLayer
@@ -214,7 +214,8 @@ class _Builder:
         else:
             options = self._product(product)
             layer = ProductNormLayer(*at, buffers, rule, relu, product=product.name, **options)
-        if self.freezing and not module.training:
+        layer.statistics = "running" if config.statistics == "running" else "batch"
+        if config.statistics == "frozen" or (self.freezing and not module.training):
             layer.freeze()
         return layer
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from l1bn.quantized.config import Config
 
-_FREE = {"seed", "stochastic", "error_bits"}
+_FREE = {"seed", "stochastic", "error_bits", "statistics", "momentum"}
 """Choices of how training goes on; the others decide what the integers of a state mean."""
 _EXTRA = "_extra_state"
 

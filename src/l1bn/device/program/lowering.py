@@ -203,6 +203,11 @@ def _norm_flags(layer: NormLayer | ProductNormLayer) -> Flag:
 def _mode(low: Lowering, layer: NormLayer | ProductNormLayer) -> Mode:
     if not layer.training:
         return Mode.FOLDED
+    if low.training and layer.statistics == "running":
+        raise ValueError(
+            f'{layer.name}: expected statistics "batch" or "frozen" where it learns on a device, '
+            'got "running"; prepare it with Config(statistics=…), or call freeze_statistics()'
+        )
     return Mode.BATCH if low.training and not layer.frozen else Mode.RUNNING
 
 

@@ -173,16 +173,22 @@ def l2_statistics(x: IntArray, spec: NormSpec) -> L2Statistics:
     return L2Statistics(count, total, root, live)
 
 
-def check_data(name: str, value: IntArray, spec: NormSpec) -> IntArray:
+def check_data(name: str, value: IntArray, spec: NormSpec, least: int = 2) -> IntArray:
     """Return ``value`` as (C, M) int64 after checking shape and range.
+
+    Args:
+        name: What errors call it.
+        value: Integers of ``spec.data``.
+        spec: The formats.
+        least: How many elements a channel must have; statistics need two.
 
     Raises:
         ValueError: A shape or a value is not what ``spec`` asks for.
     """
     value = np.asarray(value)
-    if value.ndim != 2 or value.shape[1] < 2:
+    if value.ndim != 2 or value.shape[1] < least:
         raise ValueError(
-            f"{name}: expected shape (C, M) with M >= 2 elements per channel, got {value.shape}; "
-            "move the channel axis to the front and flatten the rest"
+            f"{name}: expected shape (C, M) with M >= {least} elements per channel, got "
+            f"{value.shape}; move the channel axis to the front and flatten the rest"
         )
     return spec.data.check(name, value)

@@ -34,7 +34,8 @@ available, isas, isa, select = (
 
 _pack_forward = struct.Struct("20q").pack
 _pack_apply = struct.Struct("11q").pack
-_pack_backward = struct.Struct("19q2Q4q").pack
+_pack_sides = struct.Struct("6q").pack
+_pack_backward = struct.Struct("20q2Q4q").pack
 
 
 @dataclass(frozen=True)
@@ -284,6 +285,56 @@ def norm_apply(
     return y
 
 
+def norm_sides(x: Tensor, threshold: Tensor) -> Tensor:
+    """Sum both sides of a threshold: ``l1bn.fixed_point.norm.constant.sides``.
+
+    Args:
+        x: int8.
+        threshold: -128 to 128, int32.
+
+    Returns:
+        Σx, the number of elements at or above the threshold, and their sum, int64.
+
+    Shape:
+        - x: ``(N, C, H, W)`` or ``(N, C)``
+        - threshold: ``(C,)``
+        - Output: ``(3, C)``
+
+    Raises:
+        TypeError: If a dtype is wrong.
+        ValueError: If a shape, a layout or a number is wrong.
+    """
+    shape = rows_of("x", x, torch.int8)
+    address = channels_of("threshold", threshold, shape[1], torch.int32)
+    low, high = map(int, threshold.aminmax())
+    if low < -128 or high > 128:
+        raise ValueError(f"threshold: expected -128 to 128, got {low} to {high}; clip it")
+    out = torch.empty((3, shape[1]), dtype=torch.int64)
+    INT8_NORM.call("norm_sides", _pack_sides(*shape, x.data_ptr(), address, out.data_ptr()))
+    return out
+
+
+def constant_state(
+    count: int, total: Tensor, deviation: Tensor, coefficient: Tensor, shift: Tensor
+) -> NativeState:
+    """Give constant statistics the form in which ``norm_backward`` takes them.
+
+    Args:
+        count: Elements whose statistics these are.
+        total: Σx, int64.
+        deviation: Σ|M·x − Σx|, int64.
+        coefficient: γ/σ, int32.
+        shift: Shift of y, int32.
+
+    Shape:
+        - all but count: ``(C,)``
+    """
+    unread = torch.zeros_like(shift)
+    wide = torch.stack([total, torch.zeros_like(total), deviation])
+    narrow = torch.stack([unread, unread, coefficient, unread, shift, unread])
+    return NativeState(count, wide, narrow)
+
+
 def norm_backward(
     g: Tensor,
     x: Tensor,
@@ -296,8 +347,12 @@ def norm_backward(
     bits: int = 8,
     noise: Noise | None = None,
     residual: bool = False,
+    constant: bool = False,
 ) -> Gradients:
     """Exact gradient of ``norm_forward``: ``l1bn.fixed_point.norm.layer.norm_layer_backward``.
+
+    With constant statistics that of ``norm_apply``:
+    ``l1bn.fixed_point.norm.constant.constant_layer_backward``.
 
     Args:
         g: Output gradient, int8.
@@ -310,6 +365,7 @@ def norm_backward(
         bits: Bits of dx [bit].
         noise: Random bits of dx; the counter is the place in memory.
         residual: Whether to return the gradient of the residual.
+        constant: Whether the statistics do not depend on x; ``state`` is a ``constant_state`` then.
 
     Shape:
         - g, x, y: ``(N, C, H, W)`` or ``(N, C)``
@@ -319,9 +375,9 @@ def norm_backward(
         TypeError: If a dtype is wrong.
         ValueError: If a shape, a layout or a number is wrong.
     """
-    shape = rows_of("x", x, torch.int8, 2)
+    shape = rows_of("x", x, torch.int8, 1 if constant else 2)
     rows, channels, _ = shape
-    if state.count != rows or state.wide.shape[1] != channels:
+    if (state.count != rows and not constant) or state.wide.shape[1] != channels:
         raise ValueError(
             f"state: expected that of {rows} elements in {channels} channels, got one of "
             f"{state.count} in {state.wide.shape[1]}; give what norm_forward returned for this x"
@@ -333,6 +389,7 @@ def norm_backward(
     block = _pack_backward(
         *shape,
         *_spec(spec, rows),
+        state.count if constant else 0,
         like("g", g, x, torch.int8),
         like("y", y, x, torch.int8),
         x.data_ptr(),

@@ -15,7 +15,7 @@ PATH = Path(__file__).with_name("libl1bn.so")
 
 #: Version of the argument blocks and of the errors below (``L1BN_ABI`` of csrc/norm/interface.h); a
 #: library of another version is refused.
-ABI = 9
+ABI = 10
 
 #: A status at or below this is an error; any other is the number that the call documents.
 ERROR = -(1 << 40)
@@ -166,7 +166,8 @@ def int8_conv(path: Path = PATH) -> Stack:
 
 def int8_norm(path: Path = PATH) -> Stack:
     """The other kernels of integer training, ``csrc/int8_norm``."""
-    calls = ("rescale", "peak", "norm_forward", "norm_apply", "norm_backward", "add", "sgd")
+    norm = ("norm_forward", "norm_apply", "norm_sides", "norm_backward")
+    calls = ("rescale", "peak", *norm, "add", "sgd")
     return Stack("l1bn_int8", calls, selector="l1bn_int8_norm", path=path)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from l1bn.fixed_point.addition import MAX_GAP
 from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.geometry import Geometry
-from l1bn.fixed_point.norm.backward import l1_slopes
+from l1bn.fixed_point.norm.backward import frozen_dgamma, l1_slopes
 from l1bn.fixed_point.norm.normalize import fold
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.scaling import MAX_SHIFT, common_exponent, peak_shift
@@ -28,9 +28,10 @@ from l1bn.quantized.kernels.eager_norm import (
     l1_statistics,
     python_numbers,
     state_of,
+    statistics_of_constants,
     tensor_of,
 )
-from l1bn.quantized.kernels.interface import per_channel
+from l1bn.quantized.kernels.interface import Constants, per_channel
 from l1bn.quantized.kernels.random import random_bits
 
 
@@ -132,6 +133,44 @@ class EagerKernels:
         return EagerGradient(
             dx, exponent, g if residual else None, tensor_of(slopes.dgamma), dbeta.cpu()
         )
+
+    def norm_sides(self, x: Tensor, threshold: Tensor) -> Tensor:
+        """See ``Kernels``."""
+        dims, above = all_but_channels(x), x >= per_channel(threshold, x)
+        sums = x.sum(dims), above.sum(dims), torch.where(above, x, 0).sum(dims)
+        return torch.stack(sums).cpu()
+
+    def norm_backward_constant(
+        self,
+        g: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        constants: Constants,
+        *,
+        spec: NormSpec,
+        g_exponent: int,
+        x_exponent: Tensor,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> EagerGradient:
+        """See ``Kernels``."""
+        if y is not None:
+            g = torch.where(y > 0, g, 0)
+        dims = all_but_channels(x)
+        dbeta, products = g.sum(dims), (g.int() * x).sum(dims)
+        sums = python_numbers(dbeta), python_numbers(products)
+        dgamma = frozen_dgamma(*sums, statistics_of_constants(constants))
+        wide = g * per_channel(constants.coefficient, x)
+        exponents = (
+            g_exponent
+            - python_numbers(constants.shift)
+            - spec.output.fraction
+            - python_numbers(x_exponent)
+        )
+        exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
+        dx = self.rescale(wide, torch.from_numpy(shift), bits, noise)
+        return EagerGradient(dx, exponent, g if residual else None, tensor_of(dgamma), dbeta.cpu())
 
     def add(
         self, a: Tensor, a_exponent: int, b: Tensor, b_exponent: int, bits: int, noise: Noise | None

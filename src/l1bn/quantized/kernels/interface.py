@@ -6,6 +6,7 @@ function of the same name in ``l1bn.fixed_point``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -72,6 +73,28 @@ class NormGradient(Protocol):
         """Σg per channel, in steps of g."""
 
 
+@dataclass(frozen=True)
+class Constants:
+    """Statistics of each channel that do not depend on the batch, and what follows from γ.
+
+    Attributes:
+        count: Elements whose statistics these are.
+        total: Σx, int64.
+        deviation: Σ|M·x − Σx|, int64.
+        coefficient: γ/σ, int32.
+        shift: Shift of y, int32.
+
+    Shape:
+        - all but count: ``(C,)``
+    """
+
+    count: int
+    total: Tensor
+    deviation: Tensor
+    coefficient: Tensor
+    shift: Tensor
+
+
 class Kernels(Protocol):
     """A backend."""
 
@@ -133,6 +156,28 @@ class Kernels(Protocol):
         residual: bool,
     ) -> NormGradient:
         """Return the gradients; ``y`` masks g, ``residual`` asks for the masked g."""
+
+    def norm_sides(self, x: Tensor, threshold: Tensor) -> Tensor:
+        """Return Σx, the number of elements at or above a threshold and their sum: (3, C), int64.
+
+        ``threshold`` is int32, from -128 to 128.
+        """
+
+    def norm_backward_constant(
+        self,
+        g: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        constants: Constants,
+        *,
+        spec: NormSpec,
+        g_exponent: int,
+        x_exponent: Tensor,
+        bits: int,
+        noise: Noise | None,
+        residual: bool,
+    ) -> NormGradient:
+        """Return the gradients where the statistics are constants: dx = g · γ/σ."""
 
     def add(
         self, a: Tensor, a_exponent: int, b: Tensor, b_exponent: int, bits: int, noise: Noise | None

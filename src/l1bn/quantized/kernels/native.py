@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from l1bn.fixed_point.geometry import Geometry
 from l1bn.ops.int8 import conv, elements, norm
+from l1bn.quantized.kernels.interface import Constants
 
 
 def unavailable() -> str | None:
@@ -20,6 +23,7 @@ class NativeKernels:
     rescale = staticmethod(elements.rescale)
     norm_forward = staticmethod(norm.norm_forward_fused)
     norm_apply = staticmethod(norm.norm_apply)
+    norm_sides = staticmethod(norm.norm_sides)
     norm_backward = staticmethod(norm.norm_backward)
     add = staticmethod(elements.add_scaled)
     sgd_step = staticmethod(elements.sgd_step)
@@ -39,3 +43,11 @@ class NativeKernels:
     ) -> Tensor:
         """See ``Kernels``."""
         return conv.conv2d_weight_gradient(x, error, kernel, **geometry._asdict())
+
+    def norm_backward_constant(
+        self, g: Tensor, x: Tensor, y: Tensor | None, constants: Constants, **options: Any
+    ) -> norm.Gradients:
+        """See ``Kernels``."""
+        c = constants
+        state = norm.constant_state(c.count, c.total, c.deviation, c.coefficient, c.shift)
+        return norm.norm_backward(g, x, y, state, constant=True, **options)

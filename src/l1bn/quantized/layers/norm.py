@@ -11,7 +11,8 @@ from torch import Tensor
 
 from l1bn.fixed_point.geometry import Geometry
 from l1bn.fixed_point.scaling import MAX_SHIFT
-from l1bn.quantized.kernels.interface import channels_last
+from l1bn.quantized.config import Statistics
+from l1bn.quantized.kernels.interface import Constants, channels_last
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.product import Product
 from l1bn.quantized.norms.buffers import NormBuffers
@@ -36,7 +37,12 @@ class NormalizingLayer(IntegerLayer):
         self.relu = relu
         self._saved: Saved | None = None
         self._residual = False
-        self.frozen = False
+        self.statistics: Statistics = "batch"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the running statistics serve in training too, and stay as they are."""
+        return self.statistics == "frozen"
 
     def freeze(self) -> None:
         """Normalize by the running statistics in training too, and leave them as they are.
@@ -49,7 +55,7 @@ class NormalizingLayer(IntegerLayer):
                 f"{self.name}: expected running statistics to freeze, got none; start from the "
                 "weights of a trained network"
             )
-        self.frozen = True
+        self.statistics = "frozen"
 
     def _normalize(
         self, values: Tensor, peak: Tensor, exponent: int, residual: QTensor | None
@@ -58,8 +64,10 @@ class NormalizingLayer(IntegerLayer):
         added = None if residual is None else to_exponent(residual, -fraction).values
         kernels = self.clock.kernels(values)
         if self.training and not self.frozen:
+            moving = self.statistics == "running"
+            train = self.rule.train_running if moving else self.rule.train
             sums = Sums(values, self.rule.shift(peak), exponent)
-            y, self._saved = self.rule.train(kernels, sums, self.norm, added, self.relu)
+            y, self._saved = train(kernels, sums, self.norm, added, self.relu)
         else:
             sums = Sums(values, self.evaluation_shift(exponent), exponent)
             y, saved = self.rule.evaluate(kernels, sums, self.norm, added, self.relu)
@@ -81,7 +89,8 @@ class NormalizingLayer(IntegerLayer):
             raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         g = QTensor(channels_last(error.values), error.exponent)
         kernels = self.clock.kernels(g.values)
-        rule = self.rule.backward_frozen if self.frozen else self.rule.backward
+        constant = isinstance(saved.state, Constants)
+        rule = self.rule.backward_constant if constant else self.rule.backward
         found = rule(kernels, g, saved, self.config.error_bits, self.noise(_DX), residual)
         for parameter, values in (
             (self.norm.gamma, found.dgamma),
@@ -104,10 +113,11 @@ class NormalizingLayer(IntegerLayer):
                 f"{self.name}: expected a residual of shape {tuple(shape)}, got {tuple(residual)}"
             )
         count = shape.numel() // max(shape[1], 1)
-        if self.training and not self.frozen and count < 2:
+        if self.training and count < 2 and self._needs_a_batch():
             raise ValueError(
                 f"{self.name}: expected more than 1 value per channel when training, got input "
-                f"size {tuple(shape)}; use a larger batch"
+                f"size {tuple(shape)}; use a larger batch, or "
+                'Config(statistics="running") once a batch has set the statistics'
             )
         if self.training and count > _LARGEST_COUNT:
             raise ValueError(
@@ -115,6 +125,11 @@ class NormalizingLayer(IntegerLayer):
                 f"fit 64 bits, got input size {tuple(shape)}; use a smaller batch"
             )
         return shape
+
+    def _needs_a_batch(self) -> bool:
+        if self.statistics == "running":
+            return int(self.norm.num_batches_tracked) == 0
+        return not self.frozen
 
     def forget(self) -> None:
         """Drop what the forward pass kept."""

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from l1bn.fixed_point.formats import IntArray
+from l1bn.fixed_point.norm.constant import (
+    MOMENTUM_BITS,
+    Sides,
+    batch_mean,
+    settle,
+    share,
+    threshold_of,
+    toward,
+)
 from l1bn.fixed_point.norm.running import RUNNING_BITS, Running
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.norm.statistics import L1Statistics, L2Statistics
+from l1bn.fixed_point.scaling import MAX_SHIFT
 from l1bn.quantized.parameter import IntegerParameter
 from l1bn.quantized.scaling import follow
 
@@ -38,6 +50,7 @@ class NormBuffers(nn.Module):
         name: Name of the float layer.
         norm: The float layer, BatchNorm's state.
         bits: Bits of the masters [bit].
+        momentum: Share of a batch in the running statistics; None takes the float layer's.
 
     Raises:
         ValueError: If the layer's averages have no fixed momentum, or γ or β does not fit 8 bits.
@@ -48,7 +61,13 @@ class NormBuffers(nn.Module):
     running_exponent: Tensor
     num_batches_tracked: Tensor
 
-    def __init__(self, name: str, norm: nn.modules.batchnorm._BatchNorm, bits: int = 16) -> None:
+    def __init__(
+        self,
+        name: str,
+        norm: nn.modules.batchnorm._BatchNorm,
+        bits: int = 16,
+        momentum: float | None = None,
+    ) -> None:
         super().__init__()
         if norm.momentum is None or norm.running_mean is None or norm.running_var is None:
             raise ValueError(
@@ -65,7 +84,8 @@ class NormBuffers(nn.Module):
         self.gamma = IntegerParameter(weight, bits, exponent, name=f"{name}.weight")
         self.beta = IntegerParameter(bias, bits, exponent, name=f"{name}.bias")
         self.gamma.fixed_value = self.beta.fixed_value = not norm.affine
-        self.momentum = max(1, round(norm.momentum * (1 << 11)))
+        fraction = norm.momentum if momentum is None else momentum
+        self.momentum = max(1, round(fraction * (1 << MOMENTUM_BITS)))
         state = _from_float(norm.running_mean, norm.running_var)
         for buffer, value in zip(("mean", "var", "exponent"), state, strict=True):
             self.register_buffer(f"running_{buffer}", value.to(norm.running_mean.device))
@@ -102,6 +122,56 @@ class NormBuffers(nn.Module):
             step = (exponents - seen).long().numpy()
             now = before.update(statistics, self.momentum, step)
         self._store(now, exponents)
+
+    def least_shift(self, exponent: int) -> Tensor:
+        """Return the right shift that brings sums to the steps of the averages, 0 without any.
+
+        Args:
+            exponent: Exponent of the sums.
+
+        Shape:
+            - Output: ``(C,)``
+        """
+        if int(self.num_batches_tracked) == 0:
+            return torch.zeros_like(self.running_exponent, device="cpu")
+        return (self.running_exponent.cpu() - exponent).clamp(0, MAX_SHIFT)
+
+    def moving(
+        self, sums: Callable[[IntArray], Sides], exponent: Tensor
+    ) -> tuple[Running, Running]:
+        """Return the averages before a batch and after it, in its steps.
+
+        Without any before, the first batch's own come first.
+
+        Args:
+            sums: Sums both sides of a threshold, in the batch.
+            exponent: Exponents of the batch.
+
+        Shape:
+            - exponent: ``(C,)``
+        """
+        batches = int(self.num_batches_tracked)
+        if batches:
+            now = self.running(exponent)
+            return now, toward(now, sums(threshold_of(now)), share(self.momentum, batches))
+        nothing = np.zeros(len(exponent), dtype=np.int64)
+        start = Running(batch_mean(sums(nothing)), nothing)
+        first = toward(start, sums(threshold_of(start)), 1 << MOMENTUM_BITS)
+        return first, first
+
+    def settle(self, running: Running, exponent: Tensor, seen: Tensor) -> None:
+        """Keep averages, in the steps that suit them.
+
+        Args:
+            running: What ``moving`` found.
+            exponent: Exponents of its steps.
+            seen: Exponents that the batch alone needs.
+
+        Shape:
+            - exponent, seen: ``(C,)``
+        """
+        kept, exponents = settle(running, exponent.cpu().numpy(), seen.cpu().numpy())
+        self._store(kept, torch.from_numpy(exponents).int())
 
     def _store(self, running: Running, exponents: Tensor) -> None:
         self.running_mean.copy_(torch.from_numpy(running.mean))

@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from l1bn.fixed_point.formats import Noise
-from l1bn.fixed_point.norm.backward import frozen_dgamma
-from l1bn.fixed_point.norm.normalize import fold
+from l1bn.fixed_point.formats import IntArray, Noise, ScalarArray
+from l1bn.fixed_point.norm.constant import Sides
+from l1bn.fixed_point.norm.normalize import Channel, fold
 from l1bn.fixed_point.norm.running import Running, evaluation_statistics
 from l1bn.fixed_point.norm.spec import NormSpec
-from l1bn.fixed_point.scaling import common_exponent, peak_shift
+from l1bn.fixed_point.norm.statistics import L1Statistics
+from l1bn.fixed_point.scaling import peak_shift
 from l1bn.quantized.kernels import Kernels
-from l1bn.quantized.kernels.eager_norm import (
-    EagerGradient,
-    all_but_channels,
-    channel_peak,
-    python_numbers,
-    statistics_of,
-    tensor_of,
-)
-from l1bn.quantized.kernels.interface import NormGradient, per_channel
+from l1bn.quantized.kernels.eager_norm import python_numbers, statistics_of, tensor_of
+from l1bn.quantized.kernels.interface import Constants, NormGradient
 from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.norms.rule import Saved, Sums
 from l1bn.quantized.tensor import QTensor
 
 
 @dataclass(frozen=True)
-class FrozenState:
-    """Numbers of each channel where the statistics are constants.
+class _Data:
+    """What is normalized, and the statistics in its steps."""
 
-    Attributes:
-        running: The statistics, in steps of the data.
-        coefficient: γ/σ.
-        shift: Shift of y.
-    """
-
+    x: Tensor
+    exponent: Tensor
     running: Running
-    coefficient: Tensor
-    shift: Tensor
 
 
 class L1Rule:
@@ -90,22 +79,60 @@ class L1Rule:
         """Normalize by the running statistics."""
         x = kernels.rescale(sums.values, sums.shift, 8, None)
         exponents = sums.narrow_exponent
-        coefficient, offset, right = self.constants(exponents, buffers)
-        scalars = coefficient.int(), offset.int(), right.int()
-        y = kernels.norm_apply(x, *scalars, residual=residual, relu=relu)
-        frozen = FrozenState(buffers.running(exponents), coefficient, right)
-        return y, Saved(x, y if relu else None, exponents, frozen)
+        running = buffers.running(exponents)
+        return self._constant(kernels, _Data(x, exponents, running), buffers, residual, relu)
+
+    def train_running(
+        self,
+        kernels: Kernels,
+        sums: Sums,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the running statistics, then move them toward the batch."""
+        seen = sums.narrow_exponent
+        # In steps that hold the batch, and no finer ones than those of the averages.
+        shift = torch.maximum(sums.shift, buffers.least_shift(sums.exponent))
+        exponents = shift + sums.exponent
+        x = kernels.rescale(sums.values, shift, 8, None)
+        running, moved = buffers.moving(partial(_sides, kernels, x), exponents)
+        out = self._constant(kernels, _Data(x, exponents, running), buffers, residual, relu)
+        buffers.settle(moved, exponents, seen)
+        return out
+
+    def _constant(
+        self,
+        kernels: Kernels,
+        data: _Data,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by given statistics."""
+        channel, offset = self._folded(data.running, buffers)
+        coefficient, right = tensor_of(channel.coefficient).int(), tensor_of(channel.shift).int()
+        add = tensor_of(offset).int()
+        y = kernels.norm_apply(data.x, coefficient, add, right, residual=residual, relu=relu)
+        statistics = channel.statistics
+        assert isinstance(statistics, L1Statistics)
+        constants = Constants(
+            statistics.count,
+            tensor_of(statistics.total),
+            tensor_of(statistics.deviation),
+            coefficient,
+            right,
+        )
+        return y, Saved(data.x, y if relu else None, data.exponent, constants)
 
     def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
         """Return coefficient, offset and shift of evaluation, for data of these exponents."""
-        running = buffers.running(exponent)
+        channel, offset = self._folded(buffers.running(exponent), buffers)
+        return tensor_of(channel.coefficient), tensor_of(offset), tensor_of(channel.shift)
+
+    def _folded(self, running: Running, buffers: NormBuffers) -> tuple[Channel, ScalarArray]:
         gamma, beta = (c.cpu().numpy() for c in buffers.codes(self.spec))
-        channel, offset = fold(evaluation_statistics(running, self.spec), gamma, beta, self.spec)
-        coefficient, add, right = (
-            torch.tensor(a.tolist(), dtype=torch.int64)
-            for a in (channel.coefficient, offset, channel.shift)
-        )
-        return coefficient, add, right
+        return fold(evaluation_statistics(running, self.spec), gamma, beta, self.spec)
 
     def backward(
         self,
@@ -130,7 +157,7 @@ class L1Rule:
             residual=residual,
         )
 
-    def backward_frozen(
+    def backward_constant(
         self,
         kernels: Kernels,
         g: QTensor,
@@ -140,24 +167,21 @@ class L1Rule:
         residual: bool,
     ) -> NormGradient:
         """Return the gradients where the statistics were constants: dx = g · γ/σ."""
-        state, x = saved.state, saved.x
-        assert isinstance(state, FrozenState)
-        masked = g.values if saved.y is None else torch.where(saved.y > 0, g.values, 0)
-        dims = all_but_channels(x)
-        total, products = masked.sum(dims), (masked.int() * x).sum(dims)
-        dgamma = frozen_dgamma(
-            python_numbers(total),
-            python_numbers(products),
-            evaluation_statistics(state.running, self.spec),
+        return kernels.norm_backward_constant(
+            g.values,
+            saved.x,
+            saved.y,
+            saved.state,
+            spec=self.spec,
+            g_exponent=g.exponent,
+            x_exponent=saved.exponent,
+            bits=bits,
+            noise=noise,
+            residual=residual,
         )
-        wide = masked * per_channel(state.coefficient.int(), x)
-        exponents = (
-            g.exponent
-            - python_numbers(state.shift)
-            - self.spec.output.fraction
-            - python_numbers(saved.exponent)
-        )
-        exponent, shift = common_exponent(channel_peak(wide).tolist(), exponents, bits)
-        dx = kernels.rescale(wide, torch.from_numpy(shift).int(), bits, noise)
-        branch = masked if residual else None
-        return EagerGradient(dx, exponent, branch, tensor_of(dgamma), total.cpu())
+
+
+def _sides(kernels: Kernels, x: Tensor, threshold: IntArray) -> Sides:
+    found = kernels.norm_sides(x, torch.from_numpy(threshold).int())
+    total, above, high = (python_numbers(sums) for sums in found)
+    return Sides(x.numel() // x.shape[1], total, above, high)

@@ -84,6 +84,16 @@ class NormRule(Protocol):
     ) -> tuple[Tensor, Saved]:
         """Normalize by the running statistics."""
 
+    def train_running(
+        self,
+        kernels: Kernels,
+        sums: Sums,
+        buffers: NormBuffers,
+        residual: Tensor | None,
+        relu: bool,
+    ) -> tuple[Tensor, Saved]:
+        """Normalize by the running statistics, then move them toward the batch."""
+
     def constants(self, exponent: Tensor, buffers: NormBuffers) -> tuple[Tensor, Tensor, Tensor]:
         """Return coefficient, offset and shift of evaluation, for data of these exponents."""
 
@@ -98,7 +108,7 @@ class NormRule(Protocol):
     ) -> NormGradient:
         """Return the gradients."""
 
-    def backward_frozen(
+    def backward_constant(
         self,
         kernels: Kernels,
         g: QTensor,
