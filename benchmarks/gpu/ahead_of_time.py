@@ -115,6 +115,7 @@ NAMES = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
     torch.int32: "i32",
+    torch.int64: "i64",
     torch.uint8: "u8",
 }
 OPTIONS = ("num_warps", "num_stages")

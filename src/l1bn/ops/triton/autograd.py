@@ -67,7 +67,7 @@ class _Train(torch.autograd.Function):
         ctx.options = options._replace(running=None, out=None)
         ctx.format = format_of(dense)
         ctx.set_materialize_grads(False)
-        shared = kept.statistics, kept.above, weight, bias
+        shared = kept.statistics, weight, bias
         from_output = from_output and _recoverable(dense, worst)
         # Beside x, y is needed where the activation clips; where it bends, the residual.
         bends = options.activation is not None and not clips(options.activation)
@@ -105,12 +105,11 @@ def _plain(vector: Tensor | None) -> Tensor | None:
 
 def _restored(ctx: _Context) -> tuple[launch.Kept, Tensor | None, Tensor | None]:
     """Saved tensors in the order that forward gave them; hooks promise their values only."""
-    saved = ctx.saved_tensors[:8]
+    saved = ctx.saved_tensors[:7]
     x, y, residual = (v if v is None else v.contiguous(memory_format=ctx.format) for v in saved[:3])
-    bits, statistics, above, weight, bias = (v if v is None else v.contiguous() for v in saved[3:])
+    bits, statistics, weight, bias = (v if v is None else v.contiguous() for v in saved[3:])
     assert statistics is not None  # always saved
-    assert above is not None
-    return launch.Kept(x, y, residual, bits, statistics, above), weight, bias
+    return launch.Kept(x, y, residual, bits, statistics), weight, bias
 
 
 def _ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
@@ -134,7 +133,7 @@ def _differentiable(
     ctx: _Context, grad: Tensor | None, grad_scale: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Backward as operations that autograd differentiates again."""
-    x, y, residual, bits, statistics, _, weight, bias, *scale = ctx.saved_tensors
+    x, y, residual, bits, statistics, weight, bias, *scale = ctx.saved_tensors
     call = Call(weight, bias, ctx.options.activation, ctx.options.eps)
     found: tuple[Tensor | None, ...]
     if x is None and bits is None:

@@ -182,7 +182,7 @@ def gradient_kernel(
     split = tl.program_id(1)
     sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
     products = add_partials(partials + SPLITS * channels, channel, channels, SPLITS, PADDED, ACC)
-    positive = add_partials(above, channel, channels, SPLITS, PADDED, ACC)
+    positive = tl.load(above + channel, channel < channels, 0)
     product, mean_g, through, mean_sign, factor = coefficients(
         sums, products, positive, weight, statistics, channel, channels, count.to(ACC),
         EPS_ROOT, RECOVERED, ACC,

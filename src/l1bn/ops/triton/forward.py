@@ -186,17 +186,19 @@ def store_statistics(statistics, high, low, scale, channel, channels):
 
 @triton.jit
 def sum_kernel(
-    x, partials, worst, images, channels, positions,
+    x, partials, above, worst, images, channels, positions,
     SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
     INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """First launch: partial sums, and ``worst`` set back to zero."""
+    """First launch: partial sums; ``above`` and ``worst`` set back to zero."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
     sums = first_pass(
         x, channel, split, images, channels, positions, SPLITS, HIGH, WIDE, ROWS, INDEX, ACC
     )
     tl.store(partials + split * channels + channel, sums, channel < channels)
+    if split == 0:
+        tl.store(above + channel, tl.zeros_like(channel), channel < channels)
     if worst is not None:
         tl.store(worst, 0, (split == 0) & (tl.program_id(0) == 0))
 
@@ -241,7 +243,7 @@ def normalize_kernel(
     SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Third launch: y, sign bits, their partial counts, statistics and their moving averages."""
+    """Third launch: y, sign bits and their counts, statistics and their moving averages."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
     size = SPLITS * channels
@@ -257,7 +259,8 @@ def normalize_kernel(
         images, channels, positions,
         SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
-    tl.store(above + split * channels + channel, positive, channel < channels)
+    # Integers: the same sum in any order.
+    tl.atomic_add(above + channel, positive.to(above.dtype.element_ty), channel < channels)
     if worst is not None:
         note_recovery(worst, weight, bias, scale, top, channel, channels, EPS_ROOT, TINY)
     if split == 0:

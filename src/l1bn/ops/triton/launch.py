@@ -22,6 +22,10 @@ from l1bn.ops.triton.forward import (
 from l1bn.ops.triton.plan import Plan, bits_like, in_order, plan_of
 
 
+#: Rows of a call's statistics.
+STATISTICS = 4
+
+
 class Kept(NamedTuple):
     """Saved activations of a call, and its statistics.
 
@@ -30,8 +34,8 @@ class Kept(NamedTuple):
         y: the output, or None where backward has no use for it.
         residual: the residual, or None where backward has no use for it.
         bits: one sign bit per element, or None beside x.
-        statistics: mean, the mean's low part, and σ, each of C numbers.
-        above: positive sign bits, one number per program and channel.
+        statistics: mean, the mean's low part, σ, and how many sign bits are set (an integer as
+            wide as the others, in their memory), each of C numbers.
     """
 
     x: Tensor | None
@@ -39,12 +43,16 @@ class Kept(NamedTuple):
     residual: Tensor | None
     bits: Tensor | None
     statistics: Tensor
-    above: Tensor
 
 
 def accumulate(dtype: torch.dtype) -> torch.dtype:
     """Dtype of sums and statistics."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _above(statistics: Tensor) -> Tensor:
+    """The number of set sign bits of each channel: integers, which add up alike in any order."""
+    return statistics[3].view(torch.int64 if statistics.dtype == torch.float64 else torch.int32)
 
 
 def _sizes(plan: Plan) -> dict[str, object]:
@@ -118,8 +126,8 @@ def forward(
     acc = accumulate(x.dtype)
     y = torch.empty_like(x)
     bits = bits_like(x, plan) if keep_bits else None
-    statistics = torch.empty((3, plan.channels), dtype=acc, device=x.device)
-    above = torch.empty((plan.splits, plan.channels), dtype=torch.int32, device=x.device)
+    statistics = torch.empty((STATISTICS, plan.channels), dtype=acc, device=x.device)
+    above = _above(statistics)
     shared = _sizes(plan) | _tiling(plan, x.dtype)
     last = shared | _momentum(running) | _curve(call) | {
         "x": x, "residual": residual, "y": y, "bits": bits, "weight": call.weight,
@@ -133,12 +141,14 @@ def forward(
         forward_kernel[plan.grid](**last)
     else:
         partials = torch.empty((4, plan.splits, plan.channels), dtype=acc, device=x.device)
-        sum_kernel[plan.grid](x=x, partials=partials, worst=worst, SPLITS=plan.splits, **shared)
+        sum_kernel[plan.grid](
+            x=x, partials=partials, above=above, worst=worst, SPLITS=plan.splits, **shared
+        )
         deviation_kernel[plan.grid](
             x=x, partials=partials, count=plan.count, **shared, **_split(plan)
         )
         normalize_kernel[plan.grid](partials=partials, **last, **_split(plan))
-    return y, Kept(x, y, residual, bits, statistics, above)
+    return y, Kept(x, y, residual, bits, statistics)
 
 
 class Gradients(NamedTuple):
@@ -170,7 +180,7 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
         "bias": call.bias, "statistics": kept.statistics,
     }  # fmt: skip
     targets = sources | {
-        "bits": kept.bits, "dx": dx, "dresidual": dresidual, "above": kept.above,
+        "bits": kept.bits, "dx": dx, "dresidual": dresidual, "above": _above(kept.statistics),
         "dweight": dweight, "dbias": dbias, "count": plan.count,
         "EPS_ROOT": math.sqrt(call.eps), "RECOVERED": recovered,
     }  # fmt: skip
