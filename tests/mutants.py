@@ -368,7 +368,7 @@ MUTANTS = [
     ),
     Mutant(
         "cpu: the input behind the bits is forgotten",
-        "ops/cpu/spill.py",
+        "ops/spill.py",
         "bits.zero_()[-1] = 1",
         "bits.zero_()",
         ("tests/ops/cpu/test_operators.py",),

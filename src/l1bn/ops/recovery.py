@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from l1bn.ops.tracing import is_recomputed
 
@@ -49,15 +49,24 @@ class _Watched:
     pending: bool = field(default=False)
 
 
+#: The memory of a γ. A compiled graph calls with tensors of its own on the same memory.
+_Memory = tuple[StorageWeakRef, int | torch.SymInt]
+
+
+def _memory(weight: Tensor) -> _Memory:
+    return StorageWeakRef(weight.untyped_storage()), weight.storage_offset()
+
+
 class Recovery:
     """Largest r of each γ seen, as far as it has arrived on the host."""
 
     def __init__(self) -> None:
-        self._watched: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._watched: dict[_Memory, _Watched] = {}
+        self._purge_at = 256
 
     def may_keep_output(self, weight: Tensor, dtype: torch.dtype) -> bool:
         """Whether the coming forward of ``weight`` may keep y instead of x."""
-        watched = self._watched.get(weight)
+        watched = self._watched.get(_memory(weight))
         if watched is None:
             return False
         if is_recomputed():  # a checkpoint: it must save what it saved the first time
@@ -70,13 +79,21 @@ class Recovery:
         """Send r of the forward just launched to the host; it is there for a later step."""
         if is_recomputed():
             return
-        watched = self._watched.get(weight)
+        place = _memory(weight)
+        watched = self._watched.get(place)
         if watched is None:
-            watched = self._watched[weight] = self._watch(worst)
+            self._forget()
+            watched = self._watched[place] = self._watch(worst)
         watched.host.copy_(worst, non_blocking=True)
         watched.pending = True
         if watched.event is not None and not torch.cuda.is_current_stream_capturing():
             watched.event.record()
+
+    def _forget(self) -> None:
+        """Drop what is known of freed memory, now and then."""
+        if len(self._watched) >= self._purge_at:
+            self._watched = {k: v for k, v in self._watched.items() if not k[0].expired()}
+            self._purge_at = 2 * len(self._watched) + 256
 
     @staticmethod
     def _watch(worst: Tensor) -> _Watched:

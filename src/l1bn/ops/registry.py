@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -262,3 +263,5 @@ registry = Registry(
 # They serve compilers, which cannot import a module while they trace.
 registry.get("cpu")
 registry.get("eager")
+if torch.version.cuda or torch.version.hip:  # says nothing of a GPU: that question starts CUDA
+    registry.get("triton")

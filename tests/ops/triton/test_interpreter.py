@@ -36,6 +36,14 @@ def test_the_kernels_in_the_interpreter(half: str) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_the_operators_of_the_compiler_in_the_interpreter() -> None:
+    _run(
+        "-m", "pytest", "-p", "triton_interpreter", "-p", "no:xdist", "-q", "-W", "ignore",
+        "tests/ops/triton/interpreted_compiled.py",
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(600)
 def test_what_is_kept_for_backward() -> None:
     _run(
         "-m", "pytest", "-p", "triton_interpreter", "-p", "no:xdist", "-q", "-W", "ignore",

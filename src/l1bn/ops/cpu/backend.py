@@ -22,6 +22,7 @@ from l1bn.ops import formula, frozen
 from l1bn.ops.cpu import kernels, node, operators
 from l1bn.ops.cpu.layout import Layout, sign_bits
 from l1bn.ops.cpu.pair import train_pair
+from l1bn.ops.operators import activation_of
 from l1bn.ops.records import Branch, Call, Context, Running, SavedOutput
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
@@ -115,7 +116,7 @@ def differentiate(
         wanted: whether of x, weight, bias and residual.
     """
     code, parameter, eps = options
-    activation = operators.activation_of(code, parameter)
+    activation = activation_of(code, parameter)
     kept = _Saved(*saved)  # type: ignore[arg-type]  # statistics are always there
     return tuple(_gradients(grads, kept, (activation, eps), Layout(*layout), wanted))
 
@@ -219,24 +220,6 @@ class _Evaluate(torch.autograd.Function):
         return *formula.cast(found, (grad, weight, bias, grad), wanted), None, None
 
 
-def _train_compiled(
-    x: Tensor, residual: Tensor | None, call: Call
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Training as the operator that ``torch.compile`` sees."""
-    weight, bias, activation, eps = call
-    given = x, weight, bias, residual
-    differentiable = torch.is_grad_enabled() and any(
-        v is not None and v.requires_grad for v in given
-    )
-    # The kernels recover x̂ from y, not from y + residual without an activation.
-    recovers = residual is None if activation is None else keeps_output(activation, x.dtype)
-    code, parameter = kernels.coded(activation)
-    y, parts, _ = operators.forward(
-        *given, activation=code, parameter=parameter, eps=eps, want_bits=differentiable and recovers
-    )
-    return y, parts[0].detach(), parts[2].detach()
-
-
 @functools.cache
 def _warn_once(reason: str) -> None:
     warnings.warn(
@@ -295,7 +278,7 @@ class Cpu:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
         if torch.compiler.is_compiling():
-            return _train_compiled(x, residual, call)
+            return operators.OPERATORS.train(x, residual, call)
         out: list[Tensor] = []
         y = _Train.apply(x, call.weight, call.bias, residual, (call, None, out))
         return y if isinstance(y, Tensor) else y[0], out[0][0], out[0][2]

@@ -10,10 +10,10 @@ from torch import Tensor
 from l1bn.activation import Activation, clips, keeps_output
 from l1bn.ops import formula
 from l1bn.ops.records import Call, Context, Running, SavedOutput
-from l1bn.ops.recovery import LIMIT, recovery
 from l1bn.ops.second_derivative import double_backward, frozen_backward
-from l1bn.ops.triton import launch
-from l1bn.ops.triton.plan import format_of, in_order
+from l1bn.ops.triton import decide, launch
+from l1bn.ops.triton.decide import Wanted, plain
+from l1bn.ops.triton.plan import format_of
 
 
 class Options(NamedTuple):
@@ -49,38 +49,32 @@ class _Train(torch.autograd.Function):
         residual: Tensor | None,
         options: Options,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        dense = in_order(x.resolve_neg())
-        readable = keeps_output(options.activation, x.dtype)
-        call = Call(_plain(weight), _plain(bias), options.activation, options.eps)
-        added = None if residual is None else in_order(residual.resolve_neg(), dense)
         wanted = True in ctx.needs_input_grad
-        from_output, worst = _ask(dense, weight) if wanted and readable else (False, None)
         # The sign of x − μ is for x's gradient.
-        bits = from_output and ctx.needs_input_grad[0]
-        y, kept = launch.forward(dense, added, call, options.running, bits, worst)
-        if worst is not None and weight is not None and not dense.is_cpu:
-            recovery.note(weight, worst)
+        bits = ctx.needs_input_grad[0]
+        may = Wanted(wanted and keeps_output(options.activation, x.dtype), bits)
+        call = Call(weight, bias, options.activation, options.eps)
+        y, kept, from_output = decide.forward(x, residual, call, options.running, may)
         if options.out is not None:
             options.out.append(kept.statistics)
         if not wanted:
             return y
         ctx.options = options._replace(running=None, out=None)
-        ctx.format = format_of(dense)
+        ctx.format = format_of(y)
         ctx.set_materialize_grads(False)
         shared = kept.statistics, weight, bias
-        from_output = from_output and _recoverable(dense, worst)
         # Beside x, y is needed where the activation clips; where it bends, the residual.
         bends = options.activation is not None and not clips(options.activation)
         ctx.keeps_output = from_output or (options.activation is not None and not bends)
         if not from_output:
-            again = added if bends else None
-            ctx.save_for_backward(dense, y if ctx.keeps_output else None, again, None, *shared)
+            again = kept.residual if bends else None
+            ctx.save_for_backward(kept.x, y if ctx.keeps_output else None, again, None, *shared)
             return y
         if not bits:
-            ctx.save_for_backward(None, y, added, None, *shared)
+            ctx.save_for_backward(None, y, kept.residual, None, *shared)
             return y
         scale = kept.statistics[2]
-        ctx.save_for_backward(None, y, added, kept.bits, *shared, scale)
+        ctx.save_for_backward(None, y, kept.residual, kept.bits, *shared, scale)
         return y, scale
 
     @staticmethod
@@ -93,14 +87,9 @@ class _Train(torch.autograd.Function):
         if grad is None or grad_scale is not None or torch.is_grad_enabled():
             return _differentiable(ctx, grad, grad_scale)
         kept, weight, bias = _restored(ctx)
-        call = Call(_plain(weight), _plain(bias), ctx.options.activation, ctx.options.eps)
+        call = Call(plain(weight), plain(bias), ctx.options.activation, ctx.options.eps)
         grad = grad.resolve_neg()
         return *launch.backward(grad, kept, call, ctx.needs_input_grad[:4]), None
-
-
-def _plain(vector: Tensor | None) -> Tensor | None:
-    """A vector as the kernels read it: without gaps, its sign in its memory."""
-    return None if vector is None else vector.resolve_neg().contiguous()
 
 
 def _restored(ctx: _Context) -> tuple[launch.Kept, Tensor | None, Tensor | None]:
@@ -110,23 +99,6 @@ def _restored(ctx: _Context) -> tuple[launch.Kept, Tensor | None, Tensor | None]
     bits, statistics, weight, bias = (v if v is None else v.contiguous() for v in saved[3:])
     assert statistics is not None  # always saved
     return launch.Kept(x, y, residual, bits, statistics), weight, bias
-
-
-def _ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
-    """Whether backward may read x̂ from y, and where forward leaves its largest r."""
-    worst = torch.empty(1, dtype=torch.int32, device=x.device)
-    if x.is_cpu:
-        return True, worst
-    if weight is None:
-        return False, None
-    return recovery.may_keep_output(weight, x.dtype), worst
-
-
-def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
-    """Look at r where there is nothing to wait for; elsewhere ``_ask`` has decided."""
-    if x.is_cpu and worst is not None:
-        return float(worst.view(torch.float32)) <= LIMIT[x.dtype]
-    return True
 
 
 def _differentiable(

@@ -2,7 +2,8 @@
 
 With an activation, backward needs the output y (which the next layer keeps anyway) and one sign
 bit per element; where x̂ cannot be recovered from y (``l1bn.ops.recovery``), and without an
-activation, x is kept. Compilers, transforms and second derivatives take the eager formula.
+activation, x is kept. ``torch.compile`` sees operators; transforms and second derivatives take the
+eager formula.
 """
 
 from __future__ import annotations
@@ -17,22 +18,29 @@ from l1bn.activation import DESCRIPTIONS
 from l1bn.ops import frozen
 from l1bn.ops.records import Call, Running
 from l1bn.ops.running import update_running_statistics
+from l1bn.ops.triton import operators
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+#: Values per channel that an integer of 32 bits counts.
+_MOST = 2**31 - 1
 
 
 class Triton:
     """Serves dense and strided GPU tensors; CPU tensors in Triton's interpreter."""
 
     name = "triton"
+    #: ``torch.compile`` sees operators, see :class:`l1bn.ops.registry.Registry`.
+    compiles = True
     activations = frozenset(DESCRIPTIONS)
 
     def __init__(self) -> None:
         self._interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+        self._missing = find_spec("triton") is None
 
     def unavailable(self) -> str | None:
         """Why the kernels cannot run on this machine, or None."""
-        if find_spec("triton") is None:
+        if self._missing:
             return "triton is not installed: pip install triton, or a torch built for GPUs"
         if not self._interpreted and not torch.cuda.is_available():
             return "torch sees no GPU here"
@@ -49,12 +57,18 @@ class Triton:
         for value in (x, weight, bias):
             if value is not None and value.dtype not in _DTYPES:
                 return f"it takes {', '.join(str(d)[6:] for d in _DTYPES)}, got {value.dtype}"
+        if x.numel() // x.shape[1] > _MOST:
+            return f"it takes at most {_MOST} values per channel, got {tuple(x.shape)}"
         return None
 
     def train(
         self, x: Tensor, residual: Tensor | None, call: Call
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalize with batch statistics, see ``l1bn.ops.registry.Backend``."""
+        if torch.compiler.is_compiling():
+            # On a GPU the step before tells, by γ, whether x̂ can be recovered.
+            told = x.is_cpu or call.weight is not None
+            return operators.OPERATORS.train(x, residual, call, told)
         from l1bn.ops.triton.autograd import train
 
         out: list[Tensor] = []
@@ -65,7 +79,8 @@ class Triton:
         self, x: Tensor, residual: Tensor | None, call: Call, running: Running
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        if not (running.mean.is_contiguous() and running.var.is_contiguous()):
+        in_kernel = running.mean.is_contiguous() and running.var.is_contiguous()
+        if torch.compiler.is_compiling() or not in_kernel:
             y, mean, scale = self.train(x, residual, call)
             update_running_statistics(running, mean, scale, x.numel() // x.shape[1], call.eps)
             return y

@@ -235,7 +235,7 @@ def deviation_kernel(
 
 @triton.jit
 def normalize_kernel(
-    x, residual, y, bits, weight, bias, partials, statistics, above, worst,
+    x, residual, y, bits, flag, weight, bias, partials, statistics, above, worst,
     running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
     images, channels, positions, count,
     EPS: tl.constexpr, EPS_ROOT: tl.constexpr, TINY: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -263,6 +263,8 @@ def normalize_kernel(
     tl.atomic_add(above + channel, positive.to(above.dtype.element_ty), channel < channels)
     if worst is not None:
         note_recovery(worst, weight, bias, scale, top, channel, channels, EPS_ROOT, TINY)
+    if flag is not None:
+        tl.store(flag, 0, (split == 0) & (tl.program_id(0) == 0))
     if split == 0:
         store_statistics(statistics, high, low, scale, channel, channels)
         move_running(
@@ -273,7 +275,7 @@ def normalize_kernel(
 
 @triton.jit
 def forward_kernel(
-    x, residual, y, bits, weight, bias, statistics, above, worst,
+    x, residual, y, bits, flag, weight, bias, statistics, above, worst,
     running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
     images, channels, positions, count,
     EPS: tl.constexpr, EPS_ROOT: tl.constexpr, TINY: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -297,6 +299,8 @@ def forward_kernel(
     tl.store(above + channel, positive, channel < channels)
     if worst is not None:
         note_recovery(worst, weight, bias, scale, top, channel, channels, EPS_ROOT, TINY)
+    if flag is not None:
+        tl.store(flag, 0, tl.program_id(0) == 0)
     store_statistics(statistics, high, low, scale, channel, channels)
     move_running(
         running_mean, running_var, momentum_tensor, momentum_high, momentum_low,

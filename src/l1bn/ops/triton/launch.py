@@ -19,11 +19,7 @@ from l1bn.ops.triton.forward import (
     normalize_kernel,
     sum_kernel,
 )
-from l1bn.ops.triton.plan import Plan, bits_like, in_order, plan_of
-
-
-#: Rows of a call's statistics.
-STATISTICS = 4
+from l1bn.ops.triton.plan import STATISTICS, Plan, bits_like, format_of, in_order, plan_of
 
 
 class Kept(NamedTuple):
@@ -108,6 +104,7 @@ def forward(
     running: Running | None,
     keep_bits: bool,
     worst: Tensor | None,
+    flagged: bool = False,
 ) -> tuple[Tensor, Kept]:
     """Normalize with batch statistics, and move the running ones.
 
@@ -118,19 +115,21 @@ def forward(
         running: statistics to move in place.
         keep_bits: write sign bits.
         worst: an int32 number that receives the bits of the largest (|β| + max|residual|)/|γ|.
+        flagged: add a byte of 0 to the bits.
 
     Returns:
         The output, and everything that backward might want; the caller drops what it need not.
     """
     plan = plan_of(x)
     acc = accumulate(x.dtype)
-    y = torch.empty_like(x)
-    bits = bits_like(x, plan) if keep_bits else None
+    y = torch.empty_like(x, memory_format=format_of(x))
+    bits = bits_like(x, plan, flagged) if keep_bits else None
     statistics = torch.empty((STATISTICS, plan.channels), dtype=acc, device=x.device)
     above = _above(statistics)
     shared = _sizes(plan) | _tiling(plan, x.dtype)
     last = shared | _momentum(running) | _curve(call) | {
-        "x": x, "residual": residual, "y": y, "bits": bits, "weight": call.weight,
+        "x": x, "residual": residual, "y": y, "bits": bits,
+        "flag": bits[-1:] if flagged and bits is not None else None, "weight": call.weight,
         "bias": call.bias, "statistics": statistics, "above": above, "worst": worst,
         "count": plan.count, "EPS": call.eps, "EPS_ROOT": math.sqrt(call.eps),
         "TINY": torch.finfo(x.dtype).tiny,
@@ -168,8 +167,11 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
     plan = plan_of(like)
     acc = accumulate(like.dtype)
     recovered = kept.x is None
-    dx = torch.empty_like(like) if wanted[0] else None
-    dresidual = torch.empty_like(like) if wanted[3] and call.activation else None
+    order = format_of(like)
+    dx = torch.empty_like(like, memory_format=order) if wanted[0] else None
+    dresidual = None
+    if wanted[3] and call.activation:
+        dresidual = torch.empty_like(like, memory_format=order)
     dweight = None if call.weight is None or not wanted[1] else torch.empty_like(call.weight)
     dbias = None if call.bias is None or not wanted[2] else torch.empty_like(call.bias)
     shared = _sizes(plan) | _tiling(plan, like.dtype) | _curve(call)

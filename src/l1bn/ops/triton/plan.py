@@ -9,12 +9,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from l1bn.ops import spill
+
 #: Elements of a tile: sixteen for each thread of eight warps, which move 16 bytes at once.
 TILE = 4096
 #: Values per channel up to which one program does all passes in one launch.
 SINGLE = 16384
 #: Programs that a launch aims at: some eight on each multiprocessor of a large GPU.
 PROGRAMS = 1056
+#: Rows of a call's statistics.
+STATISTICS = 4
 #: Programs per channel at most; each of them adds what all the others left.
 MOST_SPLITS = 256
 
@@ -63,9 +67,14 @@ class Plan:
     @property
     def bits_bytes(self) -> int:
         """Bytes of one sign bit per element, each run of neighbours padded to whole bytes."""
-        if self.rows:
-            return self.count * -(-self.channels // 8)
-        return self.images * self.channels * -(-self.positions // 8)
+        return bits_bytes(self.images, self.channels, self.positions, self.rows)
+
+
+def bits_bytes(images: int, channels: int, positions: int, rows: bool) -> int:
+    """As ``Plan.bits_bytes``, for symbolic sizes too."""
+    if rows:
+        return images * positions * ((channels + 7) // 8)
+    return images * channels * ((positions + 7) // 8)
 
 
 def plan_of(x: Tensor) -> Plan:
@@ -94,12 +103,12 @@ def _plan(images: int, channels: int, positions: int, rows: bool) -> Plan:
     )  # fmt: skip
 
 
-_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def format_of(v: Tensor) -> torch.memory_format:
     """The memory format of a dense tensor."""
-    return torch.contiguous_format if v.is_contiguous() else _CHANNELS_LAST[v.dim()]
+    return torch.contiguous_format if v.is_contiguous() else CHANNELS_LAST[v.dim()]
 
 
 def in_order(v: Tensor, like: Tensor | None = None) -> Tensor:
@@ -109,10 +118,15 @@ def in_order(v: Tensor, like: Tensor | None = None) -> Tensor:
     """
     if like is not None:
         return v.contiguous(memory_format=format_of(like))
-    last = _CHANNELS_LAST.get(v.dim())
-    if last is not None and not v.is_contiguous() and _is_last(v):
-        return v.contiguous(memory_format=last)
-    return v.contiguous()
+    return v.contiguous(memory_format=order_of(v))
+
+
+def order_of(v: Tensor) -> torch.memory_format:
+    """The memory format that ``in_order`` gives ``v``; for fake tensors too."""
+    last = CHANNELS_LAST.get(v.dim())
+    if last is None or v.is_contiguous() or math.prod(v.shape[2:]) == 1 or not _is_last(v):
+        return torch.contiguous_format
+    return last
 
 
 def _is_last(v: Tensor) -> bool:
@@ -120,6 +134,8 @@ def _is_last(v: Tensor) -> bool:
     return v.shape[1] > 1 and all(v.stride(1) <= v.stride(d) for d in range(v.dim()) if d != 1)
 
 
-def bits_like(x: Tensor, plan: Plan) -> Tensor:
-    """Memory for one sign bit per element."""
+def bits_like(x: Tensor, plan: Plan, flagged: bool) -> Tensor:
+    """Memory for one sign bit per element, and for a flag (``l1bn.ops.spill``)."""
+    if flagged:
+        return spill.marked(plan.bits_bytes + 1, x.device)
     return torch.empty(plan.bits_bytes, dtype=torch.uint8, device=x.device)
