@@ -269,6 +269,154 @@ class Prop(B):
         return self.a(y) + self.k
 
 
+class Narrow(B):
+    """Has a convolution whose output its layers refuse."""
+
+    def __init__(self):
+        super().__init__()
+        self.narrow = nn.Conv2d(3, 2, 1)
+
+
+class RaisesSecond(Narrow):
+    def forward(self, x):
+        a = self.bn(x)
+        b = self.b2(self.narrow(x))
+        return self.act(a + b)
+
+
+class RaisesFirst(Narrow):
+    def forward(self, x):
+        b = self.b2(self.narrow(x))
+        a = self.bn(x)
+        return self.act(a + b)
+
+
+class RaisesWhereActivated(Narrow):
+    def forward(self, x):
+        b = self.b2(self.narrow(x))
+        a = self.bn(x)
+        b = self.act(b)
+        return self.act(a) + b
+
+
+class RaisesInALoad(B):
+    def forward(self, x):
+        a = self.bn(x)
+        return self.act(a + missing)  # noqa: F821
+
+
+class RaisesInASum(Narrow):
+    def forward(self, x):
+        a = self.bn(x)
+        b = self.b2(x)
+        c = self.narrow(x) + x
+        return self.act(a + b) + c
+
+
+class Recovers(Narrow):
+    def forward(self, x):
+        a = self.bn(x)
+        try:
+            b = self.act(self.b2(self.narrow(x)) + a)
+        except (RuntimeError, ValueError):
+            b = self.act(self.b2(a))
+        return b
+
+
+class EditsAnInput(B):
+    def forward(self, x):
+        r = self.bn(x)
+        t = self.c(x)
+        p = self.b2(t)
+        t += r
+        return self.act(p) + t
+
+
+class Adder:
+    """Adds itself, and changes a layer."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __radd__(self, other):
+        self.layer.weight.data.mul_(2)
+        return other * 2
+
+
+class AddsItself(B):
+    def __init__(self):
+        super().__init__()
+        self.adder = Adder(self.bn)
+
+    def forward(self, x):
+        a = self.bn(x)
+        z = x + self.adder
+        return self.act(a) + z
+
+
+class Matches(B):
+    def forward(self, x):
+        y = self.bn(x)
+        match y:
+            case z if y.dim() == 4:
+                y = self.act(z)
+            case _:
+                pass
+        return y
+
+
+class MatchesAValue(B):
+    def forward(self, x):
+        y = self.b2(x)
+        y = self.bn(y)
+        match 3:
+            case y.ndim:
+                x = 2 * x
+            case _:
+                pass
+        return self.act(x)
+
+
+class Unbound(B):
+    def forward(self, x):
+        if self.training:
+            y = self.bn(x)
+        return self.act(y)
+
+
+class LocalAfterItsReturn(B):
+    def forward(self, x):
+        y = self.act(self.bn(x))
+        if self.training:
+            return y
+        return y + limit  # noqa: F823
+        limit = 3  # noqa: F841 - never runs, but makes the name local
+
+
+class ThirdInBetween(B):
+    def __init__(self):
+        super().__init__()
+        self.b3 = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        a = self.bn(x)
+        t = self.b3(x)
+        b = self.b2(x)
+        y = self.act(b + a)
+        return self.act(t) + y
+
+
+class OneOfTwoIsSeen(B):
+    def forward(self, x):
+        a = self.bn(x)
+        b = self.b2(x)
+        n = a.mean()
+        return self.act(a + b) * n
+
+
+limit = 7.0
+
+
 def results(model: Any, training: bool) -> Any:
     x = torch.randn(
         4, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
@@ -277,8 +425,8 @@ def results(model: Any, training: bool) -> Any:
     try:
         y = model(x * 1)
         y.square().sum().backward()
-    except RuntimeError as error:
-        return {"error": [id(type(error))]}
+    except (RuntimeError, NameError, ValueError) as error:
+        return {"error": [id(type(error))], "buffers": list(model.buffers())}
     return {
         "y": y.detach(),
         "x": x.grad,
@@ -289,7 +437,9 @@ def results(model: Any, training: bool) -> Any:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("make", B.__subclasses__(), ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "make", [*B.__subclasses__(), *Narrow.__subclasses__()], ids=lambda c: c.__name__
+)
 def test_it_is_the_same(make: Any, training: bool) -> None:
     plain = make().double()
     fused = copy.deepcopy(plain)

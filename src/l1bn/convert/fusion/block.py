@@ -16,7 +16,7 @@ from typing import SupportsIndex
 from torch import Tensor, nn
 
 from l1bn.convert.fusion import sequential, turned
-from l1bn.convert.fusion.decide import NOTHING, OPEN
+from l1bn.convert.fusion.decide import NOTHING, OPEN, Frame
 from l1bn.convert.fusion.plan import Method, Plan, method_of, plan_for
 from l1bn.convert.fusion.source import NoSourceError
 from l1bn.convert.fusion.turned import ORIGINAL
@@ -74,8 +74,7 @@ def class_plan(cls: type) -> Plan:
         NoSourceError: with the reason.
     """
     if is_sequential(cls):
-        loop = method_of(nn.Sequential.forward, sequential.forward)
-        return Plan(loop, sequential.run, frozenset(), {})
+        return Plan(method_of(nn.Sequential.forward, sequential.forward), frozenset(), {})
     return plan_for(cls)
 
 
@@ -89,12 +88,12 @@ def fused_class(cls: type) -> type[nn.Module]:
     plan = class_plan(cls)
     base: type[nn.Module] = cls
 
-    def opened(self: nn.Module, x: Tensor, earlier: tuple[object, ...]) -> object:
+    def opened(self: nn.Module, x: Tensor, frame: Frame) -> object:
         if is_watched(self) or not plan.forward.serves(base.forward):
             return NOTHING
         if self.training:
             turned.tell(self)
-        return plan.open(self, x, _l1bn_earlier=earlier)
+        return plan.forward.run(self, x, _l1bn=frame)
 
     namespace = {
         "__module__": cls.__module__,
@@ -102,7 +101,7 @@ def fused_class(cls: type) -> type[nn.Module]:
         "__doc__": cls.__doc__,
         "forward": _override(cls, "forward", plan.forward),
         **{name: _override(cls, name, method) for name, method in plan.methods.items()},
-        OPEN: staticmethod(opened),
+        OPEN: opened,
         ORIGINAL: cls,
     }
     return type(cls.__name__, (FusedBlock, cls), namespace)
@@ -117,7 +116,7 @@ def _override(cls: type, name: str, method: Method) -> Callable[..., object]:
         if method.serves(original):
             if self.training:
                 turned.tell(self)
-            return method.run(self, *args, **kwargs)
+            return Frame().run(method.run, self, *args, **kwargs)
         return original(self, *args, **kwargs)
 
     return run

@@ -1,12 +1,13 @@
 """The decision, made while a forward runs: what can be one call becomes one.
 
-A rewritten forward calls ``call`` where its source says ``f(x)``, ``add`` where it says
-``a + b`` and ``value`` where it reads a variable. A normalization layer's output then comes
-back as a ``Promise``, which an activation completes in one call. Whatever else meets a promise
-gets its value, computed as written: first the layer, then the addition.
+A rewritten forward is given a ``Frame``. It calls ``call`` where its source says ``f(x)``, ``add``
+where it says ``a + b`` and ``value`` where it reads a variable. A normalization layer's output then
+comes back as a ``Promise``, which an activation completes in one call. Whatever else meets a
+promise gets its value, computed as written: first the layer, then the addition.
 
-The rewriting (``l1bn.convert.fusion.rewrite``) makes sure that a promise goes nowhere else,
-and that nothing which could notice runs between the place where it is given and where it is kept.
+The frame keeps the layers that have not run in the order in which they were called, so that they
+run in that order. The rewriting (``l1bn.convert.fusion.rewrite``) makes sure that a promise goes
+nowhere else, and that they run (``settle``) before anything that could notice.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from l1bn.nn.batchnorm import _L1BatchNorm
 from l1bn.nn.fusable import NO_OPTIONS, activation_of, is_identity, is_watched
 from l1bn.ops.registry import keeps_its_output
 
-#: Name, in the class of a rewritten block, of the forward that may return a promise.
+#: Name, in the class of a rewritten block, of what runs its forward in the frame of its caller.
 OPEN = "_l1bn_open"
-#: What says that there is no promise, and that nothing ran.
+#: What that gives where the block must be called.
 NOTHING = object()
 
 #: Layers that an activation can move into, with the forward that they must have.
@@ -54,130 +55,198 @@ class Promise:
     """``norm(x)``, or ``norm(x) + residual``, that nobody has seen yet.
 
     Attributes:
-        x: the layer's input, ``None`` once the promise is kept or computed.
-        earlier: promises given before; where they are not kept, they are computed first.
-        result: the value, once somebody had to see it.
+        norm: the layer.
+        x: its input, ``None`` once the layer ran.
+        residual: what is added: a tensor, or a promise given before this one.
+        y: the value, once somebody had to see it.
     """
 
-    __slots__ = ("earlier", "norm", "residual", "result", "x")
+    __slots__ = ("norm", "residual", "x", "y")
 
-    def __init__(self, norm: _L1BatchNorm, x: Tensor, earlier: tuple[object, ...]) -> None:
+    def __init__(self, norm: _L1BatchNorm, x: Tensor) -> None:
         self.norm = norm
         self.x: Tensor | None = x
-        self.earlier = earlier
         self.residual: Promise | Tensor | None = None
-        self.result: Tensor | None = None
+        self.y: Tensor | None = None
 
-    def compute(self) -> Tensor:
-        """The value, as it was written: first the layer, then the addition."""
-        if self.result is None:
-            settle(*self.earlier)  # which may compute this one: one of them may add it
-        y = self.result
-        if y is None:
-            self.result = y = self.norm(self.x)
-            residual, self.residual, self.x = self.residual, None, None
-            if residual is not None:  # a promise given after this one, or a tensor
-                self.result = y = y + _value(residual)
+
+@final
+class Frame:
+    """A forward that runs, with the rewritten ones that it calls: what has been promised there."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open: list[Promise] = []  # whose layers have not run, in the order of their calls
+
+    def run(self, forward: Callable[..., object], *args: object, **kwargs: object) -> object:
+        """Call a rewritten forward. Whatever it promised has run when it returns or raises."""
+        try:
+            y = forward(*args, _l1bn=self, **kwargs)
+        except BaseException:
+            self.settle()
+            raise
+        self.settle()
+        return self.value(y)
+
+    def call(
+        self,
+        f: str | Callable[..., object],
+        x: object,
+        more: tuple[object, ...] = (),
+        options: Mapping[str, object] = NO_OPTIONS,
+    ) -> object:
+        """Compute ``f(x, *more, **options)``; the output of a layer may come back as a promise.
+
+        Args:
+            f: what is called; a string for a method of x.
+            x: its argument.
+            more: the call's other arguments.
+            options: the call's keywords.
+        """
+        if type(x) is Promise:
+            if x.x is not None:
+                activation = activation_of(f, more, options)
+                if activation is not None:
+                    return self._keep(x, x.x, activation)
+                if is_identity(f) and not more and not options:
+                    return x
+            x = self.value(x)
+        if type(x) is Tensor and not isinstance(f, str) and not more and not options:
+            y = self._promise(f, x)
+            if y is not NOTHING:
+                return y
+        self.settle()
+        return getattr(x, f)(**options) if isinstance(f, str) else f(x, *more, **options)
+
+    def _promise(self, f: Callable[..., object], x: Tensor) -> object:
+        """What ``f(x)`` gives without settling, ``NOTHING`` where that has to be first."""
+        if isinstance(f, _L1BatchNorm):
+            if not _may_wait(f, x):
+                return NOTHING
+            promise = Promise(f, x)
+            self._open.append(promise)
+            return promise
+        opened = type(f).__dict__.get(OPEN)
+        if opened is not None:
+            return opened(f, x, self)
+        return f(x) if self._open and _is_quiet(f) else NOTHING
+
+    def add(self, a: object, b: object, inplace: bool = False) -> object:
+        """Compute ``a + b`` or ``a += b``; with a promise it may stay one."""
+        if type(a) is Promise and type(b) is Promise and self._join(a, b):
+            return a if b is a.residual else b
+        if self._take(a, b):
+            return a
+        if not inplace and self._take(b, a):
+            return b
+        a, b = self.value(a), self.value(b)
+        if inplace or type(a) is not Tensor or type(b) is not Tensor:
+            self.settle()
+        return (operator.iadd if inplace else operator.add)(a, b)
+
+    def value(self, x: object) -> object:
+        """The tensor that a promise stands for; anything else is itself."""
+        if type(x) is not Promise:
+            return x
+        if x.x is not None:
+            self._run(self._open.index(x) + 1)
+        return x.y
+
+    def settle(self, *first: object) -> None:
+        """Run the layers that were called, before something runs that could notice.
+
+        Args:
+            first: variables that are read before that; what was promised last may wait for it.
+        """
+        count = len(self._open)
+        if count:
+            waiting = [*first, *(p.residual for p in first if type(p) is Promise)]
+            while count and any(self._open[count - 1] is p for p in waiting):
+                count -= 1
+            self._run(count)
+
+    def _run(self, count: int) -> None:
+        """Run the first layers in the order of their calls, then make the additions to them."""
+        due, later = self._open[:count], self._open[count:]
+        self._open = []  # where a layer raises, those called after it never run
+        for promise in due:
+            promise.y, promise.x = promise.norm(promise.x), None
+        for promise in due:
+            if promise.residual is not None:
+                promise.y = promise.y + _tensor(promise.residual)  # type: ignore[operator]
+                promise.residual = None
+        self._open = later
+
+    def _join(self, a: Promise, b: Promise) -> bool:
+        """Let the later of two promises take the other as its residual, where it can."""
+        if a is b or a.x is None or not _alike(b.x, a.x):
+            return False
+        if a.residual is not None or b.residual is not None:
+            return False
+        first, last = (a, b) if self._open.index(a) < self._open.index(b) else (b, a)
+        last.residual = first
+        return True
+
+    def _take(self, promise: object, other: object) -> bool:
+        """Let a promise take a tensor as its residual, where it can."""
+        if type(promise) is not Promise:
+            return False
+        known = self.value(other)  # which may run this one: it may have been called before
+        if promise.x is None or promise.residual is not None:
+            return False
+        if _alike(known, promise.x) and _is_kept(known):
+            promise.residual = known
+        return promise.residual is not None
+
+    def _keep(self, promise: Promise, x: Tensor, activation: Activation) -> Tensor:
+        """Compute a promise with its activation in one call, after what was called before."""
+        at, other = self._open.index(promise), promise.residual
+        first = other if type(other) is Promise else None
+        pair = first is not None and self._are_one_call(first, promise)
+        self._run(at - pair)
+        later, self._open = self._open[1 + pair :], []
+        if first is not None and pair:
+            y = _pair(first, promise, activation)
+        else:
+            y = promise.norm._normalize(x, activation, _tensor(other))
+        promise.x = promise.residual = None
+        self._open = later
         return y
 
-
-def call(
-    f: str | Callable[..., object],
-    x: object,
-    earlier: tuple[object, ...] = (),
-    more: tuple[object, ...] = (),
-    options: Mapping[str, object] = NO_OPTIONS,
-) -> object:
-    """Compute ``f(x, *more, **options)``; the output of a layer may come back as a promise.
-
-    Args:
-        f: what is called; a string for a method of x.
-        x: its argument.
-        earlier: variables that may hold promises.
-        more: the call's other arguments.
-        options: the call's keywords.
-    """
-    if type(x) is Promise:
-        if x.result is None:
-            activation = activation_of(f, more, options)
-            if activation is not None:
-                y = _keep(x, activation)
-                if y is not None:
-                    return y
-            elif is_identity(f) and not more and not options:
-                return x
-        x = x.compute()
-    elif type(x) is Tensor and not isinstance(f, str) and not more and not options:
-        promise = _promise(f, x, earlier)
-        if promise is not NOTHING:
-            return promise
-        if earlier and _is_quiet(f):
-            try:
-                return f(x)
-            except BaseException:
-                settle(*earlier)
-                raise
-    settle(*earlier)
-    return getattr(x, f)(**options) if isinstance(f, str) else f(x, *more, **options)
+    def _are_one_call(self, first: Promise, last: Promise) -> bool:
+        """Whether two layers can be one: they share nothing, and none was called in between."""
+        a, b = first.norm, last.norm
+        return (
+            first.x is not None
+            and self._open.index(last) - self._open.index(first) == 1
+            and a is not b
+            and a.backend == b.backend
+            and a.running_mean is not b.running_mean
+        )
 
 
-def finish(
-    f: str | Callable[..., object],
-    x: object,
-    earlier: tuple[object, ...] = (),
-    more: tuple[object, ...] = (),
-    options: Mapping[str, object] = NO_OPTIONS,
-) -> object:
-    """Compute ``f(x, *more, **options)`` where no promise may come back."""
-    return value(call(f, x, earlier, more, options))
+def _tensor(residual: Promise | Tensor | None) -> Tensor | None:
+    return residual.y if type(residual) is Promise else residual
 
 
-def add(a: object, b: object, inplace: bool = False) -> object:
-    """Compute ``a + b`` or ``a += b``; with a promise it may stay one."""
-    if type(a) is Promise and _take(a, b):
-        return a
-    if type(b) is Promise and not inplace and _take(b, a):
-        return b
-    return (operator.iadd if inplace else operator.add)(value(a), value(b))
+def _may_wait(norm: _L1BatchNorm, x: Tensor) -> bool:
+    """Whether a layer is today what can be fused, and something is gained by it.
 
-
-def value(x: object) -> object:
-    """The tensor that a promise stands for; anything else is itself."""
-    return x.compute() if type(x) is Promise else x
-
-
-def _value(x: Promise | Tensor) -> Tensor:
-    return x.compute() if type(x) is Promise else x
-
-
-def settle(*promises: object) -> None:
-    """Compute what was promised, before something runs that could notice."""
-    for promise in promises:
-        if _is_due(promise):
-            value(promise)
-
-
-def _promise(f: Callable[..., object], x: Tensor, earlier: tuple[object, ...]) -> object:
-    """What ``f(x)`` stands for before it runs, or ``NOTHING``.
-
-    A layer's output where the layer is today what can be fused, and something is gained by it.
     Transforms and dispatch modes are the registry's to see. A function mode sees calls, and may be
     entered within a forward, as a region without gradients may.
     """
-    if not isinstance(f, _L1BatchNorm):
-        opened = type(f).__dict__.get(OPEN)
-        return NOTHING if opened is None else opened(f, x, earlier)
-    if (
-        NORMS.get(type(f)) is type(f).forward
+    return (
+        NORMS.get(type(norm)) is type(norm).forward
         and is_grad_enabled()
         and not _len_torch_function_stack()
-        and not is_watched(f)
-        and f.override is None
-        and (x.requires_grad or _learns(f))
-        and (type(f) is not L1BatchNormAct2d or (is_identity(f.drop) and is_identity(f.act)))
-    ):
-        return Promise(f, x, earlier)
-    return NOTHING
+        and not is_watched(norm)
+        and norm.override is None
+        and (x.requires_grad or _learns(norm))
+        and (
+            type(norm) is not L1BatchNormAct2d or (is_identity(norm.drop) and is_identity(norm.act))
+        )
+    )
 
 
 def _learns(norm: _L1BatchNorm) -> bool:
@@ -187,21 +256,6 @@ def _learns(norm: _L1BatchNorm) -> bool:
 
 def _is_quiet(f: object) -> bool:
     return isinstance(f, nn.Module) and type(f).forward is _QUIET.get(type(f)) and not is_watched(f)
-
-
-def _take(promise: Promise, other: object) -> bool:
-    """Let a promise take a residual, where it can."""
-    x = promise.x
-    if promise.result is not None or promise.residual is not None or x is None:
-        return False
-    if type(other) is Promise and other.result is None:
-        if other is not promise and other.residual is None and _alike(other.x, x):
-            promise.residual = other
-    else:
-        known = value(other)
-        if _alike(known, x) and _is_kept(known):
-            promise.residual = known
-    return promise.residual is not None
 
 
 def _alike(residual: object, x: Tensor) -> TypeGuard[Tensor]:
@@ -219,54 +273,13 @@ def _is_kept(residual: Tensor) -> bool:
     return node is not None and (keeps_its_output(node) or node.name() == "ReluBackward0")
 
 
-def _keep(promise: Promise, activation: Activation) -> Tensor | None:
-    """Compute a promise with its activation in one call, ``None`` where that is not possible."""
-    other, x = promise.residual, promise.x
-    if x is None or not is_grad_enabled():
-        return None
-    if type(other) is Promise and other.result is None:
-        first, last = (promise, other) if _is_in(promise, other.earlier) else (other, promise)
-        if _pairs(first, last):
-            y = _pair(promise, other, activation)
-        else:
-            promise.residual = None
-            last.residual = first.compute()
-            return _keep(last, activation)
-    else:
-        if promise.earlier:
-            settle(*promise.earlier)
-        y = promise.norm._normalize(x, activation, None if other is None else _value(other))
-    promise.x = promise.residual = None
-    return y
-
-
-def _pairs(first: Promise, last: Promise) -> bool:
-    """Whether two layers can be one call: they are apart, and no third one is due in between."""
-    before = (first, *first.earlier)
-    return (
-        first.norm is not last.norm
-        and first.norm.backend == last.norm.backend
-        and first.norm.running_mean is not last.norm.running_mean
-        and not any(_is_due(p) and not _is_in(p, before) for p in last.earlier)
-    )
-
-
-def _is_in(promise: object, values: tuple[object, ...]) -> bool:
-    """By identity: values may be of any type, with an equality of their own."""
-    return any(promise is v for v in values)
-
-
-def _is_due(x: object) -> bool:
-    return type(x) is Promise and x.x is not None
-
-
-def _pair(a: Promise, b: Promise, activation: Activation) -> Tensor:
-    settle(*(p for p in (*a.earlier, *b.earlier) if p is not a and p is not b))
-    assert a.x is not None
-    assert b.x is not None
-    branches = a.norm._branch(a.x), b.norm._branch(b.x)
-    y = l1_batch_norm_pair(*branches, activation, a.norm.backend)
-    a.norm._count()
-    b.norm._count()
-    b.x = None
+def _pair(first: Promise, last: Promise, activation: Activation) -> Tensor:
+    a, b = first.norm, last.norm
+    assert first.x is not None
+    assert last.x is not None
+    branches = a._branch(first.x), b._branch(last.x)
+    first.x = None
+    y = l1_batch_norm_pair(*branches, activation, a.backend)
+    a._count()
+    b._count()
     return y

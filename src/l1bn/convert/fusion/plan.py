@@ -14,10 +14,8 @@ from torch import is_grad_enabled, nn
 from torch._C import _get_tracing_state, _len_torch_function_stack
 from torch.compiler import is_compiling
 
-from l1bn.convert.fusion import decide
 from l1bn.convert.fusion.rewrite import Origins, Rewriter
 from l1bn.convert.fusion.source import NoSourceError, Source
-from l1bn.convert.fusion.syntax import EARLIER, HELPER, LEAVE
 from l1bn.nn.fusable import activation_of
 
 _METHODS = {"__getattr__": nn.Module.__getattr__, "__getattribute__": object.__getattribute__}
@@ -31,7 +29,7 @@ class Method:
         function: the function as it was.
         code: its code.
         defaults: its defaults.
-        run: the rewritten one, which gives values.
+        run: the rewritten one, which is given a frame too.
         sites: callee and where the promise that it takes may come from, as source text.
     """
 
@@ -71,13 +69,11 @@ class Plan:
 
     Attributes:
         forward: its forward.
-        open: forward where it may give a promise, and takes the promises given earlier.
         ends: where the promises come from that it may return.
         methods: the others, by name.
     """
 
     forward: Method
-    open: Callable[..., object]
     ends: Origins
     methods: dict[str, Method]
 
@@ -96,7 +92,6 @@ def plan_for(cls: type[nn.Module]) -> Plan:
     source = Source(cls.forward)
     others = _own_methods(cls, source.definition)
     rewriter, method = _rewrite(cls, source)
-    open_ = source.function(**_helpers(_as_it_is))
     methods: dict[str, Method] = {}
     while others:
         name = others.pop()
@@ -107,7 +102,7 @@ def plan_for(cls: type[nn.Module]) -> Plan:
             others |= _own_methods(cls, source.definition)
             methods[name] = _rewrite(cls, source)[1]
     methods = {name: found for name, found in methods.items() if found.sites}
-    return Plan(method, open_, frozenset(rewriter.ends), methods)
+    return Plan(method, frozenset(rewriter.ends), methods)
 
 
 def method_of(
@@ -124,12 +119,7 @@ def _rewrite(cls: type[nn.Module], source: Source) -> tuple[Rewriter, Method]:
     looks = _Looks(cls, source.self_name, source.original)
     rewriter = Rewriter(looks.role, looks.is_quiet)
     rewriter.rewrite(source.definition)
-    run = source.function(**_helpers(decide.value))
-    return rewriter, method_of(source.original, run, rewriter.sites)
-
-
-def _helpers(leave: Callable[[object], object]) -> dict[str, object]:
-    return {HELPER: decide, EARLIER: (), LEAVE: leave}
+    return rewriter, method_of(source.original, source.function(), rewriter.sites)
 
 
 def _own_methods(cls: type[nn.Module], definition: ast.FunctionDef) -> set[str]:
@@ -141,10 +131,6 @@ def _own_methods(cls: type[nn.Module], definition: ast.FunctionDef) -> set[str]:
         if isinstance(inspect.getattr_static(cls, name, None), FunctionType)
         and not hasattr(nn.Module, name)
     }
-
-
-def _as_it_is(x: object) -> object:
-    return x
 
 
 class _Looks:

@@ -1,70 +1,35 @@
 """The one edit of a forward's source: ``f(x)`` and ``a + b`` become calls of the live decision.
 
-A walk over the statements in the order in which they run keeps two sets of local variables: those
-that may *hold* a promise, and those whose promise may still be *open*. An open promise is settled
-before any statement that could notice. A promise never crosses the edge of a loop, a ``with`` or a
-``try``, is read through ``value`` wherever it is not consumed, and is consumed only where the
-variable is dead afterwards.
+Of every local variable it is known where a promise in it may come from. It is read through
+``value`` wherever it is not consumed, and is consumed only where the variable is dead afterwards.
+Within a loop, a ``with`` or a ``try`` no variable gets a promise. What was promised is settled
+before any statement that runs more than loads and live calls; these settle for themselves.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from l1bn.convert.fusion.liveness import live_after, mentioned
 from l1bn.convert.fusion.syntax import (
-    EARLIER,
-    HELPER,
-    LEAVE,
+    FRAME,
     SCOPES,
-    earlier,
+    ends,
     expression,
     helper,
     is_plain,
     plain_names,
     stored,
     target_of,
-    tuple_of,
-    without,
-)  # fmt: skip
+)
 from l1bn.nn.fusable import METHODS
 
 #: Where a promise may come from: the callee's source, and whether something was added since.
 Origins = frozenset[tuple[str, bool]]
 NOWHERE: Origins = frozenset()
-
-
-def origins_of(e: ast.AST) -> Origins:
-    """Where the promise that an expression may give comes from."""
-    return getattr(e, "l1bn_origins", NOWHERE)
-
-
-def _from(e: ast.expr, origins: Origins) -> ast.expr:
-    e.l1bn_origins = origins  # type: ignore[attr-defined]
-    return e
-
-
-@dataclass
-class State:
-    """What is known at a point of the walk: names assigned, holding a promise, and open."""
-
-    assigned: set[str]
-    holds: set[str] = field(default_factory=set)
-    open: set[str] = field(default_factory=set)
-    origins: dict[str, Origins] = field(default_factory=dict)
-
-    def copy(self) -> State:
-        """The same, to go on apart."""
-        return State(set(self.assigned), set(self.holds), set(self.open), dict(self.origins))
-
-    def set(self, name: str, holds: bool, origins: Origins = NOWHERE) -> None:
-        """Note an assignment."""
-        self.assigned.add(name)
-        self.origins[name] = origins
-        for names in (self.holds, self.open):
-            names.add(name) if holds else names.discard(name)
+#: Variables that may hold a promise at a point of the walk.
+State = dict[str, Origins]
 
 
 class Rewriter:
@@ -81,7 +46,6 @@ class Rewriter:
     ) -> None:
         self._role, self._quiet = role, quiet
         self._closed = 0  # depth of loops, withs and tries
-        self._given: list[str] = []  # names of promises that the source has no name for
         self.sites: set[tuple[str, Origins]] = set()
         self.ends: set[tuple[str, bool]] = set()
 
@@ -89,177 +53,142 @@ class Rewriter:
         """Rewrite a forward in place."""
         self._live = live_after(definition.body)
         self._names = plain_names(definition)
-        arguments = definition.args
-        every = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
-        state = State({a.arg for a in every}, open={EARLIER})
-        definition.body, ends = self._block(definition.body, state)
-        if not ends:
-            self._settle(state, state.open, definition.body[-1], definition.body)
-        arguments.kwonlyargs += [ast.arg(name) for name in (HELPER, LEAVE, EARLIER)]
-        arguments.kw_defaults += [ast.Constant(None) for _ in range(3)]
+        definition.body = self._block(definition.body, {})
+        definition.args.kwonlyargs.append(ast.arg(FRAME))
+        definition.args.kw_defaults.append(None)
         ast.fix_missing_locations(definition)
 
     # Statements
 
-    def _block(self, body: list[ast.stmt], state: State) -> tuple[list[ast.stmt], bool]:
+    def _block(self, body: list[ast.stmt], state: State) -> list[ast.stmt]:
         out: list[ast.stmt] = []
         for node in body:
             if isinstance(node, ast.If):
-                ends = self._if(node, state, out)
+                self._if(node, state, out)
             elif any(isinstance(getattr(node, n, None), list) for n in ("body", "cases")):
-                ends = self._compound(node, state, out)
+                self._compound(node, state, out)
             else:
-                ends = self._simple(node, state, out)
-            if ends:
-                return out, True
-            state.holds &= self._live[node]  # kept or not, the others are not read again
-        return out, False
+                self._simple(node, state, out)
+        return out
 
-    def _simple(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> bool:
-        target = target_of(node)
+    def _simple(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> None:
+        target, expr = target_of(node), expression(node)
         returns = isinstance(node, ast.Return)
-        expr = expression(node)
-        apart = self._closed or not (returns or target in self._names)
-        result = None if apart or expr is None else self._promise(expr, node, state)
-        if result is None:
+        taken = expr is not None and (returns or target in self._names) and not self._closed
+        if expr is None or not taken or not self._may(expr, node, state):
             self._leave_alone(node, target, state, out)
-            return isinstance(node, (ast.Return, ast.Raise, ast.Break, ast.Continue))
-        assert expr is not None
-        new, holds = result
-        unread = {target} - mentioned(expr)
-        self._settle(state, state.open & unread if self._calm(expr) else state.open, node, out)
-        if target is not None:
-            new_node: ast.stmt = ast.Assign([ast.Name(target, ast.Store())], new)
-            for name in mentioned(expr):
-                state.open.discard(name)
-            state.set(target, holds, origins_of(new))
-        else:
-            self._settle(state, state.open - mentioned(expr) - {EARLIER}, node, out)
-            self.ends |= origins_of(new)
-            new_node = ast.Return(
-                ast.Call(ast.Name(LEAVE, ast.Load()), [new], []) if holds else new
-            )
-        out.append(ast.fix_missing_locations(ast.copy_location(new_node, node)))
-        return returns
+            return
+        if not self._calm(expr, node, state):
+            self._settle(self._lead(expr, node, state), node, out)
+        origins = self._origins(expr, node, state)
+        value = self._given(expr, node, state)
+        new: ast.stmt = ast.Return(value)
+        if returns:
+            self.ends |= origins
+        elif target is not None:
+            new = ast.Assign([ast.Name(target, ast.Store())], value)
+            state[target] = origins
+        out.append(ast.copy_location(new, node))
 
     def _leave_alone(
         self, node: ast.stmt, target: str | None, state: State, out: list[ast.stmt]
     ) -> None:
-        value = getattr(node, "value", None)
-        harmless = isinstance(node, ast.Pass) or (
-            isinstance(node, (ast.Assign, ast.Expr))
-            and isinstance(value, ast.expr)
-            and (target is not None or isinstance(node, ast.Expr))
-            and self._quiet(value)
-            and not mentioned(node) & state.holds
-        )
-        if harmless:  # what it overwrites was promised all the same
-            self._settle(state, state.open & stored(node), node, out)
-        else:
-            lead = set() if value is None else self._lead(value, node, state)
-            self._settle(state, state.open - lead, node, out)
-        if isinstance(node, ast.AugAssign) and target in state.holds:
-            self._unwrap(state, [target], node, out)
+        if not self._is_calm(node, state):
+            value = getattr(node, "value", None)
+            first = self._lead(value, node, state) if isinstance(value, ast.expr) else set()
+            self._settle(first, node, out)
+        if isinstance(node, ast.AugAssign) and target in state:
+            read = helper("value", [ast.Name(target, ast.Load())])
+            unwrapped = ast.Assign([ast.Name(target, ast.Store())], read)
+            out.append(ast.copy_location(unwrapped, node))
         out.append(_Reader(self, node, state).generic_visit(node))  # type: ignore[arg-type]
         for name in stored(node):
-            state.set(name, False)
+            state.pop(name, None)
 
-    def _if(self, node: ast.If, state: State, out: list[ast.stmt]) -> bool:
-        if not self._still(node.test) or mentioned(node.test) & state.holds:
-            self._settle(state, state.open, node, out)
-        node.test = self._read(node.test, node, state)
-        states = [state.copy(), state.copy()]
-        node.body, ends = self._block(node.body, states[0])
-        node.orelse, else_ends = self._block(node.orelse, states[1])
-        reached = [s for s, end in zip(states, (ends, else_ends), strict=True) if not end]
+    def _if(self, node: ast.If, state: State, out: list[ast.stmt]) -> None:
+        if not self._is_still(node.test):
+            self._settle(self._lead(node.test, node, state), node, out)
+        node.test = _Reader(self, node, state).visit(node.test)  # type: ignore[assignment]
+        after: State = {}
+        for part in ("body", "orelse"):
+            inside = dict(state)
+            body = self._block(getattr(node, part), inside)
+            setattr(node, part, body)
+            for name, origins in inside.items() if not ends(body) else ():
+                after[name] = after.get(name, NOWHERE) | origins
+        state.clear()
+        state.update(after)
         out.append(node)
-        if not reached:
-            return True
-        assigned = set.intersection(*(s.assigned for s in reached))
-        for s, part in zip(states, (node.body, node.orelse), strict=True):
-            if s in reached:
-                self._unwrap(s, s.holds - assigned, node, part)
-                self._settle(s, s.open - assigned - {EARLIER}, node, part)
-        state.assigned = assigned
-        state.holds = set().union(*(s.holds for s in reached))
-        state.open = set().union(*(s.open for s in reached))
-        for name in state.assigned:
-            state.origins[name] = NOWHERE.union(*(s.origins.get(name, NOWHERE) for s in reached))
-        return False
 
-    def _compound(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> bool:
-        if isinstance(node, SCOPES):
-            self._leave_alone(node, None, state, out)
-            return False
-        self._settle(state, state.open, node, out)
-        self._unwrap(state, set(state.holds), node, out)
-        self._closed += 1
-        self._inside(node, state)
-        self._closed -= 1
+    def _compound(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> None:
+        self._settle(set(), node, out)
+        if not isinstance(node, SCOPES):
+            self._closed += 1
+            self._inside(node, state)
+            self._closed -= 1
         out.append(node)
-        return False
 
     def _inside(self, node: ast.AST, state: State) -> None:
+        """Rewrite what a compound statement holds; its variables may hold what they held before."""
         for name, value in ast.iter_fields(node):
             if isinstance(value, list) and value and isinstance(value[0], ast.stmt):
-                setattr(node, name, self._block(value, State(set(state.assigned)))[0])
+                setattr(node, name, self._block(value, dict(state)))
             elif isinstance(value, list):
                 for part in value:
                     if isinstance(part, (ast.excepthandler, ast.withitem, ast.match_case)):
                         self._inside(part, state)
-            elif isinstance(value, ast.expr) and not isinstance(node, ast.match_case):
-                setattr(node, name, _Reader(self, None, State(set())).visit(value))
+            elif isinstance(value, ast.expr):
+                setattr(node, name, _Reader(self, None, state).visit(value))
 
-    def _settle(
-        self, state: State, names: Iterable[str], at: ast.stmt, out: list[ast.stmt]
-    ) -> None:
-        names = sorted(names)
-        if names:
-            call = ast.Expr(helper("settle", [earlier(name) for name in names]))
-            out.append(ast.fix_missing_locations(ast.copy_location(call, at)))
-        state.open -= set(names)
-
-    def _unwrap(
-        self, state: State, names: Iterable[str], at: ast.stmt, out: list[ast.stmt]
-    ) -> None:
-        for name in sorted(names):
-            read = helper("value", [ast.Name(name, ast.Load())])
-            node = ast.Assign([ast.Name(name, ast.Store())], read)
-            out.append(ast.fix_missing_locations(ast.copy_location(node, at)))
-            state.set(name, False)
+    def _settle(self, first: set[str], at: ast.stmt, out: list[ast.stmt]) -> None:
+        names: list[ast.expr] = [ast.Name(name, ast.Load()) for name in sorted(first)]
+        out.append(ast.copy_location(ast.Expr(helper("settle", names)), at))
 
     # Expressions
 
-    def _read(self, e: ast.expr, at: ast.stmt, state: State) -> ast.expr:
-        """The expression, which sees values only."""
-        read: ast.expr = _Reader(self, at, state).visit(e)  # type: ignore[assignment]
-        return read
-
-    def _promise(self, e: ast.expr, at: ast.stmt, state: State) -> tuple[ast.expr, bool] | None:
-        """The expression with calls replaced, and whether it may be a promise."""
+    def _may(self, e: ast.expr, at: ast.stmt, state: State) -> bool:
+        """Whether the value of an expression may be a promise."""
         if isinstance(e, ast.Name):
-            if e.id not in state.holds or not self._consumed(e.id, at):
-                return None
-            return _from(e, state.origins.get(e.id, NOWHERE)), True
-        if isinstance(e, ast.BinOp) and isinstance(e.op, ast.Add):
-            return self._sum(e, at, state)
-        if not isinstance(e, ast.Call):
-            return None
+            return e.id in state and self._consumed(e.id, at)
+        if isinstance(e, ast.BinOp):
+            sides = self._may(e.left, at, state), self._may(e.right, at, state)
+            return isinstance(e.op, ast.Add) and any(sides)
         taken = self._taken(e)
-        if taken is None:
-            return None
-        f, argument, live = taken
-        inner = self._promise(argument, at, state)
-        if not (live or state.open or (inner and inner[1])):
-            return None
-        x = inner[0] if inner else self._read(argument, at, state)
-        return self._replaced(e, f, x, state, live), live
+        return taken is not None and taken[2]
 
-    def _taken(self, e: ast.Call) -> tuple[ast.expr, ast.expr, bool] | None:
+    def _origins(self, e: ast.expr, at: ast.stmt, state: State) -> Origins:
+        """Where it comes from then."""
+        if isinstance(e, ast.Name):
+            return state[e.id] if self._may(e, at, state) else NOWHERE
+        if isinstance(e, ast.BinOp):
+            sides = self._origins(e.left, at, state) | self._origins(e.right, at, state)
+            return frozenset((path, True) for path, _ in sides)
+        taken = self._taken(e)
+        return NOWHERE if taken is None or not taken[2] else frozenset({(_text(taken[0]), False)})
+
+    def _given(self, e: ast.expr, at: ast.stmt, state: State) -> ast.expr:
+        """The expression with live calls; where it may be a promise it is one."""
+        if isinstance(e, ast.BinOp) and self._may(e, at, state):
+            left, right = self._given(e.left, at, state), self._given(e.right, at, state)
+            if not self._calm(e.right, at, state):  # which then runs after the layer
+                left = helper("value", [left])
+            inplace = [ast.Constant(True)] if e is getattr(at, "total", None) else []
+            return ast.copy_location(helper("add", [left, right, *inplace]), e)
+        taken = self._taken(e)
+        if taken is not None:
+            assert isinstance(e, ast.Call)
+            return self._replaced(e, taken[0], taken[1], at, state)
+        if self._may(e, at, state):
+            return e
+        return _Reader(self, at, state).visit(e)  # type: ignore[return-value]
+
+    def _taken(self, e: ast.expr) -> tuple[ast.expr, ast.expr, bool] | None:
         """What a call calls, on what, and whether a promise may come back.
 
         ``None`` for a call to be left alone.
         """
+        if not isinstance(e, ast.Call):
+            return None
         f = e.func
         if isinstance(f, ast.Attribute) and f.attr in METHODS and not e.args and not e.keywords:
             return ast.Constant(f.attr), f.value, False
@@ -269,11 +198,9 @@ class Rewriter:
         return f, e.args[0], role == "live"
 
     def _replaced(
-        self, e: ast.Call, f: ast.expr, x: ast.expr, state: State, live: bool
+        self, e: ast.Call, f: ast.expr, x: ast.expr, at: ast.stmt, state: State
     ) -> ast.expr:
-        others = sorted(state.open - mentioned(e))
-        text = f".{f.value!s}" if isinstance(f, ast.Constant) else ast.unparse(f)
-        self.sites.add((text, origins_of(x)))
+        self.sites.add((_text(f), self._origins(x, at, state)))
         keywords = []
         if e.args[1:]:
             keywords.append(ast.keyword("more", ast.Tuple(e.args[1:], ast.Load())))
@@ -281,36 +208,7 @@ class Rewriter:
             names: list[ast.expr | None] = [ast.Constant(k.arg) for k in e.keywords]
             options = ast.Dict(names, [k.value for k in e.keywords])
             keywords.append(ast.keyword("options", options))
-        args = [f, x, *([tuple_of(others)] if others else [])]
-        new = ast.copy_location(helper("call" if live else "finish", args, keywords), e)
-        return _from(new, frozenset({(text, False)})) if live else new
-
-    def _sum(self, e: ast.BinOp, at: ast.stmt, state: State) -> tuple[ast.expr, bool] | None:
-        left = self._promise(e.left, at, state)
-        given = None  # a promise that is given here, before the other side runs
-        if left and left[1] and not isinstance(e.left, ast.Name) and not self._quiet(e.right):
-            given = f"{HELPER}_{len(self._given)}"
-            state.open.add(given)
-        right = self._promise(e.right, at, state)
-        held = [part is not None and part[1] for part in (left, right)]
-        a = left[0] if left else self._read(e.left, at, state)
-        b = right[0] if right else self._read(e.right, at, state)
-        if given is not None:
-            state.open.discard(given)
-            if self._calm(e.right):
-                self._given.append(given)
-                a = _from(ast.NamedExpr(ast.Name(given, ast.Store()), a), origins_of(a))
-            else:
-                a, b = helper("value", [a]), without(b, given)
-        if not any(held):
-            return None
-        inplace = (
-            [ast.Constant(True)]
-            if isinstance(at, ast.AugAssign) and e is getattr(at, "total", None)
-            else []
-        )
-        origins = frozenset((path, True) for path, _ in origins_of(a) | origins_of(b))
-        return _from(ast.copy_location(helper("add", [a, b, *inplace]), e), origins), True
+        return ast.copy_location(helper("call", [f, self._given(x, at, state)], keywords), e)
 
     def _consumed(self, name: str, at: ast.stmt) -> bool:
         """Whether a variable is read once in a statement and never after it."""
@@ -319,33 +217,43 @@ class Rewriter:
         dead = name == target_of(at) or name not in self._live[at]
         return dead and reads + isinstance(at, ast.AugAssign) * (name == target_of(at)) == 1
 
-    def _calm(self, e: ast.expr) -> bool:
-        """Whether evaluating an expression runs nothing but loads and the live decision."""
-        if isinstance(e, ast.Call):
-            taken = self._taken(e)
-            return taken is not None and self._quiet(taken[0]) and self._calm(taken[1])
-        if isinstance(e, ast.BinOp):
-            return isinstance(e.op, ast.Add) and self._calm(e.left) and self._calm(e.right)
+    def _is_calm(self, node: ast.stmt, state: State) -> bool:
+        """Whether a statement runs nothing but loads and live calls, and edits nothing."""
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and target_of(node) is None:
+            return False
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.Return, ast.Expr)):
+            return node.value is None or self._calm(node.value, node, state)
+        return isinstance(node, ast.Pass)
+
+    def _calm(self, e: ast.expr, at: ast.stmt, state: State) -> bool:
+        """Whether evaluating an expression runs nothing but loads and live calls."""
+        taken = self._taken(e)
+        if taken is not None:
+            return self._quiet(taken[0]) and self._calm(taken[1], at, state)
+        if isinstance(e, ast.BinOp) and self._may(e, at, state):
+            return self._calm(e.left, at, state) and self._calm(e.right, at, state)
         return self._quiet(e)
 
     def _lead(self, e: ast.expr, at: ast.stmt, state: State) -> set[str]:
         """Variables that an expression consumes before it runs anything else."""
-        if self._promise(e, at, state.copy()) is not None and self._calm(e):
-            return set(mentioned(e)) & state.open
-        if isinstance(e, ast.Call) and e.args and self._quiet(e.func):
-            return self._lead(e.args[0], at, state)
+        if self._calm(e, at, state):
+            return {n for n in mentioned(e) if n in state and self._consumed(n, at)}
+        if isinstance(e, ast.Call):
+            return self._lead(e.args[0], at, state) if e.args and self._quiet(e.func) else set()
         if isinstance(e, (ast.Attribute, ast.Subscript)):
             return self._lead(e.value, at, state)
         return self._lead(e.left, at, state) if isinstance(e, ast.BinOp) else set()
 
-    def _still(self, e: ast.expr) -> bool:
+    def _is_still(self, e: ast.expr) -> bool:
         """Whether a test runs no code of the user's: comparisons by ``is``."""
         if isinstance(e, ast.Compare):
             by_identity = all(isinstance(op, (ast.Is, ast.IsNot)) for op in e.ops)
             return by_identity and all(map(self._quiet, (e.left, *e.comparators)))
         if isinstance(e, ast.BoolOp):
-            return all(map(self._still, e.values))
-        return isinstance(e, ast.UnaryOp) and isinstance(e.op, ast.Not) and self._still(e.operand)
+            return all(map(self._is_still, e.values))
+        return (
+            isinstance(e, ast.UnaryOp) and isinstance(e.op, ast.Not) and self._is_still(e.operand)
+        )
 
 
 class _Reader(ast.NodeTransformer):
@@ -358,14 +266,19 @@ class _Reader(ast.NodeTransformer):
         """Replace what is consumed inside, and read the rest."""
         if isinstance(node, SCOPES):
             return node
-        if isinstance(node, (ast.Call, ast.BinOp)) and self._at is not None:
-            found = self._rewriter._promise(node, self._at, self._state)
-            if found is not None:
-                return (
-                    ast.copy_location(helper("value", [found[0]]), node) if found[1] else found[0]
-                )
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            if node.id in self._state.holds:
-                return ast.copy_location(helper("value", [node]), node)
-            return node
+            name = ast.copy_location(ast.Name(node.id, node.ctx), node)
+            return (
+                ast.copy_location(helper("value", [name]), node) if node.id in self._state else node
+            )
+        if isinstance(node, (ast.Call, ast.BinOp)) and self._at is not None:
+            if self._rewriter._may(node, self._at, self._state):
+                given = self._rewriter._given(node, self._at, self._state)
+                return ast.copy_location(helper("value", [given]), node)
+            if self._rewriter._taken(node) is not None:
+                return self._rewriter._given(node, self._at, self._state)
         return self.generic_visit(node)
+
+
+def _text(f: ast.expr) -> str:
+    return f".{f.value!s}" if isinstance(f, ast.Constant) else ast.unparse(f)

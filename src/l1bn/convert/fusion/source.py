@@ -47,13 +47,10 @@ class Source:
         arguments = self.definition.args
         return [*arguments.posonlyargs, *arguments.args][0].arg
 
-    def function(self, **helpers: object) -> Callable[..., object]:
+    def function(self) -> Callable[..., object]:
         """The forward from the definition as it is now.
 
         It shares the original's globals, closure cells and defaults.
-
-        Args:
-            helpers: values of the keyword-only parameters that were added.
         """
         forward, code = self.original, self._compile()
         cells = dict(zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True))
@@ -61,7 +58,7 @@ class Source:
         function = FunctionType(
             code, forward.__globals__, forward.__name__, forward.__defaults__, closure
         )
-        function.__kwdefaults__ = {**(forward.__kwdefaults__ or {}), **helpers}
+        function.__kwdefaults__ = dict(forward.__kwdefaults__ or {})
         return function
 
     def _find(self) -> ast.FunctionDef:

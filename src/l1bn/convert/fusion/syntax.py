@@ -7,37 +7,16 @@ import ast
 from l1bn.convert.fusion.liveness import mentioned
 from l1bn.nn.fusable import OPTIONS
 
-#: Names of what a rewritten forward is given beside its arguments.
-HELPER, LEAVE, EARLIER = "_l1bn", "_l1bn_leave", "_l1bn_earlier"
+#: Name of what a rewritten forward is given beside its arguments.
+FRAME = "_l1bn"
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.ListComp,
           ast.SetComp, ast.DictComp, ast.GeneratorExp)  # fmt: skip
 
 
 def helper(name: str, args: list[ast.expr], keywords: list[ast.keyword] | None = None) -> ast.Call:
-    """A call of the live decision."""
-    function = ast.Attribute(ast.Name(HELPER, ast.Load()), name, ast.Load())
+    """A call of the frame."""
+    function = ast.Attribute(ast.Name(FRAME, ast.Load()), name, ast.Load())
     return ast.Call(function, args, keywords or [])
-
-
-def without(e: ast.expr, name: str) -> ast.expr:
-    """An expression whose live calls do not name a promise."""
-    for node in ast.walk(e):
-        if isinstance(node, ast.Tuple):
-            node.elts = [a for a in node.elts if not (isinstance(a, ast.Name) and a.id == name)]
-    return e
-
-
-def tuple_of(names: list[str]) -> ast.expr:
-    """The variables that may hold promises given earlier, as one argument."""
-    if names == [EARLIER]:
-        return ast.Name(EARLIER, ast.Load())
-    return ast.Tuple([earlier(name) for name in names], ast.Load())
-
-
-def earlier(name: str) -> ast.expr:
-    """One of them among others."""
-    load = ast.Name(name, ast.Load())
-    return ast.Starred(load, ast.Load()) if name == EARLIER else load
 
 
 def expression(node: ast.stmt) -> ast.expr | None:
@@ -55,6 +34,11 @@ def target_of(node: ast.stmt) -> str | None:
     """The one variable that a statement assigns."""
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return targets[0].id if len(targets) == 1 and isinstance(targets[0], ast.Name) else None
+
+
+def ends(body: list[ast.stmt]) -> bool:
+    """Whether a block is left at its last statement."""
+    return bool(body) and isinstance(body[-1], (ast.Return, ast.Raise, ast.Break, ast.Continue))
 
 
 def stored(node: ast.AST) -> set[str]:
@@ -75,11 +59,11 @@ def is_plain(e: ast.Call) -> bool:
 
 
 def plain_names(definition: ast.FunctionDef) -> set[str]:
-    """Local variables that no inner scope, ``del``, walrus, global or nonlocal touches."""
+    """Local variables that no inner scope, ``del``, walrus, pattern, global or nonlocal touches."""
     touched: set[str] = set()
     for node in ast.walk(definition):
         if (isinstance(node, SCOPES) and node is not definition) or isinstance(
-            node, (ast.Delete, ast.NamedExpr)
+            node, (ast.Delete, ast.NamedExpr, ast.pattern)
         ):
             touched |= mentioned(node)
         elif isinstance(node, (ast.Global, ast.Nonlocal)):
