@@ -68,6 +68,7 @@ NOT_FINITE = ("tests/ops/test_not_finite.py",)
 CURVES = ("tests/test_backends.py", "tests/test_activation.py")
 DEVICE = ("tests/device/test_equal.py",)
 FLASH = ("tests/device/test_faults.py",)
+WRITTEN = ("tests/convert/fusion/test_written.py",)
 GENERATED = ("tests/convert/fusion/test_generated.py", "tests/convert/fusion/test_fuse.py")
 FOLD = ("tests/weights/test_fold.py",)
 DAMAGE = ("tests/recipes/files/test_damage.py",)
@@ -730,29 +731,29 @@ MUTANTS = [
     Mutant(
         "fusion: nothing is settled before other statements",
         "convert/fusion/rewrite.py",
-        "self._settle(state, state.open - lead, node, out)",
+        "self._settle(first, node, out)",
         "pass",
         GENERATED,
     ),
     Mutant(
         "fusion: a test may run anything",
         "convert/fusion/rewrite.py",
-        "if not self._still(node.test) or mentioned(node.test) & state.holds:",
+        "if not self._is_still(node.test):",
         "if False:",
-        ("tests/convert/fusion/test_written.py",),
+        WRITTEN,
     ),
     Mutant(
         "fusion: whatever is called next runs first",
         "convert/fusion/decide.py",
-        "    settle(*earlier)\n    return getattr(x, f)",
-        "    return getattr(x, f)",
+        "        self.settle()\n        return getattr(x, f)",
+        "        return getattr(x, f)",
         GENERATED,
     ),
     Mutant(
         "fusion: the other side of a sum is calm",
         "convert/fusion/rewrite.py",
-        "if self._calm(e.right):",
-        "if True:",
+        "if not self._calm(e.right, at, state):",
+        "if False:",
         GENERATED,
     ),
     Mutant(
@@ -765,16 +766,44 @@ MUTANTS = [
     Mutant(
         "fusion: any residual is kept by somebody",
         "convert/fusion/decide.py",
-        "if _alike(known, x) and _is_kept(known):",
-        "if _alike(known, x):",
+        "if _alike(known, promise.x) and _is_kept(known):",
+        "if _alike(known, promise.x):",
         GENERATED,
     ),
     Mutant(
-        "fusion: what is overwritten is forgotten",
+        "fusion: what was promised is lost with an error",
+        "convert/fusion/decide.py",
+        "            self.settle()\n            raise",
+        "            raise",
+        WRITTEN,
+    ),
+    Mutant(
+        "fusion: layers run that were called after one that raised",
+        "convert/fusion/decide.py",
+        "self._open = []  # where",
+        "self._open = later  # where",
+        WRITTEN,
+    ),
+    Mutant(
+        "fusion: an edit in place does not settle",
+        "convert/fusion/decide.py",
+        "if inplace or type(a) is not Tensor",
+        "if type(a) is not Tensor",
+        WRITTEN,
+    ),
+    Mutant(
+        "fusion: any sum is calm",
         "convert/fusion/rewrite.py",
-        "self._settle(state, state.open & stored(node), node, out)",
-        "pass",
-        ("tests/convert/fusion/test_written.py",),
+        "if isinstance(e, ast.BinOp) and self._may(e, at, state):\n            return self._calm",
+        "if isinstance(e, ast.BinOp):\n            return self._calm",
+        WRITTEN,
+    ),
+    Mutant(
+        "fusion: two layers are one call across a third",
+        "convert/fusion/decide.py",
+        "and self._open.index(last) - self._open.index(first) == 1",
+        "",
+        GENERATED + WRITTEN,
     ),
     Mutant(
         "fusion: gradients are not asked for",
@@ -784,11 +813,11 @@ MUTANTS = [
         GENERATED,
     ),
     Mutant(
-        "fusion: promises given before are left",
+        "fusion: layers run in the order in which they are needed",
         "convert/fusion/decide.py",
-        "        if promise.earlier:\n            settle(*promise.earlier)\n        y =",
-        "        y =",
-        GENERATED,
+        "        for promise in due:\n            promise.y",
+        "        for promise in reversed(due):\n            promise.y",
+        GENERATED + WRITTEN,
     ),
     Mutant(
         "fusion: a property is a plain attribute",
