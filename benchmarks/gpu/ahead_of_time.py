@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import triton
@@ -30,8 +28,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from l1bn.activation import clips, keeps_output
-from l1bn.ops.records import Call, Running
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.gpu.traffic import Case, Launch, launches_of
+from l1bn.activation import keeps_output
 from l1bn.ops.triton import launch, plan
 
 TARGETS = {
@@ -39,74 +38,20 @@ TARGETS = {
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-KERNELS = [name for name in vars(launch) if name.endswith("_kernel")]
-#: Shape, dtype, channels last, activation, residual.
 CASES = [
-    ((64, 64, 112, 112), torch.bfloat16, True, "relu", False),
-    ((64, 256, 56, 56), torch.bfloat16, True, "relu", True),
-    ((64, 64, 56, 56), torch.float32, False, "relu", True),
-    ((512, 64, 16, 16), torch.float16, False, "relu6", False),
-    ((64, 2048, 7, 7), torch.bfloat16, True, None, False),
-    ((256, 1000), torch.float32, False, "relu", False),
-    ((16, 512, 4, 4), torch.float32, False, "relu", False),
-    ((64, 96, 56, 56), torch.bfloat16, True, "gelu", False),
-    ((64, 128, 28, 28), torch.bfloat16, True, "silu", True),
-    ((64, 64, 28, 28), torch.float16, False, ("leaky_relu", 0.2), False),
-    ((64, 64, 28, 28), torch.float32, False, "mish", False),
-    ((64, 64, 300, 300), torch.float64, False, None, False),
+    Case((64, 64, 112, 112), torch.bfloat16, True, "relu", False),
+    Case((64, 256, 56, 56), torch.bfloat16, True, "relu", True),
+    Case((64, 64, 56, 56), torch.float32, False, "relu", True),
+    Case((512, 64, 16, 16), torch.float16, False, "relu6", False),
+    Case((64, 2048, 7, 7), torch.bfloat16, True, None, False),
+    Case((256, 1000), torch.float32, False, "relu", False),
+    Case((16, 512, 4, 4), torch.float32, False, "relu", False),
+    Case((64, 96, 56, 56), torch.bfloat16, True, "gelu", False),
+    Case((64, 128, 28, 28), torch.bfloat16, True, "silu", True),
+    Case((64, 64, 28, 28), torch.float16, False, ("leaky_relu", 0.2), False),
+    Case((64, 64, 28, 28), torch.float32, False, "mish", False),
+    Case((64, 64, 300, 300), torch.float64, False, None, False),
 ]
-
-
-@dataclass
-class Launch:
-    """One recorded launch."""
-
-    kernel: str
-    arguments: dict[str, Any]
-
-
-@contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """Collect launches in the place of running them."""
-    launches: list[Launch] = []
-
-    class Recorder:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def __getitem__(self, grid: object) -> Any:
-            return lambda **arguments: launches.append(Launch(self.name, arguments))
-
-    with mock.patch.multiple(launch, **{name: Recorder(name) for name in KERNELS}):
-        yield launches
-
-
-def launches_of(case: tuple[Any, ...], keep_x: bool) -> list[Launch]:
-    """What training forward and backward launch for a case."""
-    shape, dtype, last, activation, has_residual = case
-
-    def tensor() -> Tensor:
-        v = torch.empty(shape, dtype=dtype, device="meta")
-        return v.contiguous(memory_format=torch.channels_last) if last else v
-
-    def vector() -> Tensor:
-        return torch.empty(shape[1], device="meta")
-
-    x, residual = tensor(), tensor() if has_residual else None
-    call = Call(vector(), vector(), activation, 1e-5)
-    with recorded() as launches:
-        bits = not keep_x
-        worst = torch.empty(1, dtype=torch.int32, device="meta") if bits else None
-        running = Running(vector(), vector(), 0.1)
-        _, kept = launch.forward(x, residual, call, running, bits, worst)
-        bends = activation is not None and not clips(activation)
-        kept = kept._replace(
-            x=x if keep_x else None,
-            y=None if activation is None or (keep_x and bends) else kept.y,
-            residual=kept.residual if bends or not keep_x else None,
-        )
-        launch.backward(tensor(), kept, call, (True, True, True, has_residual))
-    return launches
 
 
 NAMES = {
@@ -198,17 +143,17 @@ def accesses(ptx: str) -> Counter[str]:
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Compile, kernel by kernel."""
     for case in CASES[:: 4 if quick else 1]:
-        shape, dtype, last, activation, has_residual = case
-        for keep_x in (False, True) if keeps_output(activation, dtype) else (True,):
-            for one in launches_of(case, keep_x):
+        for keep_x in (False, True) if keeps_output(case.activation, case.dtype) else (True,):
+            for one in itertools.chain(*launches_of(case, keep_x)):
                 for name, target in TARGETS.items():
                     source, options = source_of(one)
                     compiled = triton.compile(source, target=target, options=options)
                     row: dict[str, Any] = {
                         "kernel": one.kernel, "target": name,
-                        "shape": "x".join(map(str, shape)), "dtype": str(dtype)[6:],
-                        "layout": "channels_last" if last else "contiguous",
-                        "activation": activation, "residual": has_residual, "keeps_x": keep_x,
+                        "shape": "x".join(map(str, case.shape)), "dtype": str(case.dtype)[6:],
+                        "layout": "channels_last" if case.last else "contiguous",
+                        "activation": case.activation, "residual": case.residual,
+                        "keeps_x": keep_x,
                         "warps": options["num_warps"],
                     }  # fmt: skip
                     if name.startswith("sm"):

@@ -240,7 +240,7 @@ def measure_operators(scale: Scale, out: Path) -> None:
 
 def network(name: str) -> Any:
     """A ResNet of transformers, without a download."""
-    sys.path.append(str(ROOT))
+    sys.path.insert(0, str(ROOT))
     importlib.import_module(
         "benchmarks.models.torchvision_operators"
     )  # transformers imports torchvision

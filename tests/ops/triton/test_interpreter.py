@@ -36,10 +36,11 @@ def test_the_kernels_in_the_interpreter(half: str) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_the_operators_of_the_compiler_in_the_interpreter() -> None:
+@pytest.mark.parametrize("subject", ["compiled", "traffic"])
+def test_operators_and_bytes_in_the_interpreter(subject: str) -> None:
     _run(
         "-m", "pytest", "-p", "triton_interpreter", "-p", "no:xdist", "-q", "-W", "ignore",
-        "tests/ops/triton/interpreted_compiled.py",
+        f"tests/ops/triton/interpreted_{subject}.py",
     )  # fmt: skip
 
 

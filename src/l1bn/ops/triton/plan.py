@@ -13,7 +13,7 @@ from l1bn.ops import spill
 
 #: Elements of a tile: sixteen for each thread of eight warps, which move 16 bytes at once.
 TILE = 4096
-#: Values per channel up to which one program does all passes in one launch.
+#: Values up to which one program does all passes of its channels in one launch.
 SINGLE = 16384
 #: Programs that a launch aims at: some eight on each multiprocessor of a large GPU.
 PROGRAMS = 1056
@@ -94,7 +94,7 @@ def _plan(images: int, channels: int, positions: int, rows: bool) -> Plan:
     groups = -(-channels // wide) if rows else channels
     tiles = -(-down // high) * (1 if rows else -(-positions // wide))
     splits = 1
-    if images * positions > SINGLE:
+    if images * positions * (wide if rows else 1) > SINGLE:
         splits = min(-(-PROGRAMS // groups), MOST_SPLITS, tiles)
     long = images * channels * positions >= 2**31
     return Plan(

@@ -1,0 +1,134 @@
+"""Bytes that a launch of a GPU kernel loads and stores, from its arguments alone.
+
+Counted by hand, pass by pass; `tests/ops/triton/interpreted_traffic.py` holds every kernel's count
+to the loads and stores that Triton's interpreter makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from l1bn.activation import clips
+from l1bn.ops.records import Call, Running
+from l1bn.ops.triton import launch
+
+KERNELS = [name for name in vars(launch) if name.endswith("_kernel")]
+#: How often a kernel goes over each tensor of the input's size.
+PASSES: dict[str, dict[str, int]] = {
+    "sum_kernel": {"x": 1},
+    "deviation_kernel": {"x": 1},
+    "normalize_kernel": {"x": 1, "residual": 1, "y": 1, "bits": 1},
+    "forward_kernel": {"x": 3, "residual": 1, "y": 1, "bits": 1},
+    "reduce_kernel": {"grad": 1, "y": 1, "x": 1, "residual": 1},
+    "gradient_kernel": {"grad": 1, "y": 1, "x": 1, "residual": 1, "bits": 1, "dx": 1,
+                        "dresidual": 1},
+    "backward_kernel": {"grad": 2, "y": 2, "x": 2, "residual": 2, "bits": 1, "dx": 1,
+                        "dresidual": 1},
+}  # fmt: skip
+#: Sets of partial sums that every program of a channel loads, and those that it stores.
+PARTIALS = {
+    "sum_kernel": (0, 1),
+    "deviation_kernel": (1, 3),
+    "normalize_kernel": (4, 0),
+    "reduce_kernel": (0, 2),
+    "gradient_kernel": (2, 0),
+}
+
+
+@dataclass
+class Launch:
+    """One launch: the kernel's name and its arguments by name."""
+
+    kernel: str
+    arguments: dict[str, Any]
+
+
+def recorded(then: Callable[[Launch, Callable[[], None]], None] | None = None) -> Any:
+    """Collect launches: in the place of running them, or handing each to ``then`` with its run."""
+
+    @contextmanager
+    def collecting() -> Any:
+        launches: list[Launch] = []
+
+        class Recorder:
+            def __init__(self, name: str) -> None:
+                self.name, self.kernel = name, getattr(launch, name)
+
+            def __getitem__(self, grid: object) -> Any:
+                def start(**arguments: Any) -> None:
+                    launches.append(Launch(self.name, arguments))
+                    if then is not None:
+                        then(launches[-1], lambda: self.kernel[grid](**arguments))
+
+                return start
+
+        with mock.patch.multiple(launch, **{name: Recorder(name) for name in KERNELS}):
+            yield launches
+
+    return collecting()
+
+
+def bytes_of(one: Launch) -> int:
+    """Bytes that a launch loads and stores, but for those of vectors that are no partial sums."""
+    found = one.arguments
+    passes = dict(PASSES[one.kernel])
+    if found.get("RECOVERED"):
+        # The second pass needs what the activation passes, not x̂.
+        passes["residual"] = 1 if one.kernel == "backward_kernel" else 0
+    total = sum(
+        times * found[name].numel() * found[name].element_size()
+        for name, times in passes.items()
+        if isinstance(found.get(name), Tensor)
+    )
+    loads, stores = PARTIALS.get(one.kernel, (0, 0))
+    if loads or stores:
+        splits, channels = found["SPLITS"], found["channels"]
+        size = found["partials"].element_size()
+        total += (loads * splits + stores) * splits * channels * size
+    return total
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer: shape, dtype, whether the channels lie last, activation, whether a residual."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    last: bool
+    activation: Any
+    residual: bool
+
+
+def launches_of(case: Case, keep_x: bool) -> tuple[list[Launch], list[Launch]]:
+    """What training forward and what backward launch for a layer, without running it."""
+
+    def tensor() -> Tensor:
+        v = torch.empty(case.shape, dtype=case.dtype, device="meta")
+        return v.contiguous(memory_format=torch.channels_last) if case.last else v
+
+    def vector() -> Tensor:
+        return torch.empty(case.shape[1], device="meta")
+
+    x, residual = tensor(), tensor() if case.residual else None
+    call = Call(vector(), vector(), case.activation, 1e-5)
+    bits = not keep_x
+    with recorded() as forward:
+        worst = torch.empty(1, dtype=torch.int32, device="meta") if bits else None
+        running = Running(vector(), vector(), 0.1)
+        _, kept = launch.forward(x, residual, call, running, bits, worst)
+    bends = case.activation is not None and not clips(case.activation)
+    kept = kept._replace(
+        x=x if keep_x else None,
+        y=None if case.activation is None or (keep_x and bends) else kept.y,
+        residual=kept.residual if bends or not keep_x else None,
+    )
+    with recorded() as backward:
+        launch.backward(tensor(), kept, call, (True, True, True, case.residual))
+    return forward, backward

@@ -1,0 +1,108 @@
+"""Bytes moved, counted in Triton's interpreter; `test_interpreter.py` runs this in its process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from triton.runtime import interpreter
+
+from benchmarks.gpu.traffic import Case, Launch, bytes_of, launches_of, recorded
+from judge import make_case
+from l1bn.activation import Activation, clips, keeps_output
+from l1bn.ops.records import Call
+from l1bn.ops.triton import launch, plan
+
+
+class Traffic:
+    """Bytes that kernels load and store, counted where the interpreter does it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bytes = 0
+        builder = type(interpreter.interpreter_builder)
+        for name, values in (("create_masked_load", None), ("create_masked_store", 1)):
+            monkeypatch.setattr(builder, name, self._counting(getattr(builder, name), values))
+
+    def _counting(self, method: Any, position: int | None) -> Any:
+        def counted(builder: Any, ptrs: Any, *rest: Any) -> Any:
+            mask = rest[0] if position is None else rest[position]
+            size = ptrs.get_element_ty().primitive_bitwidth // 8
+            self.bytes += int(mask.data.sum()) * max(size, 1)
+            return method(builder, ptrs, *rest)
+
+        return counted
+
+
+@pytest.fixture(params=["one launch", "several launches"])
+def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both schedules, on shapes small enough for the interpreter."""
+    several = request.param == "several launches"
+    monkeypatch.setattr(plan, "SINGLE", 8 if several else 1 << 20)
+    plan._plan.cache_clear()
+    yield request.param
+    plan._plan.cache_clear()
+
+
+def counted(case: tuple, monkeypatch: pytest.MonkeyPatch, keep_x: bool) -> list[tuple[Launch, int]]:
+    """The launches of a training step of a layer, with the bytes that each of them moved."""
+    layout, activation, residual = case
+    made = make_case((8, 8, 32, 64), torch.bfloat16, activation=activation, residual=residual,
+                     layout=layout)  # fmt: skip
+    traffic = Traffic(monkeypatch)
+    found: list[tuple[Launch, int]] = []
+
+    def run(one: Launch, start: Callable[[], None]) -> None:
+        before = traffic.bytes
+        start()
+        found.append((one, traffic.bytes - before))
+
+    call = Call(made.weight, made.bias, activation, 1e-5)
+    with recorded(run):
+        worst = None if keep_x else torch.zeros(1, dtype=torch.int32)
+        _, kept = launch.forward(made.x, made.residual, call, None, not keep_x, worst)
+        bends = not clips(activation)
+        kept = kept._replace(
+            x=made.x if keep_x else None,
+            y=None if keep_x and bends else kept.y,
+            residual=kept.residual if bends or not keep_x else None,
+        )
+        launch.backward(made.grad, kept, call, (True, True, True, residual))
+    return found
+
+
+@pytest.mark.parametrize("keep_x", [False, True])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("activation", "residual"), [("relu", False), ("relu", True), ("silu", True)]
+)
+def test_every_kernel_moves_the_bytes_that_are_predicted(
+    launches: str,
+    monkeypatch: pytest.MonkeyPatch,
+    activation: Activation,
+    residual: bool,
+    layout: str,
+    keep_x: bool,
+) -> None:
+    if not keep_x and not keeps_output(activation, torch.bfloat16):
+        pytest.skip("x is kept there")
+    found = counted((layout, activation, residual), monkeypatch, keep_x)
+    assert len(found) == (2 if launches == "one launch" else 5)
+    for one, moved in found:
+        assert moved == pytest.approx(bytes_of(one), rel=0.02), one.kernel
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 4), (64, 64, 112, 112), (256, 2048, 7, 7), (9, 5, 1, 1)]
+)
+def test_at_most_three_launches_each_way_and_one_of_a_small_layer(
+    shape: tuple[int, ...], last: bool
+) -> None:
+    for activation, keep_x in (("relu", False), ("relu", True), ("gelu", True)):
+        forward, backward = launches_of(Case(shape, torch.bfloat16, last, activation, True), keep_x)
+        assert 1 <= len(forward) <= 3
+        assert 1 <= len(backward) <= 3
+        if torch.Size(shape).numel() < 1000:
+            assert len(forward) == len(backward) == 1
