@@ -14,6 +14,7 @@ from l1bn import fixed_point as fp
 from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.norm.constant import constant_layer_backward, constant_layer_forward
 from l1bn.ops.int8 import norm as native
+from l1bn.quantized.kernels import Kernels
 from l1bn.quantized.kernels.eager import EagerKernels
 from l1bn.quantized.kernels.eager_norm import tensor_of
 from l1bn.quantized.kernels.interface import Constants
@@ -23,7 +24,7 @@ if reason := native.available():
     pytest.skip(reason, allow_module_level=True)
 
 SPEC = fp.NormSpec(width=8)
-BACKENDS = [EagerKernels(), NativeKernels()]
+BACKENDS: list[Kernels] = [EagerKernels(), NativeKernels()]
 
 
 @pytest.fixture(params=native.isas())
