@@ -71,6 +71,28 @@ def numbered(labels: list[int], start: int = 0) -> tuple[QTensor, torch.Tensor]:
 
 
 class TestMemory:
+    @pytest.mark.parametrize("capacity", [10, 11, 12])
+    @pytest.mark.parametrize("mixed", [False, True], ids=["tasks", "mixed"])
+    def test_no_time_is_favoured_even_where_classes_do_not_divide_the_capacity(
+        self, capacity, mixed
+    ):
+        """Of three classes of 24, each third of each class is kept as often, within 5 σ."""
+        classes, count, seeds = 3, 24, 400
+        kept = torch.zeros(classes, count, dtype=torch.int64)
+        labels = [i % classes for i in range(72)] if mixed else [i // count for i in range(72)]
+        x, answers = numbered(labels)
+        index = torch.tensor([labels[:i].count(label) for i, label in enumerate(labels)])
+        for seed in range(seeds):
+            memory = Memory(capacity, seed)
+            for part in torch.arange(len(labels)).split(1):  # one by one: nothing is shuffled
+                memory.add(QTensor(x.values[part], x.exponent), answers[part])
+            assert max(Counter(memory.labels).values()) <= -(-capacity // classes)
+            places = torch.cat([v.flatten() for v in memory._values]).long()
+            kept.index_put_((answers[places], index[places]), torch.tensor(1), accumulate=True)
+        thirds = kept.view(classes, 3, -1).sum(2).double()
+        wanted = thirds.sum(1, keepdim=True) / 3
+        assert ((thirds - wanted).abs() < 5 * wanted.sqrt()).all(), thirds
+
     def test_it_keeps_all_while_there_is_room_then_balances_the_classes(self):
         memory = Memory(12, seed=0)
         memory.add(*numbered([0] * 10))

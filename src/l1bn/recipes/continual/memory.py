@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -11,9 +13,10 @@ from l1bn.quantized import QTensor
 class Memory:
     """A class-balancing reservoir (Chrysakis and Moens, ICML 2020).
 
-    While there is room everything is kept. Then a number of a class that has fewer places than
-    another takes one of the largest class; of the largest class each number seen so far is as
-    likely to be kept.
+    While there is room everything is kept. Then a number of a class that was never the largest
+    takes a place of the largest one, and of a class that once was, each number seen so far is as
+    likely to be kept. So all classes have as many places, or one more where they do not divide the
+    capacity, and none favours what came last.
 
     Args:
         capacity: Numbers of images or activations.
@@ -26,6 +29,7 @@ class Memory:
         self._values: list[Tensor] = []
         self._labels: list[int] = []
         self._seen: dict[int, int] = {}
+        self._full: set[int] = set()  # classes that were the largest: they gain no more places
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -65,12 +69,13 @@ class Memory:
             self._values.append(value.clone())
             self._labels.append(label)
             return
-        counts = {c: self._labels.count(c) for c in set(self._labels)}
+        counts = Counter(self._labels)
         most = max(counts.values())
-        own = counts.get(label, 0)
-        if own < most:
-            place = self._place_of({c for c, n in counts.items() if n == most})
-        elif self._draw(self._seen[label]) < own:
+        largest = {c for c, n in counts.items() if n == most}
+        self._full |= largest
+        if label not in self._full:
+            place = self._place_of(largest)
+        elif self._draw(self._seen[label]) < counts[label]:
             place = self._place_of({label})
         else:
             return
