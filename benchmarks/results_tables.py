@@ -32,6 +32,7 @@ from statistics import mean
 from benchmarks.accuracy.plans import LABELS, PLANS
 from benchmarks.cpu.tables import TABLES as CPU_TABLES
 from benchmarks.device.tables import TABLES as DEVICE_TABLES
+from benchmarks.gpu.tables import TABLES as GPU_TABLES
 from benchmarks.rtl.tables import TABLES as RTL_TABLES
 from l1bn.recipes.statistics import Difference, compare_paired, summarize
 
@@ -40,6 +41,7 @@ PAGES = (
     "README.md",
     "docs/use/compile.md",
     "docs/use/convert.md",
+    "docs/use/gpu.md",
     "docs/use/layers.md",
     "docs/notes/calls.md",
     "docs/compared/index.md",
@@ -52,7 +54,7 @@ PAGES = (
     "docs/results/speed.md",
 )
 BLOCK = re.compile(
-    r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu|device) ([\w -]+?) -->\n)"
+    r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu|device|gpu) ([\w -]+?) -->\n)"
     r".*?(<!-- end -->)",
     re.S,
 )
@@ -320,6 +322,7 @@ KINDS = {
     "rtl": rtl,
     "cpu": cpu,
     "device": of_devices,
+    "gpu": lambda kind: markdown(*GPU_TABLES[kind]()),
 }
 
 

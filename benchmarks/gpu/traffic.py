@@ -32,13 +32,12 @@ PASSES: dict[str, dict[str, int]] = {
     "backward_kernel": {"grad": 2, "y": 2, "x": 2, "residual": 2, "bits": 1, "dx": 1,
                         "dresidual": 1},
 }  # fmt: skip
-#: Sets of partial sums that every program of a channel loads, and those that it stores.
+#: Sets of partial sums that every program of a channel loads, that the last one loads, and that
+#: every one stores.
 PARTIALS = {
-    "sum_kernel": (0, 1),
-    "deviation_kernel": (1, 3),
-    "normalize_kernel": (4, 0),
-    "reduce_kernel": (0, 2),
-    "gradient_kernel": (2, 0),
+    "sum_kernel": (0, 0, 1),
+    "deviation_kernel": (1, 3, 3),
+    "reduce_kernel": (0, 2, 2),
 }
 
 
@@ -69,7 +68,8 @@ def recorded(then: Callable[[Launch, Callable[[], None]], None] | None = None) -
 
                 return start
 
-        with mock.patch.multiple(launch, **{name: Recorder(name) for name in KERNELS}):
+        recorders: dict[str, Any] = {name: Recorder(name) for name in KERNELS}
+        with mock.patch.multiple(launch, **recorders):
             yield launches
 
     return collecting()
@@ -87,11 +87,11 @@ def bytes_of(one: Launch) -> int:
         for name, times in passes.items()
         if isinstance(found.get(name), Tensor)
     )
-    loads, stores = PARTIALS.get(one.kernel, (0, 0))
-    if loads or stores:
+    every, last, stores = PARTIALS.get(one.kernel, (0, 0, 0))
+    if stores:
         splits, channels = found["SPLITS"], found["channels"]
         size = found["partials"].element_size()
-        total += (loads * splits + stores) * splits * channels * size
+        total += (every * splits + last + stores) * splits * channels * size
     return total
 
 

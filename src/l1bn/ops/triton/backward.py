@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from l1bn.ops.triton.curve import from_output, slope
-from l1bn.ops.triton.forward import K, add_partials
+from l1bn.ops.triton.forward import K, add_partials, is_last
 from l1bn.ops.triton.tiles import channel_index, narrow, over_channel, tile, tile_count, unpack_bits
 
 
@@ -150,12 +150,13 @@ def store_parameters(dweight, dbias, product, sums, channel, channels):
 
 @triton.jit
 def reduce_kernel(
-    grad, y, x, residual, weight, bias, statistics, partials, images, channels, positions,
+    grad, y, x, residual, weight, bias, statistics, partials, sums_of, done,
+    images, channels, positions,
     ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
-    SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
-    INDEX: tl.constexpr, ACC: tl.constexpr,
+    SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """First launch: partial sums of a channel."""
+    """First launch: partial sums of a channel; of the last program, the sums."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
     sums, products = reduce_pass(
@@ -163,25 +164,33 @@ def reduce_kernel(
         images, channels, positions, SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     at = split * channels + channel
-    tl.store(partials + at, sums, channel < channels)
-    tl.store(partials + SPLITS * channels + at, products, channel < channels)
+    inside = channel < channels
+    size = SPLITS * channels
+    tl.store(partials + at, sums, inside)
+    tl.store(partials + size + at, products, inside)
+    if is_last(done, SPLITS):
+        sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
+        products = add_partials(partials + size, channel, channels, SPLITS, PADDED, ACC)
+        tl.store(sums_of + channel, sums, inside)
+        tl.store(sums_of + channels + channel, products, inside)
 
 
 @triton.jit
 def gradient_kernel(
-    grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, above, partials,
+    grad, y, x, residual, bits, dx, dresidual, weight, bias, statistics, above, sums_of,
     dweight, dbias,
     images, channels, positions, count,
     EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
     RECOVERED: tl.constexpr,
-    SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+    SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Second launch: every gradient."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
-    sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
-    products = add_partials(partials + SPLITS * channels, channel, channels, SPLITS, PADDED, ACC)
+    inside = channel < channels
+    sums = tl.load(sums_of + channel, inside, 0.0)
+    products = tl.load(sums_of + channels + channel, inside, 0.0)
     positive = tl.load(above + channel, channel < channels, 0)
     product, mean_g, through, mean_sign, factor = coefficients(
         sums, products, positive, weight, statistics, channel, channels, count.to(ACC),

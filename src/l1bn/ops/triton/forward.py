@@ -2,8 +2,9 @@
 
 The three passes read x in turn from the first tile to the last, back, and forth again, so that each
 begins with what the one before it read last and the second-level cache still holds. Sums of a pass
-are partial: one per program and channel, added by every program of the next pass in one order, so
-that there is no atomic addition and a result does not depend on scheduling.
+are partial: one per program and channel. Those of the first pass are added by every program of the
+second, those of the second by its last program, always in one order: no float is added atomically,
+and no result depends on scheduling.
 
 Equation numbers are those of reference.py. Wu et al., IEEE TNNLS 2019, arXiv:1802.09769.
 """
@@ -25,8 +26,19 @@ def add_partials(
     """Sum what the programs of a channel left, always in the same order."""
     split = tl.arange(0, PADDED)
     inside = (split < SPLITS)[:, None] & (channel < channels)[None, :]
-    values = tl.load(partials + split[:, None] * channels + channel[None, :], inside, 0.0)
-    return tl.sum(values.to(ACC), axis=0)
+    at = partials + split[:, None] * channels + channel[None, :]
+    # From the second-level cache, which all multiprocessors share.
+    return tl.sum(tl.load(at, inside, 0.0, cache_modifier=".cg").to(ACC), axis=0)
+
+
+@triton.jit
+def is_last(done, SPLITS: tl.constexpr):
+    """Whether this program is the last of its channels to get here: it then sees all they stored.
+
+    None waits for another. Which one is the last depends on scheduling, what it adds up does not.
+    """
+    tl.debug_barrier()  # every thread of this program has stored its part
+    return tl.atomic_add(done + tl.program_id(0), 1, sem="acq_rel") == SPLITS - 1
 
 
 @triton.jit
@@ -186,11 +198,11 @@ def store_statistics(statistics, high, low, scale, channel, channels):
 
 @triton.jit
 def sum_kernel(
-    x, partials, above, worst, images, channels, positions,
+    x, partials, above, done, worst, images, channels, positions,
     SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
     INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """First launch: partial sums; ``above`` and ``worst`` set back to zero."""
+    """First launch: partial sums; ``above``, ``done`` and ``worst`` set to zero."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
     sums = first_pass(
@@ -199,6 +211,7 @@ def sum_kernel(
     tl.store(partials + split * channels + channel, sums, channel < channels)
     if split == 0:
         tl.store(above + channel, tl.zeros_like(channel), channel < channels)
+        tl.store(done + tl.program_id(0), 0)
     if worst is not None:
         tl.store(worst, 0, (split == 0) & (tl.program_id(0) == 0))
 
@@ -212,15 +225,19 @@ def mean_of(x, sums, channel, channels, positions, count, ROWS: tl.constexpr, AC
 
 @triton.jit
 def deviation_kernel(
-    x, partials, images, channels, positions, count,
+    x, partials, done, statistics,
+    running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
+    images, channels, positions, count,
+    EPS: tl.constexpr, EPS_ROOT: tl.constexpr,
     SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Second launch: partial Σ|d|, Σd and Σsign(d)."""
+    """Second launch: partial Σ|d|, Σd and Σsign(d); of the last program, all statistics."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
+    total = count.to(ACC)
     sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
-    high, low = mean_of(x, sums, channel, channels, positions, count.to(ACC), ROWS, ACC)
+    high, low = mean_of(x, sums, channel, channels, positions, total, ROWS, ACC)
     deviation, drift, signs = second_pass(
         x, high, low, split, images, channels, positions,
         SPLITS, HIGH, WIDE, ROWS, INDEX, ACC,
@@ -231,46 +248,44 @@ def deviation_kernel(
     tl.store(partials + size + at, deviation, inside)
     tl.store(partials + 2 * size + at, drift, inside)
     tl.store(partials + 3 * size + at, signs, inside)
+    if is_last(done, SPLITS):
+        deviation = add_partials(partials + size, channel, channels, SPLITS, PADDED, ACC)
+        drift = add_partials(partials + 2 * size, channel, channels, SPLITS, PADDED, ACC)
+        signs = add_partials(partials + 3 * size, channel, channels, SPLITS, PADDED, ACC)
+        high, low, scale = correct(high, low, deviation, drift, signs, total, EPS_ROOT)
+        store_statistics(statistics, high, low, scale, channel, channels)
+        move_running(
+            running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
+            high + low, scale, channel, channels, total, EPS, ACC,
+        )  # fmt: skip
 
 
 @triton.jit
 def normalize_kernel(
-    x, residual, y, bits, flag, weight, bias, partials, statistics, above, worst,
-    running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
-    images, channels, positions, count,
-    EPS: tl.constexpr, EPS_ROOT: tl.constexpr, TINY: tl.constexpr, ACTIVATION: tl.constexpr,
-    PARAMETER: tl.constexpr,
-    SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+    x, residual, y, bits, flag, weight, bias, statistics, above, worst,
+    images, channels, positions,
+    EPS_ROOT: tl.constexpr, TINY: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
+    SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Third launch: y, sign bits and their counts, statistics and their moving averages."""
+    """Third launch: y, sign bits and their counts."""
     channel = channel_index(WIDE, ROWS)
     split = tl.program_id(1)
-    size = SPLITS * channels
-    total = count.to(ACC)
-    sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
-    high, low = mean_of(x, sums, channel, channels, positions, total, ROWS, ACC)
-    deviation = add_partials(partials + size, channel, channels, SPLITS, PADDED, ACC)
-    drift = add_partials(partials + 2 * size, channel, channels, SPLITS, PADDED, ACC)
-    signs = add_partials(partials + 3 * size, channel, channels, SPLITS, PADDED, ACC)
-    high, low, scale = correct(high, low, deviation, drift, signs, total, EPS_ROOT)
+    inside = channel < channels
+    high = tl.load(statistics + channel, inside, 0.0)
+    low = tl.load(statistics + channels + channel, inside, 0.0)
+    scale = tl.load(statistics + 2 * channels + channel, inside, 1.0)
     positive, top = third_pass(
         x, residual, y, bits, weight, bias, high, low, scale, channel, split,
         images, channels, positions,
         SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     # Integers: the same sum in any order.
-    tl.atomic_add(above + channel, positive.to(above.dtype.element_ty), channel < channels)
+    tl.atomic_add(above + channel, positive.to(above.dtype.element_ty), inside)
     if worst is not None:
         note_recovery(worst, weight, bias, scale, top, channel, channels, EPS_ROOT, TINY)
     if flag is not None:
         tl.store(flag, 0, (split == 0) & (tl.program_id(0) == 0))
-    if split == 0:
-        store_statistics(statistics, high, low, scale, channel, channels)
-        move_running(
-            running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
-            high + low, scale, channel, channels, total, EPS, ACC,
-        )  # fmt: skip
 
 
 @triton.jit

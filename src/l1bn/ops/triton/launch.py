@@ -76,10 +76,6 @@ def _curve(call: Call) -> dict[str, object]:
     return {"ACTIVATION": ACTIVATIONS[found.name], "PARAMETER": parameter}
 
 
-def _split(plan: Plan) -> dict[str, object]:
-    return {"SPLITS": plan.splits, "PADDED": plan.padded}
-
-
 def _momentum(running: Running | None) -> dict[str, object]:
     """The running statistics, and momentum as a tensor or in two float32 parts."""
     mean, var, momentum = running or (None, None, 0.0)
@@ -127,26 +123,28 @@ def forward(
     statistics = torch.empty((STATISTICS, plan.channels), dtype=acc, device=x.device)
     above = _above(statistics)
     shared = _sizes(plan) | _tiling(plan, x.dtype)
-    last = shared | _momentum(running) | _curve(call) | {
+    into = {
         "x": x, "residual": residual, "y": y, "bits": bits,
-        "flag": bits[-1:] if flagged and bits is not None else None, "weight": call.weight,
-        "bias": call.bias, "statistics": statistics, "above": above, "worst": worst,
-        "count": plan.count, "EPS": call.eps, "EPS_ROOT": math.sqrt(call.eps),
-        "TINY": torch.finfo(x.dtype).tiny,
+        "flag": bits[-1:] if flagged and bits is not None else None,
+        "weight": call.weight, "bias": call.bias,
+        "statistics": statistics, "above": above, "worst": worst,
+        "EPS_ROOT": math.sqrt(call.eps), "TINY": torch.finfo(x.dtype).tiny,
     }  # fmt: skip
+    into |= shared | _curve(call)
+    moved = _momentum(running) | {"count": plan.count, "EPS": call.eps}
     if plan.splits == 1:
         if worst is not None:
             worst.zero_()
-        forward_kernel[plan.grid](**last)
+        forward_kernel[plan.grid](**into, **moved)
     else:
         partials = torch.empty((4, plan.splits, plan.channels), dtype=acc, device=x.device)
-        sum_kernel[plan.grid](
-            x=x, partials=partials, above=above, worst=worst, SPLITS=plan.splits, **shared
-        )
+        done = torch.empty(plan.groups, dtype=torch.int32, device=x.device)
+        shared |= {"x": x, "partials": partials, "done": done, "SPLITS": plan.splits}
+        sum_kernel[plan.grid](**shared, above=above, worst=worst)
         deviation_kernel[plan.grid](
-            x=x, partials=partials, count=plan.count, **shared, **_split(plan)
+            **shared, **moved, statistics=statistics, EPS_ROOT=into["EPS_ROOT"], PADDED=plan.padded
         )
-        normalize_kernel[plan.grid](partials=partials, **last, **_split(plan))
+        normalize_kernel[plan.grid](**into, SPLITS=plan.splits)
     return y, Kept(x, y, residual, bits, statistics)
 
 
@@ -190,8 +188,13 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
         backward_kernel[plan.grid](**shared, **targets)
     else:
         partials = torch.empty((2, plan.splits, plan.channels), dtype=acc, device=like.device)
-        reduce_kernel[plan.grid](partials=partials, SPLITS=plan.splits, **shared, **sources)
-        gradient_kernel[plan.grid](partials=partials, **shared, **targets, **_split(plan))
+        sums_of = torch.empty((2, plan.channels), dtype=acc, device=like.device)
+        done = torch.zeros(plan.groups, dtype=torch.int32, device=like.device)
+        shared |= {"SPLITS": plan.splits, "sums_of": sums_of}
+        reduce_kernel[plan.grid](
+            **shared, **sources, partials=partials, done=done, PADDED=plan.padded
+        )
+        gradient_kernel[plan.grid](**shared, **targets)
     if wanted[3] and not call.activation:
         dresidual = grad
     return Gradients(dx, dweight, dbias, dresidual)

@@ -19,7 +19,7 @@ SINGLE = 16384
 PROGRAMS = 1056
 #: Rows of a call's statistics.
 STATISTICS = 4
-#: Programs per channel at most; each of them adds what all the others left.
+#: Programs per channel at most.
 MOST_SPLITS = 256
 
 
@@ -60,6 +60,11 @@ class Plan:
         return self.groups, self.splits
 
     @property
+    def programs(self) -> int:
+        """How many run side by side."""
+        return self.groups * self.splits
+
+    @property
     def padded(self) -> int:
         """The next power of two of ``splits``."""
         return 1 << (self.splits - 1).bit_length()
@@ -80,26 +85,42 @@ def bits_bytes(images: int, channels: int, positions: int, rows: bool) -> int:
 def plan_of(x: Tensor) -> Plan:
     """Plan the launches for a tensor that ``in_order`` returned."""
     rows = not x.is_contiguous() or x.dim() == 2
-    return _plan(x.shape[0], x.shape[1], math.prod(x.shape[2:]), rows)
+    return _plan(x.shape[0], x.shape[1], math.prod(x.shape[2:]), rows, x.element_size())
 
 
 @lru_cache(maxsize=1024)
-def _plan(images: int, channels: int, positions: int, rows: bool) -> Plan:
+def _plan(images: int, channels: int, positions: int, rows: bool, itemsize: int) -> Plan:
     # Where a dimension is 1 both orders are the same bytes; rows give the wider tiles.
     rows = rows or positions == 1
     across = channels if rows else positions
     wide = min(max(8, 1 << (across - 1).bit_length()), 64 if rows else 1024)
-    down = images * positions if rows else images
+    plan = _tiled(images, channels, positions, rows, wide, itemsize)
+    # Few programs leave a GPU waiting for memory; a row is read by 64 bytes at least.
+    while rows and plan.splits > 1 and plan.programs < PROGRAMS // 2 and wide * itemsize > 64:
+        wide //= 2
+        plan = _tiled(images, channels, positions, rows, wide, itemsize)
+    return plan
+
+
+def _tiled(
+    images: int, channels: int, positions: int, rows: bool, wide: int, itemsize: int
+) -> Plan:
+    """The plan for tiles of a width."""
+    count = images * positions
+    down = count if rows else images
     high = max(1, min(TILE // wide, 1 << (down - 1).bit_length()))
     groups = -(-channels // wide) if rows else channels
     tiles = -(-down // high) * (1 if rows else -(-positions // wide))
     splits = 1
-    if images * positions * (wide if rows else 1) > SINGLE:
-        splits = min(-(-PROGRAMS // groups), MOST_SPLITS, tiles)
-    long = images * channels * positions >= 2**31
+    if count * (wide if rows else 1) > SINGLE:
+        # Of the second pass each program reads the partial sums of all, of its channels: four
+        # bytes times splits², which shall be half of what a pass reads at most.
+        few = max(2, math.isqrt(count * itemsize // 8))
+        splits = min(-(-PROGRAMS // groups), MOST_SPLITS, tiles, few)
     return Plan(
         images, channels, positions, rows,
-        high=high, wide=wide, groups=groups, splits=splits, long=long,
+        high=high, wide=wide, groups=groups, splits=splits,
+        long=images * channels * positions >= 2**31,
     )  # fmt: skip
 
 
