@@ -654,7 +654,7 @@ MUTANTS = [
     Mutant(
         "hardware: gradient of a deviation that its floor holds",
         "rtl/unit/scalars/backward.py",
-        "Mux(r.live, q, 0)",
+        "Mux(parts.registers.live, q, 0)",
         "q",
         HARDWARE,
     ),
@@ -678,6 +678,13 @@ MUTANTS = [
         "return parts.path.empty",
         "return parts.path.ready | ~parts.path.ready",
         HARDWARE,
+    ),
+    Mutant(
+        "hardware: a quotient by the number of elements is not rounded",
+        "rtl/unit/scalars/count.py",
+        "return (count >> 1) + (count",
+        "return (count >> 9) + (count",
+        ("tests/rtl/verify/test_counted.py",),
     ),
     Mutant(
         "hardware: a start leaves done",

@@ -41,11 +41,12 @@ class GenerateConfig:
         out: Folder to write to.
         norm: L1BN, or L2BN for comparison.
         width: Bits of x, y, g, dx, γ and β, 4 to 16.
-        elements: Elements per channel, a power of two.
+        elements: Elements per channel, a power of two; with counted, the most.
         multipliers: Multipliers of the element path; L2 takes 1 or 2, L1 too with overlap.
         sigma: Divide by σ, or by the nearest power of two (L1 only).
         passes: Statistics passes over x.
         overlap: Compute the next channels' statistics during the passes of this one.
+        counted: A command sets the elements per channel, any number from 2 up.
         axi: Wrap the unit in AXI4-Stream channels.
         registers: And give it registers behind AXI4-Lite, with an interrupt, for its commands.
         check: First simulate it bit by bit against the integer model.
@@ -59,6 +60,7 @@ class GenerateConfig:
     sigma: Literal["exact", "pow2"] = "exact"
     passes: int = 2
     overlap: bool = False
+    counted: bool = False
     axi: bool = False
     registers: bool = False
     check: bool = True
@@ -76,6 +78,7 @@ class ReportConfig:
         width: Bits of the data.
         variants: all, main, or names such as l1, l1-overlap, l2, l2-one-pass-two-mult.
         elements: Elements per channel, a power of two.
+        counted: Measure units in which a command sets the elements per channel; not with 2ⁿ σ.
         channels: Channels to simulate per stimulus.
         stimuli: Gaussian data, or activations and gradients of a trained network.
         recipes: Scripts for abc; each unit keeps its fastest netlist.
@@ -89,6 +92,7 @@ class ReportConfig:
     width: tuple[int, ...] = (8,)
     variants: tuple[str, ...] = ("main",)
     elements: int = 256
+    counted: bool = False
     channels: int = 2
     stimuli: tuple[Literal["gaussian", "activations"], ...] = ("gaussian", "activations")
     recipes: tuple[Literal["twice", "thrice", "depth"], ...] = ("twice", "thrice", "depth")
@@ -109,6 +113,7 @@ class ProveConfig:
         sigma: As for generate.
         passes: As for generate.
         overlap: As for generate.
+        counted: As for generate.
         bounded: Also what is proven by going through every run of a block, the reciprocal and the
             root: minutes from 5 bits on, hours at 8.
     """
@@ -120,6 +125,7 @@ class ProveConfig:
     sigma: Literal["exact", "pow2"] = "exact"
     passes: int = 2
     overlap: bool = False
+    counted: bool = False
     bounded: bool = True
 
 
@@ -178,11 +184,13 @@ def generate(config: GenerateConfig) -> int:
         raise UserError(f"expected --out to be a folder, got the file {config.out}")
     if config.check:
         small = replace(unit, elements=16)
-        channels = 0
-        for stimulus in (gaussian(small, 2), extremes(small)):
-            channels += len(stimulus)
-            simulate(small, stimulus, stall=0.2)
-        print(f"bit-exact against the integer model: {channels} channels of 16 elements, stalls")
+        counts = (16, 13) if unit.counted else (16,)
+        for count in counts:
+            stimuli = gaussian(small, 2, count=count), extremes(small, count=count)
+            for stimulus in stimuli:
+                simulate(small, stimulus, stall=0.2)
+            channels = sum(len(stimulus) for stimulus in stimuli)
+            print(f"bit-exact against the integer model: {channels} channels of {count} elements")
     written = emit.write(unit, config.out, axi=config.axi, registers=config.registers)
     paths = written.all()
     if config.registers:
@@ -236,7 +244,11 @@ def report(config: ReportConfig) -> int:
     technologies = synthesis.prepare_all(config.liberty)
     try:
         units = [
-            (technology, variant.key, variant.config(width, config.elements))
+            (
+                technology,
+                variant.key,
+                variant.config(width, config.elements, counted=config.counted),
+            )
             for technology in technologies
             for width in config.width
             for variant in chosen

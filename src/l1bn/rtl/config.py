@@ -16,7 +16,8 @@ class UnitConfig:
     Attributes:
         norm: "l1" (mean absolute deviation) or "l2" (standard deviation, the baseline).
         width: Bits of x, y, g, dx, γ and β [bit], 4 to 16.
-        elements: Elements per channel N, a power of two from 8 to 65536.
+        elements: Elements per channel N, a power of two from 8 to 65536; with ``counted`` the most
+            that a channel may have.
         multipliers: Multipliers of the element path, 1 or 2. L1 has a use for the second only where
             channels overlap.
         sigma: "exact", or "pow2" for a power-of-two σ (L1 only).
@@ -25,6 +26,7 @@ class UnitConfig:
         overlap: Channels overlap: the statistics of the next channels are taken in the clocks in
             which this one occupies the multiplier. L1 in two passes; L2 in two passes on one
             multiplier or in one pass on two.
+        counted: A command sets N, any number from 2 to ``elements``. Divisions by N replace shifts.
 
     Raises:
         ValueError: If a parameter is out of range or the combination does not exist.
@@ -37,6 +39,7 @@ class UnitConfig:
     sigma: Literal["exact", "pow2"] = "exact"
     passes: int = 2
     overlap: bool = False
+    counted: bool = False
 
     def __post_init__(self) -> None:
         if self.norm not in ("l1", "l2"):
@@ -45,7 +48,8 @@ class UnitConfig:
         if not 8 <= n <= 65536 or n & (n - 1):
             raise ValueError(
                 f"elements: expected a power of two from 8 to 65536, got {n}; elements of padding "
-                "would change every result: choose another batch size or crop"
+                "would change every result: take the next power of two, with counted=True, and set "
+                "the number by a command"
             )
         if self.passes not in (1, 2):
             raise ValueError(f"passes: expected 1 or 2, got {self.passes}")
@@ -58,6 +62,11 @@ class UnitConfig:
             )
         if self.norm == "l2" and self.sigma == "pow2":
             raise ValueError("sigma: expected 'exact' for L2BN, got 'pow2'")
+        if self.counted and self.sigma == "pow2":
+            raise ValueError(
+                "sigma: expected 'exact' with counted=True, got 'pow2'; a unit without a divider "
+                "divides by powers of two only"
+            )
         if self.overlap:
             self._check_overlap()
         _ = self.spec  # checks the width
@@ -93,6 +102,7 @@ class UnitConfig:
     def name(self) -> str:
         """Short name, unique per configuration, such as ``l1_w8_n256_m1_p2``."""
         options = ("_pow2" if self.sigma == "pow2" else "") + ("_overlap" if self.overlap else "")
+        options += "_counted" if self.counted else ""
         size = f"w{self.width}_n{self.elements}"
         return f"{self.norm}_{size}_m{self.multipliers}_p{self.passes}{options}"
 
@@ -137,6 +147,20 @@ class UnitConfig:
         return self.width + self.log2_elements
 
     @property
+    def longest_quotient(self) -> int:
+        """Bits of the divider's quotient."""
+        return max(self.quotient, self.by_count) if self.counted else self.quotient
+
+    @property
+    def by_count(self) -> int:
+        """Bits of a quotient by N, with its sign: an offset of dx or, for L1, 2·q·n/N.
+
+        One size for all, a few clocks longer than some would need: it is cheaper than several.
+        """
+        offset = self.width + self.coefficient + 1
+        return max(offset, self.quotient + 2) if self.norm == "l1" else offset
+
+    @property
     def divisor(self) -> int:
         """Magnitude bits of Σ|N·x − S|, or of the root for L2."""
         return self.quotient + (self.log2_elements if self.norm == "l1" else 0)
@@ -146,7 +170,12 @@ class UnitConfig:
         """Bits of the scalar multiplier's accumulator."""
         w, grow, c = self.width, self.log2_elements, self.coefficient
         constant = FRACTION_BITS + 2 + self.quotient if self.norm == "l1" else 0
-        return max(self.need.covariance + 1, c + self.quotient + 3, constant, w + grow + c + 4)
+        most = max(self.need.covariance + 1, c + self.quotient + 3, constant, w + grow + c + 4)
+        if self.counted:
+            most = max(most, grow + self.by_count + 1)
+        if self.counted and self.norm == "l1":
+            most = max(most, 2 * w + 3 * grow, constant + grow)  # N·Σg·(N·x − S), √(2/π)·N²
+        return most
 
     @property
     def multiplier_bits(self) -> int:
@@ -158,13 +187,20 @@ class UnitConfig:
     @property
     def divisor_scale(self) -> int:
         """Left shift of the divisor that makes the dividend of 1/σ an integer."""
-        if self.norm == "l2":
+        if self.norm == "l2" or self.counted:
             return 0
         return max(0, FRACTION_BITS - self.spec.floor_log2 - 2 * self.log2_elements)
 
     @property
+    def dividend_fraction(self) -> int:
+        """Bits of the dividend of 1/σ behind the point, where N is no constant."""
+        if not self.counted:
+            return 0
+        return -self.spec.floor_log2 + (FRACTION_BITS if self.norm == "l1" else 0)
+
+    @property
     def dividend(self) -> int:
-        """Dividend of 1/σ: the largest 1/σ, scaled as the divisor."""
+        """Dividend of 1/σ: the largest 1/σ, scaled as the divisor. N is a constant."""
         floor = self.spec.floor_log2
         if self.norm == "l2":
             return self.elements >> -floor

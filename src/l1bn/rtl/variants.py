@@ -33,9 +33,9 @@ class Variant:
     label: str
     options: Options
 
-    def config(self, width: int, elements: int) -> UnitConfig:
+    def config(self, width: int, elements: int, *, counted: bool = False) -> UnitConfig:
         """The unit at a width and an element count."""
-        return UnitConfig(width=width, elements=elements, **self.options)
+        return UnitConfig(width=width, elements=elements, counted=counted, **self.options)
 
 
 VARIANTS = (

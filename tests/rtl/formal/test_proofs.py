@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(
 SMALL = UnitConfig(width=4, elements=8)
 SMALL_L2 = UnitConfig(width=4, elements=8, norm="l2")
 SMALL_SIDE = UnitConfig(width=4, elements=8, overlap=True, multipliers=2)
+SMALL_COUNTED = UnitConfig(width=4, elements=8, norm="l2", counted=True)
 
 
 @pytest.mark.parametrize("unit", [SMALL, SMALL_L2], ids=["l1", "l2"])
@@ -39,6 +40,12 @@ def test_every_claim_holds_on_the_smallest_unit(unit):
         proof = claim.decide()
         assert proof.claims
         assert proof.unbounded is not claim.bounded
+
+
+@pytest.mark.parametrize("key", ["structure", "reciprocal"])
+def test_what_a_number_set_by_a_command_changes_is_proven(key):
+    """The reciprocal for every number up to the largest."""
+    assert decide(key, SMALL_COUNTED).claims
 
 
 def decide(key, unit):

@@ -28,7 +28,13 @@ needs_cocotb = pytest.mark.skipif(
     shutil.which("iverilog") is None or importlib.util.find_spec("cocotbext") is None,
     reason="needs apt-get install iverilog and pip install cocotb cocotbext-axi",
 )
-UNITS = [{}, {"passes": 1}, {"overlap": True, "multipliers": 2}, {"norm": "l2"}]
+UNITS = [
+    {},
+    {"passes": 1},
+    {"overlap": True, "multipliers": 2},
+    {"norm": "l2"},
+    {"counted": True},
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +93,9 @@ def test_the_bench_runs_with_one_command(generated):
 @pytest.mark.parametrize(
     "options",
     [
-        "--passes 1",
+        "--passes 1 --counted",
         "--overlap --multipliers 2",
-        "--norm l2",
+        "--norm l2 --counted",
         "--norm l2 --overlap --passes 1 --multipliers 2",
     ],
 )
@@ -126,9 +132,9 @@ def test_files_say_version_licence_and_time_scale(generated):
 
 
 def test_registers_do_not_overlap_and_are_everywhere(generated):
-    config = UnitConfig(width=6, elements=16)
-    taken = [r.address + 4 * n for r in register_map(config) for n in range(r.words)]
-    assert len(set(taken)) == len(taken)
+    for config in (UnitConfig(counted=True), UnitConfig(width=6, elements=16)):
+        taken = [r.address + 4 * n for r in register_map(config) for n in range(r.words)]
+        assert len(set(taken)) == len(taken)
     header = next(generated.glob("*.h")).read_text()
     package = next(generated.glob("*_pkg.sv")).read_text()
     sheet = next(generated.glob("*.md")).read_text()

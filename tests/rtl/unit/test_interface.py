@@ -28,6 +28,7 @@ UNITS = [
     {"overlap": True, "multipliers": 2},
     {"norm": "l2"},
     {"norm": "l2", "overlap": True, "passes": 1, "multipliers": 2},
+    {"counted": True},
 ]
 
 
@@ -57,9 +58,10 @@ def test_the_manifest_alone_drives_the_verilog(options, axi, tmp_path):
     assert parameters.pop("registers") is False
     config = UnitConfig(**parameters)
     boundary = Interface.load(manifest["interface"])
-    for channels in (stimulus.extremes(config), stimulus.gaussian(config, 3)):
+    n = 11 if config.counted else None
+    for channels in (stimulus.extremes(config, count=n), stimulus.gaussian(config, 3, count=n)):
         run = testbench.run(config, [source], channels, stall=0.3, boundary=boundary)
-        assert run.clocks > len(channels) * 2 * config.elements
+        assert run.clocks > len(channels) * 2 * channels.x.shape[1]
 
 
 @needs_iverilog

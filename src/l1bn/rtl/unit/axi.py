@@ -85,7 +85,8 @@ class AxiNormUnit(wiring.Component):
                x_ahead, g_next, those that the unit has. TLAST marks the N-th element
     m_axis     y or dx, and for L1 one byte with the bit x ≥ μ. TLAST marks the N-th element
     s_axis_cmd γ, β, for one-pass L1 the guess, and one byte: 0 forward, 1 backward, 2 restore;
-               where channels overlap, 4 more for a step that fills the pipeline
+               where channels overlap, 4 more for a step that fills the pipeline. Where a
+               command sets N, it lies before that byte, in whole bytes, and 3 is its code
     ========== ==============================================================================
 
     Results leave through a ``SkidBuffer``: no ready is a function of another ready.
@@ -171,10 +172,15 @@ class AxiNormUnit(wiring.Component):
         ]
 
     def _framing(self, m: Module) -> None:
-        counter = Signal(self.config.log2_elements)
         error = Signal()
         m.d.comb += self.framing_error.eq(error)
+        if self.config.counted:
+            last: Value = self.unit.at_last
+        else:
+            counter = Signal(self.config.log2_elements)
+            last = counter.all()
         with m.If(self.s_axis_tvalid & self.s_axis_tready):
-            m.d.sync += counter.eq(counter + 1)
-            with m.If(self.s_axis_tlast != counter.all()):
+            if not self.config.counted:
+                m.d.sync += counter.eq(counter + 1)
+            with m.If(self.s_axis_tlast != last):
                 m.d.sync += error.eq(1)

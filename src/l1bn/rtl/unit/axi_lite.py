@@ -143,6 +143,9 @@ class RegisterNormUnit(wiring.Component):
             name: Signal(config.width, name=name, reset_less=True)
             for name in ("gamma", "beta", "guess")
         }
+        if config.counted:
+            bits = config.log2_elements + 1
+            scalars["count"] = Signal(bits, name="count", init=config.elements)
         operation, fill = Signal(2), Signal()
         busy, done, enable = Signal(), Signal(), Signal()
         dgamma = Signal.like(unit.dgamma, reset_less=True)
@@ -151,7 +154,7 @@ class RegisterNormUnit(wiring.Component):
         values = {
             "status": status, "interrupt_enable": enable, "unit": Const(identity(config), WORD),
             "dgamma": dgamma, "dbeta": dbeta, "context": context,
-            **{name: signal.as_signed() for name, signal in scalars.items()},
+            **{name: _as_read(registers[name], signal) for name, signal in scalars.items()},
         }  # fmt: skip
         m.d.comb += [self.irq.eq(done & enable), bus.value.eq(_read(m, registers, values, bus))]
         written = {r.name: _at(r, bus) for r in registers.values()}
@@ -196,6 +199,10 @@ def _at(register: Register, bus: RegisterBus) -> Value:
     first = register.address // STEP
     last = first + register.words - 1
     return bus.address == first if first == last else (bus.address >= first) & (bus.address <= last)
+
+
+def _as_read(register: Register, value: Signal) -> Value:
+    return value.as_signed() if register.signed else value
 
 
 def _read(

@@ -26,6 +26,7 @@ from amaranth.hdl import Module
 from l1bn.rtl.unit import passes
 from l1bn.rtl.unit.passes import Ports
 from l1bn.rtl.unit.ports import Phase
+from l1bn.rtl.unit.scalars import count
 from l1bn.rtl.unit.scalars.program import Parts
 
 
@@ -37,13 +38,23 @@ def begin_forward(m: Module, parts: Parts) -> str:
     if config.side and config.norm == "l2":
         m.d.comb += parts.path.clear_side.eq(1)
     if config.norm == "l1":
-        m.d.sync += [r.level.eq(r.threshold), r.threshold.eq(parts.ceiling)]
+        m.d.sync += r.level.eq(r.threshold)
+    if config.counted and config.holds_total:
+        return "MEAN"
+    if config.norm == "l1":
+        m.d.sync += r.threshold.eq(parts.ceiling)
     return "BEGIN_NORMALIZE" if config.norm == "l1" or config.side else "DEVIATION"
 
 
 def forward_passes(m: Module, unit: Ports, parts: Parts) -> str:
     """States of the passes; returns the state after the scalars."""
-    if parts.config.norm == "l2" and not parts.config.side:
+    config = parts.config
+    if config.counted and config.holds_total:
+        l1 = config.norm == "l1"
+        takes = [parts.registers.threshold.eq(parts.ceiling)] if l1 else []
+        goes_to = "BEGIN_NORMALIZE" if l1 else "DEVIATION"
+        count.divide_total(m, parts, "MEAN", goes_to, then=takes)
+    if config.norm == "l2" and not config.side:
         _square_beside_sums(m, unit, parts)
         passes.normalize_pass(m, unit, parts)
         return "BEGIN_NORMALIZE"

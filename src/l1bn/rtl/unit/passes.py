@@ -8,6 +8,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream
 
 from l1bn.rtl.unit.ports import Phase
+from l1bn.rtl.unit.scalars import count
 from l1bn.rtl.unit.scalars.program import Parts
 
 
@@ -56,8 +57,12 @@ def _l1_statistics(m: Module, unit: Ports, parts: Parts) -> None:
         if one_pass:
             m.d.comb += statistic.add_high.eq(unit.taken)
         with m.If(unit.final):
-            m.next = "SPREAD" if one_pass else "THRESHOLD"
-    if not one_pass:
+            m.next = "SPREAD" if one_pass and not config.counted else "THRESHOLD"
+    if config.counted:
+        takes = [] if one_pass else [r.threshold.eq(parts.ceiling)]
+        goes_to = "SPREAD" if one_pass else "DEVIATION"
+        count.divide_total(m, parts, "THRESHOLD", goes_to, then=takes)
+    elif not one_pass:
         with m.State("THRESHOLD"):
             m.d.sync += r.threshold.eq(parts.ceiling)
             m.next = "DEVIATION"
@@ -78,6 +83,10 @@ def _l2_statistics(m: Module, unit: Ports, parts: Parts) -> None:
             square(m, unit, parts)
         with m.If(unit.final):
             m.next = "DRAIN_SQUARES" if config.passes == 1 else "DEVIATION"
+            if config.counted and config.passes == 2:
+                m.next = "MEAN"
+    if config.counted and config.passes == 2:
+        count.divide_total(m, parts, "MEAN", "DEVIATION")
     if config.passes == 2:
         with m.State("DEVIATION"):
             m.d.comb += [unit.phase.eq(Phase.DEVIATION), unit.element.ready.eq(path.go)]

@@ -27,6 +27,12 @@ class Operation(IntEnum):
     FORWARD = 0
     BACKWARD = 1
     RESTORE = 2
+    COUNT = 3
+
+
+def operations(config: UnitConfig) -> tuple[Operation, ...]:
+    """The commands that a unit has: COUNT where a command sets N."""
+    return tuple(o for o in Operation if o is not Operation.COUNT or config.counted)
 
 
 def element_layout(config: UnitConfig) -> data.StructLayout:
@@ -59,7 +65,8 @@ def output_layout(config: UnitConfig) -> data.StructLayout:
 def command_layout(config: UnitConfig) -> data.StructLayout:
     """Command: what to do, γ and β, and for one-pass L1 the previous batch's threshold.
 
-    Where channels overlap, ``fill`` marks a step that has no channel to emit yet.
+    Where channels overlap, ``fill`` marks a step that has no channel to emit yet. ``count`` is N of
+    the channels that follow, for the command COUNT.
     """
     fields: dict[str, ShapeLike] = {
         "operation": Operation,
@@ -68,6 +75,8 @@ def command_layout(config: UnitConfig) -> data.StructLayout:
     }
     if config.norm == "l1" and config.passes == 1:
         fields["guess"] = signed(config.width)
+    if config.counted:
+        fields["count"] = unsigned(config.log2_elements + 1)
     if config.overlap:
         fields["fill"] = unsigned(1)
     return data.StructLayout(fields)

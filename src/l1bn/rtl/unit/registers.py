@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.unit.ports import context_layout
+from l1bn.rtl.unit.ports import context_layout, operations
 
 #: Bits of a register, and bytes from one to the next.
 WORD, STEP = 32, 4
@@ -56,7 +56,6 @@ _CONTEXT = (
     "command where two multipliers overlap gradients"
 )
 _CONTROL = (
-    Bits("operation", 0, 2, "0 forward, 1 backward, 2 restore"),
     Bits("fill", 2, 1, "where channels overlap: the step emits nothing"),
     Bits("start", 8, 1, "take the command"),
 )
@@ -73,13 +72,14 @@ _UNIT = (
     Bits("log2_elements", 8, 8, "log2 of the elements per channel"),
     Bits("l2", 16, 1, "1 for L2BN"),
     Bits("overlap", 17, 1, "channels overlap"),
+    Bits("counted", 18, 1, "a command sets the elements per channel; log2_elements is of the most"),
 )
 
 
 def identity(config: UnitConfig) -> int:
     """What the register ``unit`` reads."""
     shape = config.width | config.log2_elements << 8
-    return shape | (config.norm == "l2") << 16 | config.overlap << 17
+    return shape | (config.norm == "l2") << 16 | config.overlap << 17 | config.counted << 18
 
 
 def register_map(config: UnitConfig) -> tuple[Register, ...]:
@@ -87,8 +87,13 @@ def register_map(config: UnitConfig) -> tuple[Register, ...]:
     context = context_layout(config)
     parts = tuple(Bits(name, context[name].offset, context[name].width, "") for name, _ in context)
     words = -(-context.size // WORD)
+    codes = ", ".join(f"{o.value} {o.name.lower()}" for o in operations(config))
+    control = (Bits("operation", 0, 2, codes), *_CONTROL)
+    count = Register(
+        "count", 0x28, "rw", f"elements per channel, 2 to {config.elements}, for count"
+    )
     return (
-        Register("control", 0x00, "wo", "starts a command", fields=_CONTROL),
+        Register("control", 0x00, "wo", "starts a command", fields=control),
         Register("status", 0x04, "w1c", "what the unit does", fields=_STATUS),
         Register("interrupt_enable", 0x08, "rw", "what raises irq", fields=_ENABLE),
         Register("unit", 0x0C, "ro", "which unit this is", fields=_UNIT),
@@ -97,6 +102,7 @@ def register_map(config: UnitConfig) -> tuple[Register, ...]:
         Register("guess", 0x18, "rw", "threshold of the last batch (one-pass L1)", signed=True),
         Register("dbeta", 0x1C, "ro", "Σg, after a backward command", signed=True),
         Register("dgamma", 0x20, "ro", "Σg·x̂, after a backward command", signed=True, words=2),
+        *([count] if config.counted else []),
         Register("context", 0x40, "rw", _CONTEXT, words=words, fields=parts),
     )
 

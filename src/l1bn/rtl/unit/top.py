@@ -20,6 +20,7 @@ from l1bn.rtl.unit.ports import (
     element_layout,
     output_layout,
 )
+from l1bn.rtl.unit.scalars import count
 from l1bn.rtl.unit.scalars.backward import backward_states
 from l1bn.rtl.unit.scalars.normalize import forward_states
 from l1bn.rtl.unit.scalars.program import Parts, Registers
@@ -37,6 +38,9 @@ class NormUnit(wiring.Component):
     With overlapped channels a command is one step of a pipeline over the channels of a layer; see
     ``l1bn.rtl.unit.overlap`` for what each step does.
 
+    A unit with ``counted`` takes N of the channels that follow with the command COUNT; after a
+    reset it is the largest.
+
     Ports:
         command: Stream of ``command_layout``; taken when its work is complete.
         element: Stream of ``element_layout``.
@@ -47,12 +51,14 @@ class NormUnit(wiring.Component):
             where gradients overlap it is loaded by BACKWARD itself.
         dgamma: Σg·x̂ in steps of g, valid when BACKWARD is taken.
         dbeta: Σg in steps of g, valid when BACKWARD is taken.
-        command_error: A command had no known operation: it was taken and did nothing. Cleared by
-            reset.
+        command_error: A command had no known operation, or a number of elements that cannot be: it
+            was taken and did nothing. Cleared by reset.
     """
 
     def __init__(self, config: UnitConfig) -> None:
         self.config = config
+        #: Where a command sets N: it is taken; the element is the last of its channel.
+        self.counts, self.at_last = Signal(), Signal()
         super().__init__(
             {
                 "command": In(stream.Signature(command_layout(config))),
@@ -80,7 +86,10 @@ class NormUnit(wiring.Component):
             m.submodules.power = parts.power = PowerOfTwo(config)
         else:
             m.submodules.divider = parts.divider = Divider(config)
-            m.d.comb += parts.divider.divisor.eq(registers.spread)
+            divisor = registers.spread
+            if config.counted:
+                divisor = Mux(registers.by_count, registers.count, divisor)
+            m.d.comb += parts.divider.divisor.eq(divisor)
         if config.norm == "l2":
             m.submodules.root = parts.root = Root(config)
         self._name_sums(parts)
@@ -98,7 +107,6 @@ class NormUnit(wiring.Component):
 
     def _connect(self, m: Module, parts: Parts) -> None:
         config, statistic, path, r = self.config, parts.statistic, parts.path, parts.registers
-        grow = config.log2_elements
         # The command is stable while it runs: a select that is settled long before it matters.
         self.backward = Signal()
         m.d.comb += [
@@ -125,7 +133,7 @@ class NormUnit(wiring.Component):
         if config.norm == "l1":
             parts.ceiling = Signal(signed(config.width))
             m.d.comb += [
-                parts.ceiling.eq((statistic.total >> grow) + statistic.total[:grow].any()),
+                parts.ceiling.eq(self._ceiling(parts)),
                 statistic.level.eq(r.threshold),
                 statistic.backward.eq(self.backward),
                 path.offset_high.eq(r.offset_high),
@@ -142,6 +150,13 @@ class NormUnit(wiring.Component):
             m.d.comb += statistic.load_total.eq(self.restore.total)
         self._operands(m, parts)
 
+    def _ceiling(self, parts: Parts) -> Value:
+        """Smallest integer at or above the mean; where N is no constant, of the last division."""
+        if self.config.counted:
+            return count.floor_of_mean(parts) + count.remainder_of_mean(parts).any()
+        total, grow = parts.statistic.total, self.config.log2_elements
+        return (total >> grow) + total[:grow].any()
+
     def _lane(self, *names: str) -> Value:
         """The first of the named fields that an element has."""
         fields = dict(element_layout(self.config))
@@ -156,8 +171,7 @@ class NormUnit(wiring.Component):
         self.reducing = Signal()
         centre = 0
         if config.operand > config.width:
-            mean = parts.total >> config.log2_elements
-            centre = Mux(self.squares, mean, 0)
+            centre = Mux(self.squares, count.floor_of_mean(parts), 0)
         a = Signal(signed(config.operand))
         m.d.comb += [a.eq(Mux(self.backward & ~self.half, g, x) - centre), path.a.eq(a)]
         m.d.comb += path.b.eq(r.coefficient)
@@ -184,16 +198,14 @@ class NormUnit(wiring.Component):
 
     def _control(self, m: Module, parts: Parts) -> None:
         config, r = self.config, parts.registers
-        counter = Signal(config.log2_elements)
         self.taken = Signal()
         self.final = Signal()
+        last = self._count_down(m, r.count) if config.counted else self._count_up(m)
         m.d.comb += [
             self.taken.eq(self.element.valid & self.element.ready),
-            self.final.eq(self.taken & counter.all()),
-            parts.path.last.eq(counter.all()),
+            self.final.eq(self.taken & last),
+            parts.path.last.eq(last),
         ]
-        with m.If(self.taken):
-            m.d.sync += counter.eq(counter + 1)
         with m.FSM():
             self._idle(m, parts)
             payload = self.command.payload
@@ -213,6 +225,25 @@ class NormUnit(wiring.Component):
                 m.d.comb += self.command.ready.eq(1)
                 m.d.sync += r.repeated.eq(0)
                 m.next = "IDLE"
+            if config.counted:
+                count.count_states(m, parts, "COUNT", "FINISH")
+
+    def _count_up(self, m: Module) -> Value:
+        """Whether the element is the last of a power of two."""
+        counter = Signal(self.config.log2_elements)
+        with m.If(self.taken):
+            m.d.sync += counter.eq(counter + 1)
+        return counter.all()
+
+    def _count_down(self, m: Module, number: Signal) -> Value:
+        """Whether the element is the last of the number that a command has set."""
+        left = Signal(self.config.log2_elements, init=self.config.elements - 1)
+        m.d.comb += self.at_last.eq(left == 0)
+        with m.If(self.counts):
+            m.d.sync += left.eq(self.command.payload.count - 1)
+        with m.Elif(self.taken):
+            m.d.sync += left.eq(Mux(self.at_last, number - 1, left - 1))
+        return self.at_last
 
     def _idle(self, m: Module, parts: Parts) -> None:
         config, r = self.config, parts.registers
@@ -238,6 +269,20 @@ class NormUnit(wiring.Component):
                 with m.Case(Operation.RESTORE):
                     m.d.comb += self.command.ready.eq(1)
                     passes.load_context(m, self, parts)
+                if config.counted:
+                    with m.Case(Operation.COUNT):
+                        self._take_count(m, r.count, unknown)
                 with m.Default():
                     m.d.comb += self.command.ready.eq(1)
                     m.d.sync += unknown.eq(1)
+
+    def _take_count(self, m: Module, number: Signal, unknown: Signal) -> None:
+        """From 2 to the largest; another is as good as no command."""
+        asked, most = self.command.payload.count, self.config.elements
+        with m.If((asked >= 2) & (asked <= most)):
+            m.d.comb += self.counts.eq(1)
+            m.d.sync += number.eq(asked)
+            m.next = "COUNT"
+        with m.Else():
+            m.d.comb += self.command.ready.eq(1)
+            m.d.sync += unknown.eq(1)

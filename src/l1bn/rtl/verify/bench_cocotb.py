@@ -52,6 +52,7 @@ class Driver:
         parameters = manifest["parameters"]
         wrapping = ("axi", "registers")
         self.config = UnitConfig(**{k: v for k, v in parameters.items() if k not in wrapping})
+        self.count = self.config.elements
         self.address = {r.name: r.address for r in self.boundary.registers}
         self.words = {r.name: r.words for r in self.boundary.registers}
         self.random = random.Random(1)
@@ -96,12 +97,13 @@ class Driver:
 
     async def command(self, step: Step) -> None:
         """Write the scalars, start, feed; the interrupt ends it."""
-        for name in ("gamma", "beta", "guess"):
+        for name in ("gamma", "beta", "guess", "count"):
             if name in step.command:
                 await self.write(name, step.command[name])
         code = self.boundary.operations[step.operation.name]
         await self.write("control", 1 << 8 | step.command.get("fill", 0) << 2 | code)
-        stream, n = self.boundary.streams["element"], self.config.elements
+        self.count = step.command.get("count", self.count)
+        stream, n = self.boundary.streams["element"], self.count
         size = stream.word.width // 8
         words = [self.beat(stream, fields).to_bytes(size, "little") for _, fields in step.elements]
         for first in range(0, len(words), n):
@@ -123,6 +125,11 @@ class Driver:
         data, size = bytes(frame.tdata), word.width // 8
         beats = [data[first : first + size] for first in range(0, len(data), size)]
         return [word.unpack(int.from_bytes(beat, "little")) for beat in beats]
+
+
+def elements(config: UnitConfig) -> int:
+    """No power of two, where the unit takes any number."""
+    return config.elements - 3 if config.counted else config.elements
 
 
 async def run(dut: Any, channels_of: Any, stall: float) -> None:
@@ -153,13 +160,13 @@ async def run(dut: Any, channels_of: Any, stall: float) -> None:
 @cocotb.test()
 async def gaussian_channels(dut: Any) -> None:
     """Two channels without a pause."""
-    await run(dut, lambda config: gaussian(config, 2), 0.0)
+    await run(dut, lambda config: gaussian(config, 2, count=elements(config)), 0.0)
 
 
 @cocotb.test()
 async def extreme_channels_with_stalls(dut: Any) -> None:
     """Constant, one-hot, saturated channels; both streams pause at random."""
-    await run(dut, extremes, 0.4)
+    await run(dut, lambda config: extremes(config, count=elements(config)), 0.4)
 
 
 @cocotb.test()

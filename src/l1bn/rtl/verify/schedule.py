@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit.ports import Operation, Phase
@@ -42,6 +42,13 @@ class Step:
     loads: int | None = None
     counted: bool = True
 
+    def moved(self, by: int) -> Step:
+        """The same step of a layer before which there are so many channels."""
+        emits, saves, loads = (
+            None if i is None else i + by for i in (self.emits, self.saves, self.loads)
+        )
+        return replace(self, channel=self.channel + by, emits=emits, saves=saves, loads=loads)
+
 
 class Scheduler:
     """Writes the steps of some channels for a unit.
@@ -58,6 +65,17 @@ class Scheduler:
 
     def __len__(self) -> int:
         return len(self.judged)
+
+    @property
+    def elements(self) -> int:
+        """Elements of each channel."""
+        return len(self.x[0])
+
+    def count(self) -> list[Step]:
+        """The command that sets N, where the unit has it."""
+        if not self.config.counted:
+            return []
+        return [Step(Operation.COUNT, -1, {"count": self.elements}, counted=False)]
 
     def one_by_one(self) -> list[Step]:
         """Forward and backward of each channel in turn."""
@@ -117,11 +135,11 @@ class Scheduler:
         live = {name: values for name, values in lanes.items() if values is not None}
         return [
             (phase, {name: values[j] for name, values in live.items()})
-            for j in range(self.config.elements)
+            for j in range(self.elements)
         ]
 
     def _results(self, values: list[int], bits: list[int] | None) -> list[Element]:
-        last = self.config.elements - 1
+        last = self.elements - 1
         results = [{"value": v, "last": int(j == last)} for j, v in enumerate(values)]
         if bits is not None and self.config.norm == "l1":
             for result, bit in zip(results, bits, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -40,7 +41,7 @@ class Run:
 
 def simulate(
     config: UnitConfig,
-    channels: Channels,
+    channels: Channels | Sequence[Channels],
     *,
     stall: float = 0.0,
     seed: int = 0,
@@ -51,7 +52,7 @@ def simulate(
 
     Args:
         config: The unit.
-        channels: What to feed.
+        channels: What to feed, or several layers of it, one after the other without a reset.
         stall: Probability that the feeder holds an element back, and that the taker is not ready,
             in each clock.
         seed: Of the stalls, and of what is fed where nothing matters.
@@ -64,8 +65,13 @@ def simulate(
         MismatchError: At the first bit that differs from the integer model.
     """
     unit = NormUnit(config)
-    judged = list(expected(config, channels))
-    bench = _Bench(unit, steps(config, channels, judged, order), judged, stall, seed)
+    judged: list[Expected] = []
+    ordered: list[Step] = []
+    for layer in [channels] if isinstance(channels, Channels) else channels:
+        found = list(expected(config, layer))
+        ordered += [step.moved(len(judged)) for step in steps(config, layer, found, order)]
+        judged += found
+    bench = _Bench(unit, ordered, judged, stall, seed)
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench.commands)
@@ -85,9 +91,10 @@ def steps(
 ) -> list[Step]:
     """The commands of an order, see ``simulate``."""
     scheduler = Scheduler(config, channels, judged)
+    first = scheduler.count()
     if config.overlap:
-        return scheduler.overlapped(steady=order == "steady")
-    return scheduler.restored() if order == "restored" else scheduler.one_by_one()
+        return first + scheduler.overlapped(steady=order == "steady")
+    return first + (scheduler.restored() if order == "restored" else scheduler.one_by_one())
 
 
 class _Bench:
@@ -202,7 +209,7 @@ class _Bench:
                 self._compare(payload)
 
     def _compare(self, payload: data.Const) -> None:
-        index = self.unit.config.elements - len(self.pending)
+        index = len(self.step.results) - len(self.pending)
         if not self.pending:
             raise MismatchError(
                 f"channel {self.step.channel}: more elements came than were expected"

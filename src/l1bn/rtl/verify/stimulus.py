@@ -47,14 +47,17 @@ class Expected:
     second_pass: bool
 
 
-def gaussian(config: UnitConfig, channels: int, seed: int = 0) -> Channels:
+def gaussian(
+    config: UnitConfig, channels: int, seed: int = 0, *, count: int | None = None
+) -> Channels:
     """Gaussian channels: a spread of 1/8 to 1/3 of the range, means off by up to that much.
 
     Gradients correlate weakly with x, as they do in training. The guess of one-pass statistics is
-    the threshold of a second sample of the same distribution: the previous batch.
+    the threshold of a second sample of the same distribution: the previous batch. Channels have
+    ``count`` elements, or as many as the unit has.
     """
     rng = np.random.default_rng(seed)
-    spec, n = config.spec, config.elements
+    spec, n = config.spec, count or config.elements
     unit = 2.0 ** (config.width - 3)
     mean, spread = rng.normal(0, 0.4, (channels, 1)), rng.uniform(0.5, 1.3, (channels, 1))
 
@@ -118,10 +121,13 @@ def activations(config: UnitConfig, channels: int) -> Channels:
     return from_data(config, x, g, before=before)
 
 
-def extremes(config: UnitConfig, seed: int = 0) -> Channels:
-    """Constant, one-hot, two-valued, saturated and random channels at the ends of the formats."""
+def extremes(config: UnitConfig, seed: int = 0, *, count: int | None = None) -> Channels:
+    """Constant, one-hot, two-valued, saturated and random channels at the ends of the formats.
+
+    They have ``count`` elements, or as many as the unit has.
+    """
     rng = np.random.default_rng(seed)
-    spec, n = config.spec, config.elements
+    spec, n = config.spec, count or config.elements
     low, high = spec.data.low, spec.data.high
     one = np.zeros(n, dtype=np.int64)
     one[n // 3] = 1

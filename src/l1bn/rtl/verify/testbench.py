@@ -175,11 +175,12 @@ def memories(
     controls: list[int] = []
     # What a pass does not use stays as it was: a feeder has no reason to move it.
     held: dict[str, int] = {}
+    n = next((step.command["count"] for step in steps if "count" in step.command), config.elements)
     orders: dict[str, int] = {}
     for step in steps:
         for number, (_, fields) in enumerate(step.elements, 1):
             held |= fields
-            last = number % config.elements == 0
+            last = number % n == 0
             elements.append(_beat(streams["element"], held, last=last))
         code = boundary.operations[step.operation.name]
         orders |= {**step.command, "operation": code}

@@ -21,7 +21,9 @@ class Divider(wiring.Component):
         count: Quotient bits to produce.
         divisor: Held by the caller while the division runs. It enters shifted left by
             ``divisor_scale``, so that the dividend of 1/σ is an integer: so must every dividend.
+        fraction: Bits that follow in a normalizing run, where N is no constant; before zeros.
         quotient: Result.
+        remainder: What is left of the dividend, where N is no constant; below N.
         zeros: Leading zeros that a normalizing run skipped: the exponent.
         overflow: The first remainder was not below the divisor.
         done: High when idle.
@@ -30,20 +32,22 @@ class Divider(wiring.Component):
     def __init__(self, config: UnitConfig) -> None:
         self.config = config
         wide = config.divisor + config.divisor_scale
-        super().__init__(
-            {
-                "start": In(1),
-                "normalize": In(1),
-                "high": In(wide),
-                "low": In(config.quotient),
-                "count": In(config.quotient.bit_length()),
-                "divisor": In(config.divisor),
-                "quotient": Out(config.quotient),
-                "zeros": Out(config.shift_bits),
-                "overflow": Out(1),
-                "done": Out(1),
-            }
-        )
+        ports = {
+            "start": In(1),
+            "normalize": In(1),
+            "high": In(wide),
+            "low": In(config.longest_quotient),
+            "count": In(config.longest_quotient.bit_length()),
+            "divisor": In(config.divisor),
+            "quotient": Out(config.longest_quotient),
+            "zeros": Out(config.shift_bits),
+            "overflow": Out(1),
+            "done": Out(1),
+        }
+        if config.counted:
+            ports["fraction"] = In(config.dividend_fraction)
+            ports["remainder"] = Out(config.log2_elements)
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         """Build the subtractor and its shift registers."""
@@ -67,9 +71,15 @@ class Divider(wiring.Component):
         shifted = Signal(wide + 1)
         difference = Signal(wide + 2)
         bit = Signal()
-        # While 1/σ is computed the quotient register holds no dividend bits: they are all zero.
+        # While 1/σ is computed the quotient register holds no dividend bits: they are all zero, or,
+        # where N is no constant, in a register of their own.
+        following = quotient[-1] & ~normalizing
+        if self.config.counted:
+            fraction = self._fraction(m)
+            following = Mux(normalizing, fraction[-1], quotient[-1])
+            m.d.comb += self.remainder.eq(remainder)
         m.d.comb += [
-            shifted.eq(Cat(quotient[-1] & ~normalizing, remainder)),
+            shifted.eq(Cat(following, remainder)),
             difference.eq(shifted - divisor),
             bit.eq(~difference[-1]),
         ]
@@ -99,6 +109,15 @@ class Divider(wiring.Component):
             with m.If(normalizing & ~bit & (quotient == 0)):
                 m.d.sync += zeros.eq(zeros + 1)
         return m
+
+    def _fraction(self, m: Module) -> Signal:
+        """The bits of a dividend behind the point, the next one on top."""
+        fraction = Signal.like(self.fraction, reset_less=True)
+        with m.If(self.start & self.normalize):
+            m.d.sync += fraction.eq(self.fraction)
+        with m.Elif(~self.done):
+            m.d.sync += fraction.eq(fraction << 1)
+        return fraction
 
 
 class Root(wiring.Component):

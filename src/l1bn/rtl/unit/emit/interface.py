@@ -17,7 +17,6 @@ from amaranth.lib.wiring import In
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit.axi_lite import bus_ports
 from l1bn.rtl.unit.ports import (
-    Operation,
     Phase,
     axi_command_layout,
     axi_element_layout,
@@ -25,6 +24,7 @@ from l1bn.rtl.unit.ports import (
     command_layout,
     context_layout,
     element_layout,
+    operations,
     output_layout,
 )
 from l1bn.rtl.unit.registers import Bits, Register, address_bits, register_map
@@ -199,7 +199,7 @@ def describe(config: UnitConfig, module: str, *, axi: bool) -> Interface:
         reset_level=0 if axi else 1,
         streams=streams,
         words=words,
-        operations={o.name: o.value for o in Operation},
+        operations={o.name: o.value for o in operations(config)},
         phases={p.name: p.value for p in Phase},
     )
 

@@ -85,8 +85,9 @@ def describe(config: UnitConfig) -> str:
     norm = "L1" if config.norm == "l1" else "L2"
     sigma = ", power-of-two sigma" if config.sigma == "pow2" else ""
     overlap = ", channels overlapped" if config.overlap else ""
+    elements = f"2 to {config.elements}" if config.counted else f"{config.elements}"
     return (
-        f"{norm} batch-normalization training unit, {config.width} bit, {config.elements} elements "
+        f"{norm} batch-normalization training unit, {config.width} bit, {elements} elements "
         f"per channel, {config.multipliers} multiplier(s), {config.passes} statistics pass(es)"
         f"{sigma}{overlap}"
     )

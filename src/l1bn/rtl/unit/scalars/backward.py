@@ -5,6 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 
 from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K, K
+from l1bn.rtl.unit.scalars import count
 from l1bn.rtl.unit.scalars.normalize import half_step
 from l1bn.rtl.unit.scalars.program import Parts, multiply, run
 
@@ -22,10 +23,10 @@ def backward_states(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
         goes_to: State to continue with.
     """
     config, statistic = parts.config, parts.statistic
-    multiply(
-        m, parts, entry, "PROJECTION",
-        a=parts.total, b=statistic.high, bits=config.need.sum,
-        addend=parts.products << config.log2_elements, subtract=True,
+    scales = config.counted and config.norm == "l1"
+    count.scaled_difference(
+        m, parts, entry, "SCALE_COVARIANCE" if scales else "PROJECTION",
+        scaled=parts.products, a=parts.total, b=statistic.high, bits=config.need.sum,
     )  # fmt: skip
     if config.norm == "l2":
         _l2(m, parts, goes_to)
@@ -34,7 +35,14 @@ def backward_states(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
         q = _pow2_projection(m, parts, "PROJECTION", "BELOW")
     else:
         q = _projection(m, parts, "PROJECTION", "BELOW")
-    _l1_offsets(m, parts, q, goes_to)
+    offsets = _counted_offsets if config.counted else _l1_offsets
+    used = Signal.like(q)
+    m.d.comb += used.eq(Mux(parts.registers.live, q, 0))
+    if config.sigma == "pow2":
+        offsets(m, parts, used, goes_to)
+        return
+    offsets(m, parts, used, "START_DGAMMA")
+    _start_dgamma(m, parts, q, goes_to)
 
 
 def _magnitude(m: Module, value: Value) -> Signal:
@@ -48,20 +56,31 @@ def _projection(m: Module, parts: Parts, entry: str, goes_to: str) -> Signal:
     config, divider, r = parts.config, parts.divider, parts.registers
     assert divider is not None
     covariance = parts.scalar.result
-    size = _magnitude(m, covariance)
-    dividend = Cat(Const(0, config.log2_elements + config.divisor_scale), size)
+    dividend: Value = _magnitude(m, covariance)
+    if not config.counted:
+        dividend = Cat(Const(0, config.log2_elements + config.divisor_scale), dividend)
+    else:
+        count.times_count(m, parts, "SCALE_COVARIANCE", entry, covariance)
+    q = _signed(m, divider.quotient[: config.quotient], r.negative, "q")
     run(
         m, parts, entry, goes_to,
         start=[
             divider.start.eq(1), divider.high.eq(dividend[config.quotient :]),
-            divider.low.eq(dividend[: config.quotient]), divider.count.eq(config.quotient),
+            divider.low.eq(_aligned(dividend, config.quotient, len(divider.low))),
+            divider.count.eq(config.quotient),
         ],
         done=divider.done, latch=[r.negative.eq(covariance < 0)],
+        then=[r.projection.eq(q)] if config.counted else [],
     )  # fmt: skip
-    return _signed(m, divider.quotient, r.negative, "q")
+    return r.projection if config.counted else q
 
 
-def _signed(m: Module, magnitude: Signal, negative: Signal, name: str) -> Signal:
+def _aligned(dividend: Value, bits: int, width: int) -> Value:
+    """The last bits of a dividend at the top of the quotient's register, where they leave first."""
+    return dividend[:bits] if bits == width else dividend[:bits] << (width - bits)
+
+
+def _signed(m: Module, magnitude: Value, negative: Signal, name: str) -> Signal:
     value = Signal(signed(len(magnitude) + 1), name=name)
     m.d.comb += value.eq(Mux(negative, -magnitude, magnitude))
     return value
@@ -87,12 +106,10 @@ def _pow2_projection(m: Module, parts: Parts, entry: str, goes_to: str) -> Signa
     return q
 
 
-def _l1_offsets(m: Module, parts: Parts, q: Signal, goes_to: str) -> None:
-    """Offsets for elements below and above the mean."""
+def _l1_offsets(m: Module, parts: Parts, used: Signal, goes_to: str) -> None:
+    """Offsets for elements below and above the mean, of q or 0."""
     config, statistic, scalar, r = parts.config, parts.statistic, parts.scalar, parts.registers
     grow = config.log2_elements
-    used = Signal.like(q)
-    m.d.comb += used.eq(Mux(r.live, q, 0))
     multiply(
         m, parts, "BELOW", "LOW",
         a=used, b=statistic.above, bits=grow + 2,
@@ -104,14 +121,46 @@ def _l1_offsets(m: Module, parts: Parts, q: Signal, goes_to: str) -> None:
         addend=(half_step(parts) << grow) + (1 << (grow - 1)), subtract=True,
         then=[r.offset_low.eq(scalar.result >> grow)],
     )  # fmt: skip
-    pow2 = config.sigma == "pow2"
     multiply(
-        m, parts, "HIGH", goes_to if pow2 else "START_DGAMMA",
+        m, parts, "HIGH", goes_to,
         a=used << 1, b=r.coefficient, bits=config.coefficient, subtract=True, keep=True,
         then=[r.offset_high.eq(scalar.result >> grow)],
     )  # fmt: skip
-    if pow2:
-        return
+
+
+def _counted_offsets(m: Module, parts: Parts, used: Signal, goes_to: str) -> None:
+    """The same with N from a command: three divisions by it."""
+    config, r = parts.config, parts.registers
+    c = config.coefficient
+    multiply(
+        m, parts, "BELOW", "BELOW_MEAN",
+        a=used << 1, b=parts.statistic.above, bits=config.log2_elements + 2,
+        addend=count.rounding(parts), subtract=True,
+    )  # fmt: skip
+    count.divide(m, parts, "BELOW_MEAN", "LOW")
+    below = parts.statistic.high + count.quotient(parts)
+    multiply(
+        m, parts, "LOW", "LOW_MEAN",
+        a=below, b=r.coefficient, bits=c,
+        addend=count.rounding(parts), subtract=True,
+    )  # fmt: skip
+    _offset(m, parts, "LOW_MEAN", "HIGH", r.offset_low)
+    multiply(
+        m, parts, "HIGH", "HIGH_MEAN",
+        a=used << 1, b=r.coefficient, bits=c, subtract=True, keep=True,
+    )  # fmt: skip
+    _offset(m, parts, "HIGH_MEAN", goes_to, r.offset_high)
+
+
+def _offset(m: Module, parts: Parts, entry: str, goes_to: str, target: Signal) -> None:
+    """An offset of dx: the accumulator by N, and the half of the rounding."""
+    value = count.quotient(parts) + half_step(parts)
+    count.divide(m, parts, entry, goes_to, then=[target.eq(value)])
+
+
+def _start_dgamma(m: Module, parts: Parts, q: Signal, goes_to: str) -> None:
+    """dγ = √(2/π)·q, beside what follows."""
+    scalar = parts.scalar
     with m.State("START_DGAMMA"):
         m.d.comb += [
             scalar.start.eq(1), scalar.a.eq(q), scalar.b.eq(INVERSE_K),
@@ -128,11 +177,13 @@ def _l2(m: Module, parts: Parts, goes_to: str) -> None:
     grow, c, quotient = config.log2_elements, config.coefficient, config.quotient
     size = _magnitude(m, scalar.result)
     limit = config.spec.coefficient.high
-    signed_quotient = _signed(m, divider.quotient, r.negative, "signed_quotient")
+    width = len(divider.low)
+    signed_quotient = _signed(m, divider.quotient[:quotient], r.negative, "signed_quotient")
     run(
         m, parts, "PROJECTION", "SLOPE_PRODUCT",
         start=[
-            divider.start.eq(1), divider.high.eq(size >> quotient), divider.low.eq(size),
+            divider.start.eq(1), divider.high.eq(size >> quotient),
+            divider.low.eq(_aligned(size, quotient, width)),
             divider.count.eq(quotient),
         ],
         done=divider.done, latch=[r.negative.eq(scalar.result < 0)],
@@ -150,18 +201,23 @@ def _l2(m: Module, parts: Parts, goes_to: str) -> None:
         m, parts, "SLOPE", "MEAN_TERM",
         start=[
             divider.start.eq(1), divider.high.eq(size >> (c - 1)),
-            divider.low.eq(size[: c - 1] << (quotient - (c - 1))), divider.count.eq(c - 1),
+            divider.low.eq(_aligned(size, c - 1, width)), divider.count.eq(c - 1),
         ],
         done=divider.done, latch=[r.negative.eq(scalar.result < 0)],
         then=[r.slope.eq(negated)],
     )  # fmt: skip
     multiply(
         m, parts, "MEAN_TERM", "SLOPE_TERM",
-        a=statistic.high, b=r.coefficient, bits=c,
-        addend=(half_step(parts) << grow) + (1 << (grow - 1)), subtract=True,
+        a=statistic.high, b=r.coefficient, bits=c, subtract=True,
+        addend=(
+            count.rounding(parts) if config.counted
+            else (half_step(parts) << grow) + (1 << (grow - 1))
+        ),
     )  # fmt: skip
     multiply(
-        m, parts, "SLOPE_TERM", goes_to,
+        m, parts, "SLOPE_TERM", "OFFSET_MEAN_TERM" if config.counted else goes_to,
         a=parts.total, b=r.slope, bits=c, subtract=True, keep=True,
-        then=[r.offset_low.eq(scalar.result >> grow)],
+        then=[] if config.counted else [r.offset_low.eq(scalar.result >> grow)],
     )  # fmt: skip
+    if config.counted:
+        _offset(m, parts, "OFFSET_MEAN_TERM", goes_to, r.offset_low)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 
+from l1bn.rtl.unit.scalars import count
 from l1bn.rtl.unit.scalars.program import Parts, multiply, run
 
 
@@ -40,13 +41,12 @@ def _deviation(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
     if one_pass:
         guess, true = parts.guess, parts.ceiling
         m.d.comb += distance.eq(Mux(guess > true, guess - true, true - guess))
-    multiply(
+    count.scaled_difference(
         m, parts, entry, "FLOOR",
-        a=parts.total, b=statistic.above, bits=grow + 2,
-        addend=statistic.high << grow, subtract=True,
+        scaled=statistic.high, a=parts.total, b=statistic.above, bits=grow + 2,
         then=[r.distance.eq(distance)] if one_pass else [],
     )  # fmt: skip
-    floor = config.spec.deviation_floor(config.elements)
+    floor = count.floor_of_spread(parts)
     deviation = Signal(signed(len(parts.scalar.result) + 1))
     above_floor = Signal()
     with m.State("FLOOR"):
@@ -55,16 +55,26 @@ def _deviation(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
             above_floor.eq(deviation > floor),
         ]
         m.d.sync += [r.spread.eq(Mux(above_floor, deviation, floor)), r.live.eq(above_floor)]
-        if one_pass:
+        if one_pass and not config.counted:
             # 4 · distance · N² > deviation: the guess is off by more than a quarter deviation.
             m.d.sync += r.far.eq(r.distance > (deviation >> (2 * grow + 2)))
         if config.overlap:
             with m.If(settled(parts)):
                 m.next = goes_to
         else:
-            m.next = "GUARD" if one_pass else goes_to
+            m.next = ("DISTANCE" if config.counted else "GUARD") if one_pass else goes_to
+    if one_pass and config.counted:
+        _distance(m, parts, "DISTANCE", "GUARD")
     if one_pass:
         _guard(m, parts, goes_to)
+
+
+def _distance(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
+    """Whether 4 · distance · N² > deviation; a deviation below its floor is below that, too."""
+    r, scalar = parts.registers, parts.scalar
+    count.times_count(m, parts, entry, "DISTANCE_SQUARE", r.distance)
+    far = (scalar.result << 2) > r.spread
+    count.times_count(m, parts, "DISTANCE_SQUARE", goes_to, scalar.result, then=[r.far.eq(far)])
 
 
 def settled(parts: Parts) -> Signal:
@@ -91,18 +101,17 @@ def _root(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
     total, bits = parts.total, config.need.sum
     if config.passes == 2:
         # Deviations were taken from ⌊μ⌋; what remains of the mean is the low part of S.
-        total, bits = Cat(parts.total[:grow], Const(0, 1)).as_signed(), grow + 1
-    multiply(
-        m, parts, entry, "FLOOR",
-        a=total, b=total, bits=bits, addend=parts.squares << grow, subtract=True,
+        total, bits = Cat(count.remainder_of_mean(parts), Const(0, 1)).as_signed(), grow + 1
+    count.scaled_difference(
+        m, parts, entry, "FLOOR", scaled=parts.squares, a=total, b=total, bits=bits
     )  # fmt: skip
     assert parts.root is not None
-    floor = config.spec.root_floor(config.elements)
+    square = count.square_of_floor(parts)
     variance = parts.scalar.result
     with m.State("FLOOR"):
-        m.d.sync += [r.live.eq(variance > floor * floor), r.spread.eq(floor)]
+        m.d.sync += [r.live.eq(variance > square), r.spread.eq(count.floor_of_spread(parts))]
         m.next = goes_to
-        with m.If(variance > floor * floor):
+        with m.If(variance > square):
             m.next = "ROOT"
     run(
         m, parts, "ROOT", goes_to,
@@ -115,11 +124,12 @@ def _divide(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
     """Mantissa and exponent of 1/σ."""
     divider, r = parts.divider, parts.registers
     assert divider is not None
+    high, fraction = count.dividend(parts)
     run(
         m, parts, entry, goes_to,
         start=[
-            divider.start.eq(1), divider.normalize.eq(1), divider.high.eq(parts.config.dividend),
-            divider.low.eq(0),
+            divider.start.eq(1), divider.normalize.eq(1), divider.high.eq(high), divider.low.eq(0),
+            *([] if fraction is None else [divider.fraction.eq(fraction)]),
         ],
         done=divider.done, then=[r.shift.eq(divider.zeros)],
     )  # fmt: skip
@@ -153,14 +163,18 @@ def _offset(m: Module, parts: Parts, beta: Signal, entry: str, goes_to: str) -> 
     config, scalar, r = parts.config, parts.scalar, parts.registers
     grow, spec = config.log2_elements, config.spec
     multiply(
-        m, parts, entry, "OFFSET_BETA",
-        a=parts.total, b=r.coefficient, bits=config.coefficient,
-        addend=1 << (grow - 1), subtract=True,
+        m, parts, entry, "OFFSET_MEAN" if config.counted else "OFFSET_BETA",
+        a=parts.total, b=r.coefficient, bits=config.coefficient, subtract=True,
+        addend=count.rounding(parts) if config.counted else 1 << (grow - 1),
     )  # fmt: skip
+    mean = scalar.result >> grow
+    if config.counted:
+        count.divide(m, parts, "OFFSET_MEAN", "OFFSET_BETA")
+        mean = count.quotient(parts)
     double = Cat(Const(1, 1), beta).as_signed()
     multiply(
         m, parts, "OFFSET_BETA", goes_to,
-        a=double, b=half_step(parts), bits=spec.shift_max + 1, addend=scalar.result >> grow,
+        a=double, b=half_step(parts), bits=spec.shift_max + 1, addend=mean,
         then=[r.offset_low.eq(scalar.result), r.offset_high.eq(scalar.result)],
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from amaranth.hdl import Module, Signal, Value, signed
 
+from l1bn.fixed_point.norm.spec import INVERSE_K
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.unit.blocks.element import ElementPath
 from l1bn.rtl.unit.blocks.reciprocal import Divider, PowerOfTwo, Root
@@ -20,7 +21,14 @@ def digits(bits: int) -> int:
 
 
 class Registers:
-    """Per-channel registers of a unit; the context of a channel is the first block."""
+    """Per-channel registers of a unit; the context of a channel is the first block.
+
+    Attributes:
+        count: N, where a command sets it.
+        area: √(2/π)·N² with sixteen fraction bits; for L2, the square of the root's floor.
+        by_count: The divider divides by N.
+        projection: q, while the divider divides by N.
+    """
 
     def __init__(self, config: UnitConfig) -> None:
         wide = config.need.element
@@ -39,6 +47,13 @@ class Registers:
         self.level = Signal(signed(config.width), reset_less=True)
         self.far = Signal(reset_less=True)
         self.distance = Signal(config.width + 1, reset_less=True)
+        # What all channels share where a command sets N; after a reset, N is the largest.
+        n = config.elements
+        area = INVERSE_K * n * n if config.norm == "l1" else config.spec.root_floor(n) ** 2
+        self.count = Signal(config.log2_elements + 1, init=n)
+        self.area = Signal(area.bit_length(), init=area)
+        self.by_count = Signal()
+        self.projection = Signal(signed(config.quotient + 1), reset_less=True)
 
 
 @dataclass
