@@ -1,0 +1,213 @@
+"""Training in integers beside torch's quantization-aware training (QAT): accuracy and time.
+
+    python -m benchmarks.integers.qat
+
+Writes ``results/qat.csv``, a row per run, and its environment. All share the network, first
+weights, batches and rates. QAT (Jacob et al., CVPR 2018, arXiv:1712.05877) trains in float32 with
+rounding to 8 bits in the forward pass, torch's default settings for x86; ranges and statistics of
+BatchNorm move to the end, which did better than to hold them for the last half or quarter. Its
+accuracy is that of the converted network, which infers by torch's 8-bit kernels. Runs take turns
+epoch by epoch, so that their times compare on a busy machine too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import warnings
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.harness import refuse_on_red, write
+from l1bn import quantized
+from l1bn.recipes.data import ImageSet, load_data
+from l1bn.recipes.models import build_model
+from l1bn.recipes.models.norm import BatchNormAct2d
+from l1bn.recipes.names import NormName
+
+BATCH = 64
+VARIANTS = ("float32 BatchNorm", "float32 L1BN", "QAT", "int8 L1BN")
+
+
+class PlainNorm(nn.Module):
+    """A ``BatchNormAct2d`` as modules and an addition, which torch's converter looks for."""
+
+    def __init__(self, norm: BatchNormAct2d) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(norm.num_features)
+        self.bn.load_state_dict(norm.state_dict())
+        self.act = nn.Identity() if isinstance(norm.act, nn.Identity) else nn.ReLU()
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return ``act(bn(x) + residual)``."""
+        y = self.bn(x)
+        found: Tensor = self.act(y if residual is None else y + residual)
+        return found
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Return a copy whose norms are ``PlainNorm``."""
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BatchNormAct2d):
+            model.set_submodule(name, PlainNorm(module))
+    return model
+
+
+class Learner(Protocol):
+    """What trains by batches of int8 images."""
+
+    def step(self, x: quantized.QTensor, labels: Tensor, rate: float) -> None:
+        """Take one step."""
+
+    def classes(self, x: quantized.QTensor) -> Tensor:
+        """Return the class of each image."""
+
+
+class FloatLearner:
+    """float32, BatchNorm or L1BN as the model has it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4
+        )
+
+    def step(self, x: quantized.QTensor, labels: Tensor, rate: float) -> None:
+        """Take one step."""
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(x.real()), labels).backward()
+        self.optimizer.step()
+
+    def classes(self, x: quantized.QTensor) -> Tensor:
+        """Return the class of each image."""
+        with torch.no_grad():
+            return self.model.eval()(x.real()).argmax(1)
+
+
+class QatLearner(FloatLearner):
+    """torch's QAT, by torch.fx."""
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        from torch.ao.quantization import get_default_qat_qconfig_mapping
+        from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+        mapping = get_default_qat_qconfig_mapping("x86")
+        super().__init__(prepare_qat_fx(plain(model).train(), mapping, (example,)))
+
+    def classes(self, x: quantized.QTensor) -> Tensor:
+        """Return the class of each image, by the converted network."""
+        from torch.ao.quantization.quantize_fx import convert_fx
+
+        torch.backends.quantized.engine = "x86"
+        converted = convert_fx(copy.deepcopy(self.model).eval())
+        with torch.no_grad():
+            found: Tensor = converted(x.real()).argmax(1)
+        return found
+
+
+class IntegerLearner:
+    """int8, every tensor of a step in integers."""
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self.network = quantized.prepare(model, quantized.Config(seed=seed))
+        self.optimizer = quantized.SGD(
+            self.network, lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4
+        )
+
+    def step(self, x: quantized.QTensor, labels: Tensor, rate: float) -> None:
+        """Take one step."""
+        self.optimizer.param_groups[0]["lr"] = rate
+        loss = quantized.cross_entropy(self.network, self.network(x), labels)
+        self.network.backward(loss.error)
+        self.optimizer.step()
+
+    def classes(self, x: quantized.QTensor) -> Tensor:
+        """Return the class of each image."""
+        return self.network.eval()(x).values.argmax(1)
+
+
+def learner(variant: str, data: ImageSet, options: argparse.Namespace, seed: int) -> Learner:
+    """Return a fresh network; all of one seed have the same first weights."""
+    torch.manual_seed(seed)
+    norm: NormName = "l1" if variant.endswith("L1BN") else "l2"
+    spec = data.spec(options.width)
+    model = build_model(options.model, norm, spec)
+    if variant == "QAT":
+        size = spec.image_size
+        return QatLearner(model, torch.randn(2, spec.in_channels, size, size))
+    return IntegerLearner(model, seed) if variant == "int8 L1BN" else FloatLearner(model)
+
+
+def codes(data: ImageSet, images: Tensor) -> quantized.QTensor:
+    """Return images in 8 bits, those that all variants see."""
+    mean, deviation = (v.view(1, -1, 1, 1) for v in data.moments())
+    coded = quantized.quantize((images.float() - mean) / deviation, -5)
+    last = coded.values.contiguous(memory_format=torch.channels_last)
+    return quantized.QTensor(last, coded.exponent)
+
+
+def compare(data: ImageSet, options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    """Train all variants of one seed, in turns, and return a row for each."""
+    learners = {variant: learner(variant, data, options, seed) for variant in VARIANTS}
+    split = data.train.only(images=options.images, seed=seed)
+    x, order = codes(data, split.images), torch.Generator().manual_seed(seed)
+    spent = dict.fromkeys(VARIANTS, 0.0)
+    for epoch in range(options.epochs):
+        batches = torch.randperm(len(split), generator=order).split(BATCH)
+        for variant, one in learners.items():
+            start = time.perf_counter()
+            for index, chosen in enumerate(batches):
+                done = (epoch + index / len(batches)) / options.epochs
+                part = quantized.QTensor(x.values[chosen], x.exponent)
+                one.step(part, split.labels[chosen], options.rate * (1 - done))
+            spent[variant] += time.perf_counter() - start
+    test = codes(data, data.test.images)
+    return [
+        {
+            "variant": variant,
+            "seed": seed,
+            "test_accuracy": round(
+                100 * float((one.classes(test) == data.test.labels).float().mean()), 2
+            ),
+            "seconds": round(spent[variant], 2),
+            "over_batchnorm": round(spent["float32 BatchNorm"] / spent[variant], 3),
+        }
+        for variant, one in learners.items()
+    ]
+
+
+def main() -> None:
+    """Compare on the embedded digits, or on a set of the hub."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--images", type=int, default=None)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    refuse_on_red("tests/quantized/training/test_training.py")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.ao")
+    torch.set_num_threads(options.threads)
+    data = load_data(options.data)
+    names = ("data", "model", "width", "images", "epochs", "rate", "threads")
+    about = {name: getattr(options, name) for name in names}
+    about["images"] = options.images or len(data.train)
+    rows = []
+    for seed in range(options.seeds):
+        rows += [about | row for row in compare(data, options, seed)]
+        for row in rows[-len(VARIANTS) :]:
+            print(row, flush=True)
+    print(write("qat", rows))
+
+
+if __name__ == "__main__":
+    main()
