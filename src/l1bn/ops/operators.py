@@ -9,7 +9,8 @@ kernels of Triton (``triton_op``), but would then fix that decision for good.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import inspect
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Kept(NamedTuple):
         residual: the residual, where backward has use for it.
         bits: sign bits with their flag.
         statistics: what forward returned.
-        rows: as ``Kernels.has_rows`` says of the input.
+        rows: as ``Kernels.has_rows`` said of the input, when the call was traced.
     """
 
     x: Tensor | None
@@ -76,14 +77,17 @@ class Kernels(Protocol):
     def like(self, x: Tensor) -> Tensor:
         """Memory for an output of ``x``."""
 
-    def gradient(self, grad: Tensor, rows: bool) -> Tensor:
-        """Memory for a gradient of the input."""
+    def gradient(self, kept: Tensor, rows: bool) -> Tensor:
+        """Memory for a gradient of the input, by what was kept of the call: its output or input."""
 
     def bits_bytes(self, shape: torch.Size, rows: bool) -> int:
-        """Bytes of the sign bits with their flag, which is the last one."""
+        """Bytes of the sign bits with their flag, which is the last one.
+
+        They are an argument of the operator, so that a graph in a compiler's cache says them too.
+        """
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, call: Call, want_bits: bool
+        self, x: Tensor, residual: Tensor | None, call: Call, bits_size: int
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Normalize; return y, the statistics and the bits with their flag, or the input behind."""
 
@@ -105,7 +109,7 @@ class Forward(Protocol):
         activation: int,
         parameter: float,
         eps: float,
-        want_bits: bool,
+        bits_size: int,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -133,10 +137,15 @@ class Backward(Protocol):
 
 
 class Operators(NamedTuple):
-    """The operators of a backend."""
+    """The operators of a backend, and what they call."""
 
+    kernels: Kernels
     forward: Forward
     backward: Backward
+
+    def bits_size(self, x: Tensor) -> int:
+        """Bytes of the bits for an input: what ``forward`` is told where it is to make them."""
+        return self.kernels.bits_bytes(x.shape, self.kernels.has_rows(x))
 
     def train(
         self, x: Tensor, residual: Tensor | None, call: Call, may_recover: bool = True
@@ -157,31 +166,38 @@ class Operators(NamedTuple):
         # The kernels recover x̂ from y, not from y + residual without an activation.
         recovers = residual is None if activation is None else keeps_output(activation, x.dtype)
         code, parameter = coded(activation)
+        wanted = differentiable and recovers and may_recover
+        size = self.bits_size(x) if wanted else 0
         y, parts, _ = self.forward(
-            *given, activation=code, parameter=parameter, eps=eps,
-            want_bits=differentiable and recovers and may_recover,
-        )  # fmt: skip
+            *given, activation=code, parameter=parameter, eps=eps, bits_size=size
+        )
         return y, parts[0].detach(), parts[2].detach()
 
 
-def define(backend: str, kernels: Kernels, device_types: str | None) -> Operators:
+def define(
+    backend: str, kernels: Kernels, device_types: str | None, flexible: bool = False
+) -> Operators:
     """Register ``l1bn::<backend>_forward`` and ``l1bn::<backend>_backward``.
 
     Args:
         backend: name of the backend.
         kernels: what the operators call.
         device_types: where they run; None for everywhere.
+        flexible: a compiler may give tensors with other strides than it traced, to the one operator
+            and to the other. Else it copies them.
     """
-    backward = _define_backward(f"l1bn::{backend}_backward", kernels, device_types)
-    return Operators(
-        _define_forward(f"l1bn::{backend}_forward", kernels, backward, device_types), backward
-    )
+    options: dict[str, Any] = {"mutates_args": (), "device_types": device_types}
+    if flexible and "tags" in inspect.signature(torch.library.custom_op).parameters:
+        options["tags"] = (torch.Tag.flexible_layout,)  # older ones of torch copy
+    backward = _define_backward(f"l1bn::{backend}_backward", kernels, options)
+    forward = _define_forward(f"l1bn::{backend}_forward", kernels, backward, options)
+    return Operators(kernels, forward, backward)
 
 
 def _define_forward(
-    name: str, kernels: Kernels, backward: Backward, device_types: str | None
+    name: str, kernels: Kernels, backward: Backward, options: dict[str, Any]
 ) -> Forward:
-    @torch.library.custom_op(name, mutates_args=(), device_types=device_types)
+    @torch.library.custom_op(name, **options)
     def forward(
         x: Tensor,
         weight: Tensor | None,
@@ -190,10 +206,10 @@ def _define_forward(
         activation: int,
         parameter: float,
         eps: float,
-        want_bits: bool,
+        bits_size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         call = Call(weight, bias, activation_of(activation, parameter), eps)
-        y, statistics, bits = kernels.forward(x, residual, call, want_bits)
+        y, statistics, bits = kernels.forward(x, residual, call, bits_size)
         return y, statistics, x.new_empty(0, dtype=torch.uint8) if bits is None else bits
 
     @forward.register_fake
@@ -205,12 +221,11 @@ def _define_forward(
         activation: int,  # noqa: ARG001
         parameter: float,  # noqa: ARG001
         eps: float,  # noqa: ARG001
-        want_bits: bool,
+        bits_size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        size = kernels.bits_bytes(x.shape, kernels.has_rows(x)) if want_bits else 0
         statistics = x.new_empty((kernels.statistics, x.shape[1]), dtype=wide)
-        return kernels.like(x), statistics, x.new_empty(size, dtype=torch.uint8)
+        return kernels.like(x), statistics, x.new_empty(bits_size, dtype=torch.uint8)
 
     def setup(ctx: _Context, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
         _keep(ctx, inputs, output, kernels.has_rows(inputs[0]))
@@ -224,8 +239,8 @@ def _define_forward(
     return forward
 
 
-def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> Backward:
-    @torch.library.custom_op(name, mutates_args=(), device_types=device_types)
+def _define_backward(name: str, kernels: Kernels, options: dict[str, Any]) -> Backward:
+    @torch.library.custom_op(name, **options)
     def backward(
         grad: Tensor,
         x: Tensor | None,
@@ -255,8 +270,8 @@ def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> B
     @backward.register_fake
     def _(
         grad: Tensor,
-        x: Tensor | None,  # noqa: ARG001
-        y: Tensor | None,  # noqa: ARG001
+        x: Tensor | None,
+        y: Tensor | None,
         residual: Tensor | None,  # noqa: ARG001
         bits: Tensor | None,  # noqa: ARG001
         statistics: Tensor,
@@ -270,8 +285,11 @@ def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> B
         of_parameters: bool,
         of_residual: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        kept = x if y is None else y
+        assert kept is not None
+
         def of_input(wanted: bool) -> Tensor:
-            return kernels.gradient(grad, rows) if wanted else grad.new_empty(0)
+            return kernels.gradient(kept, rows) if wanted else grad.new_empty(0)
 
         def of_parameter() -> Tensor:
             if not of_parameters:
@@ -284,7 +302,7 @@ def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> B
 
 
 #: Arguments of ``forward``.
-_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int, float, float, bool]
+_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int, float, float, int]
 
 
 class _Context(Context, Protocol):
@@ -295,13 +313,13 @@ def _keep(
     ctx: _Context, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor], rows: bool
 ) -> None:
     """Save for backward what eager mode would."""
-    x, weight, bias, residual, code, parameter, eps, want_bits = inputs
+    x, weight, bias, residual, code, parameter, eps, bits_size = inputs
     activation = activation_of(code, parameter)
     y, statistics, bits = output
     # Where nothing is compiled after all there are derivatives of any order, and a copy is one.
     # Without an activation y may be edited in place; compiled, that costs no copy.
     kept: tuple[Tensor | None, ...]
-    if want_bits and is_transformed(y):
+    if bits_size and is_transformed(y):
         kept = None, y if activation else y.clone(), residual, bits
     else:
         bends = activation is not None and not clips(activation)
