@@ -32,7 +32,7 @@ def test_qat_rounds_in_training_and_converts_to_8_bits() -> None:
         learner = qat.learner("QAT", data, options, 0)
         assert isinstance(learner, qat.QatLearner)
         x, labels = qat.codes(data, data.train.images[:32]), data.train.labels[:32]
-        for _ in range(8):
+        for _ in range(3):
             learner.step(x, labels, 0.05)
         rounded = copy.deepcopy(learner.model).eval()(x.real()).argmax(1)
         agree = (learner.classes(x) == rounded).float().mean()

@@ -80,6 +80,11 @@ class Recipe:
     """Rounding of errors, gradients and updates in integer training."""
     int8_exponents: Literal["channel", "tensor"] = "channel"
     """One exponent for each channel before a norm, or one for the tensor."""
+    int8_statistics: Literal["batch", "running"] = "batch"
+    """Statistics that integer training normalizes by: the batch's, or running ones, which take any
+    batch down to one image."""
+    int8_statistics_momentum: float | None = None
+    """Share of a batch in the running statistics of integer training [default: 0.1]."""
     int8_residual_fraction: int = 3
     """Fraction bits of sums of branches in integer training: 3 holds ±16, 4 ±8 [bit]."""
     channels_last: bool = True

@@ -61,6 +61,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "int8_error_bits",
         "int8_rounding",
         "int8_exponents",
+        "int8_statistics",
+        "int8_statistics_momentum",
         "int8_residual_fraction",
     ),
     "device": ("device", "threads", "sync_norm"),

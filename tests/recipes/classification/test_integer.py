@@ -119,6 +119,16 @@ def test_an_integer_checkpoint_gives_its_weights(
     assert other.evaluate(tiny.test) == trained.evaluate(tiny.test)
 
 
+def test_it_trains_on_single_images(recipe: Recipe, tiny: ImageSet) -> None:
+    options = {"int8_statistics": "running", "int8_statistics_momentum": 0.01}
+    trainer = train(recipe(precision="int8", epochs=1, batch_size=1, lr=0.005, **options), tiny)
+    assert isinstance(trainer, IntegerTrainer)
+    norm = trainer.model.layers[0].norm
+    assert norm.num_batches_tracked == len(tiny.train)
+    assert norm.momentum == round(0.01 * 2048)
+    assert trainer.evaluate(tiny.test)[1] > 0.5
+
+
 def test_an_exported_run_gives_the_same_integers(
     recipe: Recipe, tiny: ImageSet, tmp_path: pathlib.Path
 ) -> None:

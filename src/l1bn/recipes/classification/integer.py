@@ -64,6 +64,8 @@ def integer_config(config: TrainConfig) -> quantized.Config:
         error_bits=config.int8_error_bits,
         stochastic=config.int8_rounding == "stochastic",
         per_channel=config.int8_exponents == "channel",
+        statistics=config.int8_statistics,
+        momentum=config.int8_statistics_momentum,
         residual_fraction=config.int8_residual_fraction,
         seed=config.seed,
     )
