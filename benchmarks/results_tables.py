@@ -15,6 +15,7 @@ A table stands between two comments, of one of these kinds:
     <!-- rtl KIND STIMULUS -->     a table of `rtl/tables.py`
     <!-- cpu KIND WHICH -->        a table of `cpu/tables.py`
     <!-- device KIND -->           a table of `device/tables.py`
+    <!-- integers KIND -->         a table of `integers/tables.py`
     <!-- end -->
 
 NAME is a plan of `accuracy/plans.py`; the newest folder of results/ that ends in it counts.
@@ -33,6 +34,7 @@ from benchmarks.accuracy.plans import LABELS, PLANS
 from benchmarks.cpu.tables import TABLES as CPU_TABLES
 from benchmarks.device.tables import TABLES as DEVICE_TABLES
 from benchmarks.gpu.tables import TABLES as GPU_TABLES
+from benchmarks.integers.tables import TABLES as INTEGER_TABLES
 from benchmarks.rtl.tables import TABLES as RTL_TABLES
 from l1bn.recipes.statistics import Difference, compare_paired, summarize
 
@@ -54,7 +56,7 @@ PAGES = (
     "docs/results/speed.md",
 )
 BLOCK = re.compile(
-    r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu|device|gpu) ([\w -]+?) -->\n)"
+    r"(<!-- (claim|table|rows|grid|gan|first|layers|rtl|cpu|device|gpu|integers) ([\w -]+?) -->\n)"
     r".*?(<!-- end -->)",
     re.S,
 )
@@ -306,11 +308,6 @@ def cpu(names: str) -> str:
     return markdown(*CPU_TABLES[kind](which))
 
 
-def of_devices(kind: str) -> str:
-    """A table about networks on devices."""
-    return markdown(*DEVICE_TABLES[kind]())
-
-
 KINDS = {
     "claim": claim,
     "table": table,
@@ -321,7 +318,8 @@ KINDS = {
     "layers": layers,
     "rtl": rtl,
     "cpu": cpu,
-    "device": of_devices,
+    "device": lambda kind: markdown(*DEVICE_TABLES[kind]()),
+    "integers": lambda kind: markdown(*INTEGER_TABLES[kind]()),
     "gpu": lambda kind: markdown(*GPU_TABLES[kind]()),
 }
 

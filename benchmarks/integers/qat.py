@@ -186,10 +186,10 @@ def main() -> None:
     """Compare on the embedded digits, or on a set of the hub."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits")
-    parser.add_argument("--model", default="resnet20")
-    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--model", default="resnet8")
+    parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--images", type=int, default=None)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
