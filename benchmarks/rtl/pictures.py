@@ -8,7 +8,6 @@ writes docs/pictures/unit.svg (needs graphviz) and docs/pictures/waveform.svg.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.drawings.trace import read_vcd
 from l1bn.rtl.verify.simulate import simulate
 from l1bn.rtl.verify.stimulus import gaussian
 
@@ -64,26 +64,6 @@ SIGNALS = (
     (r"\result__payload.value", "result.value", "word"),
     (r"\result__payload.last", "result.last", "bit"),
 )
-
-
-def read_vcd(path: Path) -> dict[str, list[tuple[int, str]]]:
-    """Changes of every signal: time and value; enumerations come as text."""
-    names: dict[str, list[str]] = {}
-    changes: dict[str, list[tuple[int, str]]] = {}
-    time = 0
-    for line in path.read_text().splitlines():
-        declared = re.match(r"\$var \S+ \d+ (\S+) (\S+)", line)
-        if declared:
-            names.setdefault(declared[1], []).append(declared[2])
-        elif line.startswith("#"):
-            time = int(line[1:])
-        else:
-            found = re.match(r"b([01xz]+) (\S+)$|([01])(\S+)$|s(\S+) (\S+)$", line)
-            if found:
-                value = found[1] or found[3] or found[5]
-                for name in names.get(found[2] or found[4] or found[6], []):
-                    changes.setdefault(name, []).append((time, value))
-    return changes
 
 
 def number(value: str) -> str:

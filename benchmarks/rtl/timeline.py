@@ -16,9 +16,10 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
-from pictures import FOLDER, read_vcd
+from pictures import FOLDER
 
 from l1bn.rtl.config import UnitConfig
+from l1bn.rtl.drawings.trace import read_vcd
 from l1bn.rtl.unit.ports import Operation, Phase
 from l1bn.rtl.verify.schedule import Step
 from l1bn.rtl.verify.simulate import simulate, steps

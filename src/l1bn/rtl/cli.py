@@ -175,6 +175,7 @@ def _unit(config: GenerateConfig | ProveConfig) -> UnitConfig:
 
 def generate(config: GenerateConfig) -> int:
     """Write Verilog and manifest."""
+    from l1bn.rtl import drawings
     from l1bn.rtl.unit import emit
     from l1bn.rtl.verify.simulate import simulate
     from l1bn.rtl.verify.stimulus import extremes, gaussian
@@ -191,8 +192,11 @@ def generate(config: GenerateConfig) -> int:
                 simulate(small, stimulus, stall=0.2)
             channels = sum(len(stimulus) for stimulus in stimuli)
             print(f"bit-exact against the integer model: {channels} channels of {count} elements")
-    written = emit.write(unit, config.out, axi=config.axi, registers=config.registers)
-    paths = written.all()
+    wrapped = {"axi": config.axi or config.registers, "registers": config.registers}
+    boundary = emit.describe_interface(unit, **wrapped)
+    pictures = drawings.write(unit, boundary, config.out)
+    written = emit.write(unit, config.out, **wrapped, pictures=pictures)
+    paths = [*written.all(), *(config.out / name for name in pictures.values())]
     if config.registers:
         paths.append(testbench_file(config.out, written.source.stem))
     print(f"{emit.describe(unit)}")

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -129,6 +130,19 @@ def test_files_say_version_licence_and_time_scale(generated):
     manifest = json.loads(source.with_suffix(".json").read_text())
     assert manifest["licence"] == "MIT"
     assert manifest["generator"]["l1bn"] in text
+
+
+def test_the_datasheet_shows_pictures_that_are_there(generated):
+    sheet = next(generated.glob("*.md")).read_text()
+    shown = re.findall(r"!\[(.*)\]\((.*)\)", sheet)
+    assert [title for title, _ in shown] == [
+        "Blocks",
+        "A pass that normalizes",
+        "A pass of the gradient",
+    ]
+    for _, file in shown:
+        root = ElementTree.parse(generated / file).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_registers_do_not_overlap_and_are_everywhere(generated):

@@ -6,13 +6,19 @@ from l1bn.rtl.unit.emit.headers import words
 from l1bn.rtl.unit.emit.interface import Interface
 
 
-def markdown(boundary: Interface, title: str, formats: dict[str, dict[str, object]]) -> str:
-    """Ports, fields, codes and formats as tables."""
+def markdown(
+    boundary: Interface,
+    title: str,
+    formats: dict[str, dict[str, object]],
+    pictures: dict[str, str],
+) -> str:
+    """Pictures by title, then ports, fields, codes and formats as tables."""
     level = "low" if boundary.reset_level == 0 else "high"
     lines = [
         f"# {boundary.module}", "", f"{title}.", "",
         f"Clock `{boundary.clock}`, rising edge. Reset `{boundary.reset}`, synchronous, active "
         f"{level}.",
+        *_pictures(boundary, pictures),
         "", "## Streams", "", "| Stream | Direction | Data | Valid | Ready | Last |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -42,6 +48,18 @@ def markdown(boundary: Interface, title: str, formats: dict[str, dict[str, objec
         if "fraction" in entry
     ]
     return "\n".join([*lines, ""])
+
+
+def _pictures(boundary: Interface, pictures: dict[str, str]) -> list[str]:
+    if not pictures:
+        return []
+    buffered = boundary.streams["result"].last  # behind AXI4-Stream
+    about = "The passes are of a simulation with 8 elements, in which both ends stall."
+    later = " Results are drawn before the buffer at the boundary: they leave a clock later."
+    lines = ["", "## How it works", "", about + later * bool(buffered)]
+    for title, file in pictures.items():
+        lines += ["", f"{title}:", "", f"![{title}]({file})"]
+    return lines
 
 
 def _registers(boundary: Interface) -> list[str]:

@@ -150,9 +150,22 @@ class Written:
 
 
 def write(
-    config: UnitConfig, folder: Path, *, axi: bool = False, registers: bool = False
+    config: UnitConfig,
+    folder: Path,
+    *,
+    axi: bool = False,
+    registers: bool = False,
+    pictures: dict[str, str] | None = None,
 ) -> Written:
-    """Write the Verilog and its papers into ``folder``, each named after the unit."""
+    """Write the Verilog and its papers into ``folder``, each named after the unit.
+
+    Args:
+        config: The unit.
+        folder: Where to.
+        axi: As ``verilog_text``.
+        registers: As ``verilog_text``.
+        pictures: What the datasheet shows: files in ``folder`` by title.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     wrapped = {"axi": axi or registers, "registers": registers}
     text = verilog_text(config, **wrapped)
@@ -165,7 +178,9 @@ def write(
     written.manifest.write_text(json.dumps(manifest, indent=2) + "\n")
     written.header.write_text(headers.c_header(boundary, title))
     written.package.write_text(headers.sv_package(boundary, title))
-    written.datasheet.write_text(datasheet.markdown(boundary, title, formats(config)))
+    written.datasheet.write_text(
+        datasheet.markdown(boundary, title, formats(config), pictures or {})
+    )
     written.constraints.write_text(design.constraints(boundary))
     written.core.write_text(design.core(boundary, title))
     written.example.write_text(design.example(boundary))
