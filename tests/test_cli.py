@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from l1bn.cli import COMMANDS, main
 from l1bn.doctor import speed
@@ -136,6 +137,16 @@ def test_the_doctor_times_the_kernels(
         low, middle, high = (float(row[i].rstrip("×")) for i in (4, 3, 6))
         assert 0 < low <= middle <= high
         assert int(row[-1]) >= 5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would compile for minutes")
+def test_the_doctor_says_why_it_compiles_no_gpu_kernels(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--warm"]) == 0
+    assert "no GPU kernels to compile: t" in capsys.readouterr().out
+    assert main(["doctor", "--warm", "--batch", "0"]) != 0
+    assert "at least one image, got --batch 0" in capsys.readouterr().err
 
 
 def test_the_doctor_divides_by_the_time_of_l1bn(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from l1bn.doctor.diagnosis import diagnose, missing_requirements
+from l1bn.errors import UserError
 
 __all__ = ["doctor_command", "missing_requirements"]
 
@@ -18,6 +19,10 @@ class _Options:
 
     bench: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """also time the native kernels against BatchNorm, for ten seconds"""
+    warm: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """also compile the GPU kernels for ResNets' layers, which a first step then need not"""
+    batch: int = 256
+    """images in a batch of those layers"""
 
 
 def doctor_command(arguments: list[str]) -> int:
@@ -28,4 +33,10 @@ def doctor_command(arguments: list[str]) -> int:
         from l1bn.doctor.speed import bench
 
         bench()
+    if options.warm:
+        from l1bn.doctor.warm import warm
+
+        if options.batch < 1:
+            raise UserError(f"expected a batch of at least one image, got --batch {options.batch}")
+        warm(options.batch)
     return 0

@@ -12,6 +12,7 @@ from triton.runtime import interpreter
 from benchmarks.gpu.traffic import Case, Launch, bytes_of, launches_of, recorded
 from judge import make_case
 from l1bn.activation import Activation, clips, keeps_output
+from l1bn.doctor.warm import Layer, compile_for, layers
 from l1bn.ops.records import Call
 from l1bn.ops.triton import launch, plan
 
@@ -106,3 +107,22 @@ def test_at_most_three_launches_each_way_and_one_of_a_small_layer(
         assert 1 <= len(backward) <= 3
         if torch.Size(shape).numel() < 1000:
             assert len(forward) == len(backward) == 1
+
+
+def test_warming_up_trains_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SINGLE", 8)
+    monkeypatch.setattr(plan, "TILE", 64)
+    plan._plan.cache_clear()
+    last = Layer((2, 8, 4, 4), torch.bfloat16, torch.channels_last, residual=True)
+    with recorded(lambda _, start: start()) as found:
+        compile_for([last], "cpu")
+    plan._plan.cache_clear()
+    step = [
+        "sum_kernel",
+        "deviation_kernel",
+        "normalize_kernel",
+        "reduce_kernel",
+        "gradient_kernel",
+    ]
+    assert [one.kernel for one in found] == 2 * step
+    assert {layer.shape[0] for layer in layers(3)} == {3}
