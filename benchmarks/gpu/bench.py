@@ -215,6 +215,7 @@ def operator_calls(
     calls = {"BN": step_of(rival, leaves, grad), "L1BN": step_of(ours, leaves, grad)}
     if scale.compiled:
         calls["BN compiled"] = step_of(torch.compile(rival), leaves, grad)
+        calls["L1BN compiled"] = step_of(torch.compile(ours), leaves, grad)
     # Forward reads x once and writes y; backward reads y, the gradient and a bit and writes dx.
     floor = x.numel() * ((5 + 2 * added) * x.element_size() + 0.25)
     return calls, floor
@@ -274,6 +275,7 @@ def network_steps(name: str, batch: int, size: int, scale: Scale) -> Iterator[tu
     models = {"BN": plain, "L1BN": ours}
     if scale.compiled:
         models["BN compiled"] = torch.compile(copy.deepcopy(plain))
+        models["L1BN compiled"] = torch.compile(copy.deepcopy(ours))
     for variant, model in models.items():
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import judge
 from judge import Case, Result, assert_judged, make_case
@@ -107,6 +108,24 @@ def test_a_step_can_be_recorded_as_a_graph() -> None:
     graph.replay()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(expected, recorded, strict=True))
+
+
+def test_a_compiled_step_calls_the_kernels() -> None:
+    x, weight, bias = leaves = _leaves()
+    counter = CompileCounterWithBackend("inductor")
+
+    @torch.compile(fullgraph=True, backend=counter)
+    def call(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return l1_batch_norm(x, None, None, weight, bias, True, activation="relu")
+
+    expected = _step(*leaves)
+    for _ in range(3):  # the first one saves the input, a later one the output
+        found = torch.autograd.grad(call(x, weight, bias).sum(), leaves)
+        torch.cuda.synchronize()
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    (graph,) = counter.graphs
+    assert "l1bn.triton_forward" in graph.code
 
 
 def test_auto_means_triton_on_a_gpu() -> None:
