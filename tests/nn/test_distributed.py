@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import l1bn
 from judge import assert_close
+from l1bn.ops.recovery import LIMIT
 
 WORLD = 2
 OUTCOMES = dict[str, Any]
@@ -56,14 +57,22 @@ def with_activation(rank: int) -> OUTCOMES:
         calls.append("all_reduce")
         return real(*args, **kwargs)
 
+    kept: list[bool] = []
+
+    def pack(v: Tensor) -> Tensor:
+        kept.append(v.data_ptr() == x.data_ptr())
+        return v
+
     dist.all_reduce = counted
     try:
-        y = layer(x, residual)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda v: v):
+            y = layer(x, residual)
         forward = len(calls)
         y.backward(grad)
     finally:
         dist.all_reduce = real
-    return outcome(layer, y, x, residual) | {"collectives": (forward, len(calls) - forward)}
+    counts = {"collectives": (forward, len(calls) - forward), "keeps_input": any(kept)}
+    return outcome(layer, y, x, residual) | counts
 
 
 def only_added(rank: int) -> OUTCOMES:
@@ -232,6 +241,13 @@ def test_compiled_in_one_graph(ranks: Any) -> None:
 def test_two_collectives_forward_and_one_backward(ranks: Any) -> None:
     """The deviation needs the mean of all processes first; backward needs one pair of sums."""
     assert [rank["with_activation"]["collectives"] for rank in ranks] == [(2, 1)] * WORLD
+
+
+def test_the_output_is_kept_where_it_tells_the_input(ranks: Any) -> None:
+    """Each process decides for itself: where its residual is too large, x is lost in y."""
+    wanted = [bool(parts(rank)[1].max() > LIMIT[torch.float64]) for rank in range(WORLD)]
+    assert [rank["with_activation"]["keeps_input"] for rank in ranks] == wanted
+    assert sorted(wanted) == [False, True]
 
 
 def test_a_group_of_one_is_the_ordinary_layer(ranks: Any) -> None:

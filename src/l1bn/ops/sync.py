@@ -3,7 +3,10 @@
 Forward takes two reductions, for the deviation needs the mean of all first; backward takes one.
 They are always of the same size, so that processes with batches of different sizes, an empty one
 included, never wait for each other in vain. Reductions are in float64: the vectors are short.
-Forward has nothing to compute while it waits; backward computes its sign bits meanwhile.
+Forward has nothing to compute while it waits, nor has backward where it reads sign bits.
+
+Without an activation, and with one that clips, the passes are those of the eager backend, which
+keep the output and one bit per element. Other activations, and what is compiled, keep the input.
 """
 
 from __future__ import annotations
@@ -19,7 +22,11 @@ from torch.autograd.function import once_differentiable
 
 from l1bn.activation import Activation, clips
 from l1bn.ops import formula, frozen
+from l1bn.ops.eager import passes
+from l1bn.ops.eager.node import may_recover, recoverable
+from l1bn.ops.mask import Places
 from l1bn.ops.records import Call, Context
+from l1bn.ops.tracing import is_transformed
 
 if TYPE_CHECKING:  # a torch without torch.distributed has none
     from torch.distributed import ProcessGroup
@@ -51,13 +58,80 @@ def _start(group: ProcessGroup | None, *vectors: Tensor) -> Callable[[], tuple[T
     return wait
 
 
+def _reduce_over(group: ProcessGroup | None) -> passes.Reduce:
+    def reduce(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = _all_reduce(group, a.double(), b.double())
+        return one, other
+
+    return reduce
+
+
+class _KeptContext(Context, Protocol):
+    options: tuple[Activation | None, float]
+    group: ProcessGroup | None
+    blocks: tuple[list[passes.Place], tuple[Places, ...]] | None
+
+
+class _Train(torch.autograd.Function):
+    """By the eager backend's passes."""
+
+    @staticmethod
+    def forward(
+        ctx: _KeptContext,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        options: tuple[Activation | None, float],
+        group: ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        call = Call(weight, bias, *options)
+        want_bits = bool(
+            ctx.needs_input_grad[0] and call.activation and x.numel() and may_recover(x, weight)
+        )
+        y, statistics, bits = passes.forward(
+            x, residual, call, True, want_bits, _reduce_over(group)
+        )
+        mean, scale, share, count = statistics
+        assert isinstance(count, Tensor)
+        looks = call.activation is not None and (bits is not None or x.is_cuda) and x.numel()
+        keeps = bool(looks) and recoverable(x, residual, call, scale) and bits is not None
+        ctx.keeps_output = call.activation is not None
+        ctx.blocks = (bits.blocks, bits.places) if keeps and bits is not None else None
+        kept = (None, residual, bits.packed) if keeps and bits is not None else (x, None, None)
+        ctx.save_for_backward(
+            *kept, y if call.activation else None, weight, bias, mean, scale, share, count
+        )
+        ctx.options, ctx.group = options, group
+        ctx.mark_non_differentiable(mean, scale, count)
+        return y, mean, scale, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: _KeptContext, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, residual, packed, y, weight, bias, mean, scale, share, count = ctx.saved_tensors
+        bits = None if ctx.blocks is None else passes.Bits(packed, *ctx.blocks)
+        statistics = passes.Statistics(mean, scale, share, count)
+        wanted = ctx.needs_input_grad
+        found = passes.backward(
+            grad,
+            Call(weight, bias, *ctx.options),
+            passes.Kept(statistics, x, y, residual, bits),
+            wanted[0],
+            wanted[3],
+            _reduce_over(ctx.group),
+        )
+        like = x if y is None else y
+        return *formula.cast(found, (like, weight, bias, like), wanted), None, None
+
+
 class _Context(Context, Protocol):
     options: tuple[Activation | None, float]
     group: ProcessGroup | None
     bias_dtype: torch.dtype | None
 
 
-class _SyncTrain(torch.autograd.Function):
+class _TrainByFormula(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: _Context,
@@ -150,7 +224,9 @@ def sync_train(
     weight, bias, activation, eps = call
 
     def train() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _SyncTrain.apply(x, weight, bias, residual, (activation, eps), group)
+        served = activation is None or clips(activation)
+        kind = _Train if served and not is_transformed(x) else _TrainByFormula
+        return kind.apply(x, weight, bias, residual, (activation, eps), group)
 
     if not frozen.only_shifts(x, residual, call):
         return train()

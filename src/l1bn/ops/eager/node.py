@@ -23,6 +23,7 @@ from l1bn.ops.tracing import is_looked_at
 
 class _Context(Context, Protocol):
     options: tuple[Activation | None, float]
+    count: int
     blocks: tuple[list[passes.Place], tuple[Places, ...]]
 
 
@@ -45,18 +46,19 @@ class _Train(torch.autograd.Function):
         call = Call(weight, bias, *options)
         activation = call.activation
         of_x = ctx.needs_input_grad[0]
-        want_bits = of_x and activation is not None and _may_recover(x, weight)
+        want_bits = of_x and activation is not None and may_recover(x, weight)
         y, statistics, bits = passes.forward(x, residual, call, of_x, want_bits)
-        mean, scale, share = statistics
+        mean, scale, share, count = statistics
+        assert isinstance(count, int)
         out += mean, scale
         if True not in ctx.needs_input_grad:
             return y
         ctx.set_materialize_grads(False)
-        ctx.options, ctx.keeps_output = options, activation is not None
+        ctx.options, ctx.keeps_output, ctx.count = options, activation is not None, count
         vectors = mean, scale, share, weight, bias
         # A GPU is asked in any case, for the next step.
         looks = activation is not None and (bits is not None or x.is_cuda)
-        if looks and _recoverable(x, residual, call, scale) and bits is not None:
+        if looks and recoverable(x, residual, call, scale) and bits is not None:
             ctx.blocks = bits.blocks, bits.places
             ctx.save_for_backward(None, y, residual, bits.packed, *vectors)
             return y, scale
@@ -71,7 +73,7 @@ class _Train(torch.autograd.Function):
         x, y, residual, packed, mean, scale, share, weight, bias = ctx.saved_tensors
         call = Call(weight, bias, *ctx.options)
         bits = None if packed is None else passes.Bits(packed, *ctx.blocks)
-        kept = passes.Kept(passes.Statistics(mean, scale, share), x, y, residual, bits)
+        kept = passes.Kept(passes.Statistics(mean, scale, share, ctx.count), x, y, residual, bits)
         wanted = ctx.needs_input_grad
         found: tuple[Tensor | None, ...]
         if grad is None or grad_scale is not None or is_looked_at(grad):
@@ -82,14 +84,14 @@ class _Train(torch.autograd.Function):
         return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None, None
 
 
-def _may_recover(x: Tensor, weight: Tensor | None) -> bool:
+def may_recover(x: Tensor, weight: Tensor | None) -> bool:
     """Whether x̂ may be recovered from the output, as far as is known before forward."""
     if x.is_cuda:
         return weight is not None and recovery.may_keep_output(weight, x.dtype)
     return x.is_cpu  # where looking afterwards is no wait for a device
 
 
-def _recoverable(x: Tensor, residual: Tensor | None, call: Call, scale: Tensor) -> bool:
+def recoverable(x: Tensor, residual: Tensor | None, call: Call, scale: Tensor) -> bool:
     """Look at what was computed where there is nothing to wait for, see ``l1bn.ops.recovery``."""
     weight, bias = call.weight, call.bias
     if not (x.is_cpu or (x.is_cuda and weight is not None)):

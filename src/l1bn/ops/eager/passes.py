@@ -8,7 +8,7 @@ Nothing here is differentiable, and nothing waits for a device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -33,6 +33,9 @@ _BLOCK = 1 << 17
 #: Elements of a channel from which on one sum in single precision loses a digit.
 _LONG = 1 << 14
 
+#: Adds up vectors over the processes of a group, each with its own.
+Reduce = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
 #: What a tensor is indexed with.
 Place = tuple[slice, ...]
 
@@ -41,14 +44,17 @@ class Statistics(NamedTuple):
     """What forward finds of each channel, in the accumulation dtype.
 
     ``share`` is the part of the values that are at least their mean; None where nobody asked.
+    ``values`` is how many there are, over all processes.
 
     Shape:
         - mean, scale, share: ``(C,)``
+        - values: ``(1,)``, where it is a tensor
     """
 
     mean: Tensor
     scale: Tensor
     share: Tensor | None
+    values: Tensor | int
 
 
 class Bits(NamedTuple):
@@ -81,6 +87,9 @@ class _Sum:
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
     def add(self, block: Tensor) -> None:
         long = block.numel() > _LONG * block.shape[1]
         wide = torch.float64 if long and block.dtype is torch.float32 else None
@@ -95,7 +104,7 @@ class _Sum:
 def _blocks(x: Tensor) -> list[Place]:
     """Where the blocks of a tensor are: images, or where one is too large rows of images."""
     images, rows = x.shape[0], x.shape[2] if x.dim() > 2 else 1
-    if not x.is_cpu:
+    if not x.is_cpu or not x.numel():
         return [(slice(None),)]
     wanted, size = _BLOCK * torch.get_num_threads(), x.numel()
     at_once = max(1, wanted * images // size)
@@ -125,15 +134,20 @@ class _Scratch:
         return block if block.dtype is self._dtype else self.of(block).copy_(block)
 
 
-def _mean(x: Tensor, blocks: list[Place], scratch: _Scratch) -> Tensor:
+def _total(x: Tensor, blocks: list[Place], scratch: _Scratch) -> Tensor:
     total = _Sum()
     for s in blocks:
         total.add(scratch.wide(x[s]))
-    return (total.total() * (x.shape[1] / x.numel())).to(accumulate_dtype(x.dtype))
+    return total.total()
 
 
 def forward(
-    x: Tensor, residual: Tensor | None, call: Call, want_share: bool, want_bits: bool
+    x: Tensor,
+    residual: Tensor | None,
+    call: Call,
+    want_share: bool,
+    want_bits: bool,
+    reduce: Reduce | None = None,
 ) -> tuple[Tensor, Statistics, Bits | None]:
     """Normalize with the statistics of the batch.
 
@@ -143,6 +157,7 @@ def forward(
         call: the other arguments.
         want_share: also count the values that are at least their mean, for x's gradient.
         want_bits: also return which they are.
+        reduce: adds up over processes; then the values are counted too.
 
     Returns:
         ``(y, statistics, bits)``, the bits where they are wanted.
@@ -152,22 +167,29 @@ def forward(
     """
     blocks = _blocks(x)
     one, other = (_Scratch(x, blocks[0]) for _ in range(2))
-    mean = _mean(x, blocks, one)
+    own = x.numel() // x.shape[1]
+    count: Tensor | int = own
+    total = _total(x, blocks, one)
+    if reduce is not None:
+        total, count = reduce(total, torch.full((1,), own, device=x.device))
+    mean = (total / count).to(accumulate_dtype(x.dtype))
     centre = per_channel(mean, x)
     deviation, positives = _Sum(), _Sum()
     packed: list[tuple[Tensor, mask.Places]] = []
     for s in blocks:
         wide = one.wide(x[s])
         at_least, centred = other.of(wide), one.of(wide)
-        if want_share:
+        if want_share or reduce is not None:
             positives.add(torch.ge(wide, centre, out=at_least))
         if want_bits:
             packed.append(mask.pack(at_least.bool()))
         deviation.add(torch.sub(wide, centre, out=centred).abs_())
-    part = x.shape[1] / x.numel()
-    scale = (deviation.total() * (K * part)).to(mean.dtype).clamp_min(math.sqrt(call.eps))
-    share = (positives.total() * part).to(mean.dtype) if want_share else None
-    statistics = Statistics(mean, scale, share)
+    spread, number = deviation.total(), positives.total() if positives else None
+    if reduce is not None and number is not None:
+        spread, number = reduce(spread, number)
+    scale = (spread * K / count).to(mean.dtype).clamp_min(math.sqrt(call.eps))
+    share = None if number is None else (number / count).to(mean.dtype)
+    statistics = Statistics(mean, scale, share, count)
     bits = None
     if want_bits:
         parts, places = zip(*packed, strict=True)
@@ -233,13 +255,19 @@ class Kept(NamedTuple):
 
 
 def backward(
-    grad: Tensor, call: Call, kept: Kept, of_x: bool, of_residual: bool
+    grad: Tensor,
+    call: Call,
+    kept: Kept,
+    of_x: bool,
+    of_residual: bool,
+    reduce: Reduce | None = None,
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
     """Compute the gradients of ``forward``.
 
     Returns:
         ``(dx, dγ, dβ, g)``: dx where it is wanted, and the gradient before the activation, which
-        is the residual's. Where that is not wanted it may have been overwritten.
+        is the residual's. Where that is not wanted it may have been overwritten. dγ and dβ are of
+        this process alone.
 
     Shape:
         - grad, dx, g: ``(N, C, *)``
@@ -262,10 +290,11 @@ def backward(
     divisor = scale if kept.x is not None else call.weight
     dweight = found if divisor is None else found / divisor.to(scale.dtype)
     db = dbias.total().to(scale.dtype)
+    all_dweight, all_db = (dweight, db) if reduce is None else reduce(dweight, db)
     dx = None
     if of_x:
         dx = g if g is not grad and not of_residual else torch.empty_like(like)
-        terms = _terms(call, kept.statistics, dweight, db, like.numel() // like.shape[1])
+        terms = _terms(call, kept.statistics, all_dweight, all_db)
         _of_input(dx, g, terms, kept, blocks, scratch)
     return dx, dweight, db, g
 
@@ -307,14 +336,12 @@ class _Terms(NamedTuple):
     shift: Tensor
 
 
-def _terms(
-    call: Call, statistics: Statistics, dweight: Tensor, dbias: Tensor, count: int
-) -> _Terms:
-    _, scale, share = statistics
+def _terms(call: Call, statistics: Statistics, dweight: Tensor, dbias: Tensor) -> _Terms:
+    _, scale, share, count = statistics
     assert share is not None  # counted for this gradient
     factor = gain(call.weight, scale)
-    step = factor * dweight * above_floor(scale, call.eps) * (-2 * K / count)
-    return _Terms(factor, step, -factor * dbias / count - step * share)
+    step = factor * (dweight / count).to(scale.dtype) * above_floor(scale, call.eps) * (-2 * K)
+    return _Terms(factor, step, -factor * (dbias / count).to(scale.dtype) - step * share)
 
 
 def _of_input(
