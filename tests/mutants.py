@@ -729,13 +729,6 @@ MUTANTS = [
         GENERATED,
     ),
     Mutant(
-        "fusion: a loop's body does not feed itself",
-        "convert/fusion/liveness.py",
-        "head |= _block(s.body, head, Jumps(after, head, to.error), found)",
-        "_block(s.body, head, Jumps(after, head, to.error), found)",
-        GENERATED,
-    ),
-    Mutant(
         "fusion: nothing is settled before other statements",
         "convert/fusion/rewrite.py",
         "self._settle(first, node, out)",
@@ -754,7 +747,7 @@ MUTANTS = [
         "convert/fusion/decide.py",
         "        self.settle()\n        return getattr(x, f)",
         "        return getattr(x, f)",
-        GENERATED,
+        GENERATED + WRITTEN,
     ),
     Mutant(
         "fusion: the other side of a sum is calm",

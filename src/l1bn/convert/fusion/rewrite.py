@@ -214,6 +214,8 @@ class Rewriter:
         """Whether a variable is read once in a statement and never after it."""
         reads = sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load)
                     for n in ast.walk(at))  # fmt: skip
+        if self._closed:
+            return False
         dead = name == target_of(at) or name not in self._live[at]
         return dead and reads + isinstance(at, ast.AugAssign) * (name == target_of(at)) == 1
 
