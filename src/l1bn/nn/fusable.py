@@ -76,7 +76,7 @@ _BY_FUNCTION: dict[object, Fusable] = {
 }
 _BY_METHOD = {method: row.name for row in FUSABLE for method in row.methods}
 NO_OPTIONS: Mapping[str, object] = {}
-_CALL = nn.Module.__call__
+_CALL, _CALL_IMPL = nn.Module.__call__, nn.Module._call_impl
 #: A module's tables of hooks, and what a reader calls what is in them.
 HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -95,7 +95,9 @@ _GLOBAL_HOOKS = (
 def is_watched(module: nn.Module) -> bool:
     """Whether the module must really be called: somebody looks on, or its call was replaced."""
     state = module.__dict__
-    if "forward" in state or state.get("_compiled_call_impl") is not None:
+    if "forward" in state or "_call_impl" in state:
+        return True
+    if state.get("_compiled_call_impl") is not None:
         return True
     for name in HOOKS:
         if state[name]:
@@ -103,7 +105,7 @@ def is_watched(module: nn.Module) -> bool:
     for table in _GLOBAL_HOOKS:
         if table:
             return True
-    return type(module).__call__ is not _CALL
+    return type(module).__call__ is not _CALL or type(module)._call_impl is not _CALL_IMPL
 
 
 def activation_of(

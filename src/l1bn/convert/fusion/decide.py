@@ -19,7 +19,7 @@ from typing import TypeGuard, final
 from torch import Tensor, is_grad_enabled, nn
 from torch._C import _len_torch_function_stack
 
-from l1bn.activation import Activation
+from l1bn.activation import Activation, clips
 from l1bn.functional import l1_batch_norm_pair
 from l1bn.nn import L1BatchNorm1d, L1BatchNorm2d, L1BatchNorm3d, L1BatchNormAct2d
 from l1bn.nn.batchnorm import _L1BatchNorm
@@ -79,19 +79,23 @@ class Frame:
     def __init__(self) -> None:
         self._open: list[Promise] = []  # whose layers have not run, in the order of their calls
 
-    def run(self, forward: Callable[..., object], *args: object, **kwargs: object) -> object:
+    def run(self, forward: Callable[..., object], /, *args: object, **kwargs: object) -> object:
         """Call a rewritten forward. Whatever it promised has run when it returns or raises."""
+        return self.value(self.open(forward, *args, **kwargs))
+
+    def open(self, forward: Callable[..., object], /, *args: object, **kwargs: object) -> object:
+        """The same, where what it returns may be a promise: its last ones may wait."""
         try:
             y = forward(*args, _l1bn=self, **kwargs)
         except BaseException:
             self.settle()
             raise
-        self.settle()
-        return self.value(y)
+        self.settle(y)
+        return y
 
     def call(
         self,
-        f: str | Callable[..., object],
+        f: Callable[..., object],
         x: object,
         more: tuple[object, ...] = (),
         options: Mapping[str, object] = NO_OPTIONS,
@@ -99,25 +103,35 @@ class Frame:
         """Compute ``f(x, *more, **options)``; the output of a layer may come back as a promise.
 
         Args:
-            f: what is called; a string for a method of x.
+            f: what is called.
             x: its argument.
             more: the call's other arguments.
             options: the call's keywords.
         """
         if type(x) is Promise:
-            if x.x is not None:
+            if x.x is not None and not isinstance(f, str):  # which is for ``method``
                 activation = activation_of(f, more, options)
                 if activation is not None:
                     return self._keep(x, x.x, activation)
                 if is_identity(f) and not more and not options:
                     return x
             x = self.value(x)
-        if type(x) is Tensor and not isinstance(f, str) and not more and not options:
+        if type(x) is Tensor and not more and not options:
             y = self._promise(f, x)
             if y is not NOTHING:
                 return y
         self.settle()
-        return getattr(x, f)(**options) if isinstance(f, str) else f(x, *more, **options)
+        return f(x, *more, **options)
+
+    def method(self, name: str, x: object) -> object:
+        """Compute ``x.name()``, where the name is a tensor's method that is an activation."""
+        if type(x) is Promise and x.x is not None:
+            activation = activation_of(name)
+            assert activation is not None  # the source says so
+            return self._keep(x, x.x, activation)
+        x = self.value(x)
+        self.settle()
+        return getattr(x, name)()
 
     def _promise(self, f: Callable[..., object], x: Tensor) -> object:
         """What ``f(x)`` gives without settling, ``NOTHING`` where that has to be first."""
@@ -130,7 +144,7 @@ class Frame:
         opened = type(f).__dict__.get(OPEN)
         if opened is not None:
             return opened(f, x, self)
-        return f(x) if self._open and _is_quiet(f) else NOTHING
+        return f(x) if self._open and x.requires_grad and _is_quiet(f) else NOTHING
 
     def add(self, a: object, b: object, inplace: bool = False) -> object:
         """Compute ``a + b`` or ``a += b``; with a promise it may stay one."""
@@ -203,7 +217,7 @@ class Frame:
         """Compute a promise with its activation in one call, after what was called before."""
         at, other = self._open.index(promise), promise.residual
         first = other if type(other) is Promise else None
-        pair = first is not None and self._are_one_call(first, promise)
+        pair = first is not None and clips(activation) and self._are_one_call(first, promise)
         self._run(at - pair)
         later, self._open = self._open[1 + pair :], []
         if first is not None and pair:
@@ -222,7 +236,12 @@ class Frame:
             and self._open.index(last) - self._open.index(first) == 1
             and a is not b
             and a.backend == b.backend
+            and a.training
+            and b.training
             and a.running_mean is not b.running_mean
+            and (
+                a.num_batches_tracked is None or a.num_batches_tracked is not b.num_batches_tracked
+            )
         )
 
 
@@ -255,13 +274,19 @@ def _learns(norm: _L1BatchNorm) -> bool:
 
 
 def _is_quiet(f: object) -> bool:
-    return isinstance(f, nn.Module) and type(f).forward is _QUIET.get(type(f)) and not is_watched(f)
+    return (
+        isinstance(f, nn.Module)
+        and type(f).forward is _QUIET.get(type(f))
+        and not is_watched(f)
+        and "_conv_forward" not in f.__dict__
+    )
 
 
 def _alike(residual: object, x: Tensor) -> TypeGuard[Tensor]:
     return (
         type(residual) is Tensor
         and residual.shape == x.shape
+        and residual.stride() == x.stride()  # the first operand of a sum says how it lies
         and residual.dtype == x.dtype
         and residual.device == x.device
     )
@@ -277,9 +302,14 @@ def _pair(first: Promise, last: Promise, activation: Activation) -> Tensor:
     a, b = first.norm, last.norm
     assert first.x is not None
     assert last.x is not None
-    branches = a._branch(first.x), b._branch(last.x)
+    try:
+        branches = a._branch(first.x), b._branch(last.x)
+        y = l1_batch_norm_pair(*branches, activation, a.backend)
+    except Exception:
+        a(first.x)  # as written: the first one has run where the second one raises
+        b(last.x)
+        raise
     first.x = None
-    y = l1_batch_norm_pair(*branches, activation, a.backend)
     a._count()
     b._count()
     return y

@@ -12,8 +12,8 @@ import ast
 from collections.abc import Callable
 
 from l1bn.convert.fusion.liveness import live_after, mentioned
+from l1bn.convert.fusion.source import FRAME
 from l1bn.convert.fusion.syntax import (
-    FRAME,
     SCOPES,
     ends,
     expression,
@@ -93,6 +93,9 @@ class Rewriter:
     def _leave_alone(
         self, node: ast.stmt, target: str | None, state: State, out: list[ast.stmt]
     ) -> None:
+        if isinstance(node, ast.AnnAssign) and node.value is None:  # assigns nothing
+            out.append(node)
+            return
         if not self._is_calm(node, state):
             value = getattr(node, "value", None)
             first = self._lead(value, node, state) if isinstance(value, ast.expr) else set()
@@ -201,6 +204,9 @@ class Rewriter:
         self, e: ast.Call, f: ast.expr, x: ast.expr, at: ast.stmt, state: State
     ) -> ast.expr:
         self.sites.add((_text(f), self._origins(x, at, state)))
+        given = self._given(x, at, state)
+        if isinstance(f, ast.Constant):
+            return ast.copy_location(helper("method", [f, given]), e)
         keywords = []
         if e.args[1:]:
             keywords.append(ast.keyword("more", ast.Tuple(e.args[1:], ast.Load())))
@@ -208,7 +214,9 @@ class Rewriter:
             names: list[ast.expr | None] = [ast.Constant(k.arg) for k in e.keywords]
             options = ast.Dict(names, [k.value for k in e.keywords])
             keywords.append(ast.keyword("options", options))
-        return ast.copy_location(helper("call", [f, self._given(x, at, state)], keywords), e)
+        new = ast.copy_location(helper("call", [f, given], keywords), e)
+        # What is an activation today may be an identity later.
+        return new if self._role(f) == "live" else ast.copy_location(helper("value", [new]), e)
 
     def _consumed(self, name: str, at: ast.stmt) -> bool:
         """Whether a variable is read once in a statement and never after it."""

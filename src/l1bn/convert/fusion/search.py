@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from torch import nn
 
 from l1bn.activation import split
@@ -198,5 +200,16 @@ def _resolve(block: nn.Module, method: Method, text: str) -> object:
     else:
         at = method.function.__globals__.get(first)
     for part in rest:
-        at = getattr(at, part, None)
+        at = _held(at, part)
     return at
+
+
+def _held(holder: object, name: str) -> object:
+    """What an object holds under a name; no code of the user's runs, as in a property."""
+    state = getattr(holder, "__dict__", {})
+    if name in state:
+        return state[name]
+    if isinstance(holder, nn.Module) and name in holder._modules:
+        return holder._modules[name]
+    found = inspect.getattr_static(type(holder), name, None)
+    return None if isinstance(found, property) else found

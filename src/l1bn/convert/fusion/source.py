@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 
+#: Name of what a rewritten forward is given beside its arguments.
+FRAME = "_l1bn"
 _SEES_LOCALS = {"locals", "vars", "dir", "eval", "exec", "_getframe", "currentframe"}
 
 
@@ -80,6 +82,10 @@ class Source:
             stored = isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
             if isinstance(node, ast.Name) and name == first[0].arg and stored:
                 raise NoSourceError("its forward rebinds self")
+            if name == FRAME or getattr(node, "arg", None) == FRAME:
+                raise NoSourceError(f"its forward has a variable named {FRAME}")
+            if _asks_for_class(node, first[0].arg):
+                raise NoSourceError("its forward asks for its own class, which fusing changes")
             if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
                 raise NoSourceError("its forward is a generator")
             if name in _SEES_LOCALS:
@@ -94,6 +100,18 @@ class Source:
             if (found.co_name, found.co_firstlineno) == (wanted.co_name, wanted.co_firstlineno):
                 return found
         raise NoSourceError("its source is not what runs: it is decorated, or was edited")
+
+
+def _asks_for_class(node: ast.AST, self_name: str) -> bool:
+    """Whether a node is ``type(self)`` or ``self.__class__``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "type":
+        return any(isinstance(a, ast.Name) and a.id == self_name for a in node.args)
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == "__class__"
+        and isinstance(node.value, ast.Name)
+        and node.value.id == self_name
+    )
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

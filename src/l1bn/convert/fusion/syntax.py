@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 
 from l1bn.convert.fusion.liveness import mentioned
+from l1bn.convert.fusion.source import FRAME
 from l1bn.nn.fusable import OPTIONS
 
-#: Name of what a rewritten forward is given beside its arguments.
-FRAME = "_l1bn"
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.ListComp,
           ast.SetComp, ast.DictComp, ast.GeneratorExp)  # fmt: skip
 
