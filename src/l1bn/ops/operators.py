@@ -9,8 +9,7 @@ kernels of Triton (``triton_op``), but would then fix that decision for good.
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ class Kept(NamedTuple):
         residual: the residual, where backward has use for it.
         bits: sign bits with their flag.
         statistics: what forward returned.
-        rows: as ``Kernels.has_rows`` said of the input, when the call was traced.
+        rows: as ``Kernels.has_rows`` says of the input.
     """
 
     x: Tensor | None
@@ -77,17 +76,14 @@ class Kernels(Protocol):
     def like(self, x: Tensor) -> Tensor:
         """Memory for an output of ``x``."""
 
-    def gradient(self, kept: Tensor, rows: bool) -> Tensor:
-        """Memory for a gradient of the input, by what was kept of the call: its output or input."""
+    def gradient(self, grad: Tensor, rows: bool) -> Tensor:
+        """Memory for a gradient of the input."""
 
     def bits_bytes(self, shape: torch.Size, rows: bool) -> int:
-        """Bytes of the sign bits with their flag, which is the last one.
-
-        They are an argument of the operator, so that a graph in a compiler's cache says them too.
-        """
+        """Bytes of the sign bits with their flag, which is the last one."""
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, call: Call, bits_size: int
+        self, x: Tensor, residual: Tensor | None, call: Call, want_bits: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Normalize; return y, the statistics and the bits with their flag, or the input behind."""
 
@@ -109,7 +105,7 @@ class Forward(Protocol):
         activation: int,
         parameter: float,
         eps: float,
-        bits_size: int,
+        want_bits: bool,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
@@ -137,15 +133,10 @@ class Backward(Protocol):
 
 
 class Operators(NamedTuple):
-    """The operators of a backend, and what they call."""
+    """The operators of a backend."""
 
-    kernels: Kernels
     forward: Forward
     backward: Backward
-
-    def bits_size(self, x: Tensor) -> int:
-        """Bytes of the bits for an input: what ``forward`` is told where it is to make them."""
-        return self.kernels.bits_bytes(x.shape, self.kernels.has_rows(x))
 
     def train(
         self, x: Tensor, residual: Tensor | None, call: Call, may_recover: bool = True
@@ -166,38 +157,31 @@ class Operators(NamedTuple):
         # The kernels recover x̂ from y, not from y + residual without an activation.
         recovers = residual is None if activation is None else keeps_output(activation, x.dtype)
         code, parameter = coded(activation)
-        wanted = differentiable and recovers and may_recover
-        size = self.bits_size(x) if wanted else 0
         y, parts, _ = self.forward(
-            *given, activation=code, parameter=parameter, eps=eps, bits_size=size
-        )
+            *given, activation=code, parameter=parameter, eps=eps,
+            want_bits=differentiable and recovers and may_recover,
+        )  # fmt: skip
         return y, parts[0].detach(), parts[2].detach()
 
 
-def define(
-    backend: str, kernels: Kernels, device_types: str | None, flexible: bool = False
-) -> Operators:
+def define(backend: str, kernels: Kernels, device_types: str | None) -> Operators:
     """Register ``l1bn::<backend>_forward`` and ``l1bn::<backend>_backward``.
 
     Args:
         backend: name of the backend.
         kernels: what the operators call.
         device_types: where they run; None for everywhere.
-        flexible: a compiler may give tensors with other strides than it traced, to the one operator
-            and to the other. Else it copies them.
     """
-    options: dict[str, Any] = {"mutates_args": (), "device_types": device_types}
-    if flexible and "tags" in inspect.signature(torch.library.custom_op).parameters:
-        options["tags"] = (torch.Tag.flexible_layout,)  # older ones of torch copy
-    backward = _define_backward(f"l1bn::{backend}_backward", kernels, options)
-    forward = _define_forward(f"l1bn::{backend}_forward", kernels, backward, options)
-    return Operators(kernels, forward, backward)
+    backward = _define_backward(f"l1bn::{backend}_backward", kernels, device_types)
+    return Operators(
+        _define_forward(f"l1bn::{backend}_forward", kernels, backward, device_types), backward
+    )
 
 
 def _define_forward(
-    name: str, kernels: Kernels, backward: Backward, options: dict[str, Any]
+    name: str, kernels: Kernels, backward: Backward, device_types: str | None
 ) -> Forward:
-    @torch.library.custom_op(name, **options)
+    @torch.library.custom_op(name, mutates_args=(), device_types=device_types)
     def forward(
         x: Tensor,
         weight: Tensor | None,
@@ -206,10 +190,10 @@ def _define_forward(
         activation: int,
         parameter: float,
         eps: float,
-        bits_size: int,
+        want_bits: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         call = Call(weight, bias, activation_of(activation, parameter), eps)
-        y, statistics, bits = kernels.forward(x, residual, call, bits_size)
+        y, statistics, bits = kernels.forward(x, residual, call, want_bits)
         return y, statistics, x.new_empty(0, dtype=torch.uint8) if bits is None else bits
 
     @forward.register_fake
@@ -221,11 +205,12 @@ def _define_forward(
         activation: int,  # noqa: ARG001
         parameter: float,  # noqa: ARG001
         eps: float,  # noqa: ARG001
-        bits_size: int,
+        want_bits: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        size = kernels.bits_bytes(x.shape, kernels.has_rows(x)) if want_bits else 0
         statistics = x.new_empty((kernels.statistics, x.shape[1]), dtype=wide)
-        return kernels.like(x), statistics, x.new_empty(bits_size, dtype=torch.uint8)
+        return kernels.like(x), statistics, x.new_empty(size, dtype=torch.uint8)
 
     def setup(ctx: _Context, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
         _keep(ctx, inputs, output, kernels.has_rows(inputs[0]))
@@ -239,8 +224,8 @@ def _define_forward(
     return forward
 
 
-def _define_backward(name: str, kernels: Kernels, options: dict[str, Any]) -> Backward:
-    @torch.library.custom_op(name, **options)
+def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> Backward:
+    @torch.library.custom_op(name, mutates_args=(), device_types=device_types)
     def backward(
         grad: Tensor,
         x: Tensor | None,
@@ -270,8 +255,8 @@ def _define_backward(name: str, kernels: Kernels, options: dict[str, Any]) -> Ba
     @backward.register_fake
     def _(
         grad: Tensor,
-        x: Tensor | None,
-        y: Tensor | None,
+        x: Tensor | None,  # noqa: ARG001
+        y: Tensor | None,  # noqa: ARG001
         residual: Tensor | None,  # noqa: ARG001
         bits: Tensor | None,  # noqa: ARG001
         statistics: Tensor,
@@ -285,11 +270,8 @@ def _define_backward(name: str, kernels: Kernels, options: dict[str, Any]) -> Ba
         of_parameters: bool,
         of_residual: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        kept = x if y is None else y
-        assert kept is not None
-
         def of_input(wanted: bool) -> Tensor:
-            return kernels.gradient(kept, rows) if wanted else grad.new_empty(0)
+            return kernels.gradient(grad, rows) if wanted else grad.new_empty(0)
 
         def of_parameter() -> Tensor:
             if not of_parameters:
@@ -302,7 +284,7 @@ def _define_backward(name: str, kernels: Kernels, options: dict[str, Any]) -> Ba
 
 
 #: Arguments of ``forward``.
-_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int, float, float, int]
+_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int, float, float, bool]
 
 
 class _Context(Context, Protocol):
@@ -313,13 +295,13 @@ def _keep(
     ctx: _Context, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor], rows: bool
 ) -> None:
     """Save for backward what eager mode would."""
-    x, weight, bias, residual, code, parameter, eps, bits_size = inputs
+    x, weight, bias, residual, code, parameter, eps, want_bits = inputs
     activation = activation_of(code, parameter)
     y, statistics, bits = output
     # Where nothing is compiled after all there are derivatives of any order, and a copy is one.
     # Without an activation y may be edited in place; compiled, that costs no copy.
     kept: tuple[Tensor | None, ...]
-    if bits_size and is_transformed(y):
+    if want_bits and is_transformed(y):
         kept = None, y if activation else y.clone(), residual, bits
     else:
         bends = activation is not None and not clips(activation)

@@ -11,21 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch._inductor.utils import run_and_get_code
 
 import l1bn
 from judge import assert_close, error, judge, make_case
 from l1bn.activation import keeps_output
 from l1bn.functional import l1_batch_norm
 from l1bn.ops.cpu import kernels, operators
-from l1bn.ops.cpu.layout import bits_bytes, layout_of, to_layout
+from l1bn.ops.cpu.layout import bits_bytes, to_layout
 from l1bn.ops.native.float_norm import Native
 
 if isinstance(kernels.NATIVE, str):
     pytest.skip(kernels.NATIVE, allow_module_level=True)
 NATIVE: Native = kernels.NATIVE
 
-OPERATORS = operators.OPERATORS
 LAYOUTS = ["contiguous", "channels_last", "strided", "transposed"]
 
 
@@ -52,8 +50,7 @@ def test_opcheck(activation: str | None, residual: bool, want_bits: bool, layout
     leaves = case.leaves()
     code = kernels.ACTIVATIONS[activation]
     given = leaves["x"], leaves["weight"], leaves["bias"], leaves.get("residual")
-    size = OPERATORS.bits_size(leaves["x"]) if want_bits else 0
-    torch.library.opcheck(operators.forward, (*given, code, 0.3, 1e-5, size))
+    torch.library.opcheck(operators.forward, (*given, code, 0.3, 1e-5, want_bits))
 
 
 @pytest.mark.parametrize(
@@ -65,16 +62,7 @@ def test_opcheck_of_shapes(shape: tuple[int, ...], layout: str) -> None:
         pytest.skip("of four dimensions")
     case = make_case(shape, activation="relu", layout=layout)
     leaves = case.leaves()
-    arguments = (
-        leaves["x"],
-        leaves["weight"],
-        leaves["bias"],
-        None,
-        1,
-        0.0,
-        1e-5,
-        OPERATORS.bits_size(leaves["x"]),
-    )
+    arguments = leaves["x"], leaves["weight"], leaves["bias"], None, 1, 0.0, 1e-5, True
     torch.library.opcheck(operators.forward, arguments)
 
 
@@ -88,10 +76,9 @@ def test_opcheck_of_expanded_inputs(expanded: tuple[int, ...]) -> None:
 
     weight, bias = torch.ones(1).expand(5).requires_grad_(), torch.randn(5, requires_grad=True)
     x, options = some(), (1, 0.0, 1e-5)
-    size = OPERATORS.bits_size(x)
-    torch.library.opcheck(operators.forward, (x, weight, bias, some(), *options, size))
+    torch.library.opcheck(operators.forward, (x, weight, bias, some(), *options, True))
     with torch.no_grad():
-        y, statistics, bits = operators.forward(x, weight, bias, None, *options, size)
+        y, statistics, bits = operators.forward(x, weight, bias, None, *options, True)
         if bits[-1]:  # σ at its floor: an operator's bits with x behind are not to be copied
             return
         kept = None, y, None, bits, statistics, weight, bias, *options, False
@@ -109,11 +96,9 @@ def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(
     case.weight[2] = 0.0
     with torch.no_grad():
         given = case.x, case.weight, case.bias
-        size = OPERATORS.bits_size(case.x)
-        y, statistics, bits = operators.forward(*given, None, 1, 0.0, 1e-5, size)
-        shape = case.x.shape
-        sizes = [bits_bytes(layout_of(shape, rows)) for rows in (False, True)]
-        assert bits.shape == (max(sizes) + operators.FLAG,)
+        y, statistics, bits = operators.forward(*given, None, 1, 0.0, 1e-5, True)
+        _, place = to_layout(case.x)
+        assert bits.shape == (bits_bytes(place) + operators.FLAG,)
         assert bits.untyped_storage().nbytes() > case.x.numel() * case.x.element_size()
         rows = layout == "channels_last"
         options = 1, 0.0, 1e-5, rows, True, True, True
@@ -347,7 +332,7 @@ def test_without_gradients_nothing_is_kept_and_evaluation_is_plain() -> None:
     trained, evaluated = (
         [n for n in g.graph.nodes if "l1bn" in str(n.target)] for g in counter.graphs
     )
-    assert [n.kwargs["bits_size"] for n in trained] == [0]
+    assert [n.kwargs["want_bits"] for n in trained] == [False]
     assert not evaluated
 
 
@@ -373,43 +358,3 @@ def test_inductor() -> None:
         for model in (plain, twin):
             model.weight.data[3:5] = value
         assert_trains_alike(plain, made, plain, twin, torch.randn(8, 8, 6, 6))
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_inductor_copies_nothing_into_the_layout_that_was_traced(
-    layout: torch.memory_format,
-) -> None:
-    torch.manual_seed(0)
-    plain = Net().to(memory_format=layout)  # type: ignore[call-overload]
-    twin = copy.deepcopy(plain)
-    made = compiled(twin, "inductor")
-    x = torch.randn(4, 3, 6, 6).contiguous(memory_format=layout)
-    code = run_and_get_code(made, x)[1][0]
-    assert "cpu_forward.default" in code
-    assert "cpp_fused_cpu_forward" not in code  # its name where it copies for the operator
-    twin.load_state_dict(plain.state_dict())
-    for value in (1.0, 0.0):  # with x behind the bits, too
-        for model in (plain, twin):
-            model.norm1.weight.data[3:5] = value
-        assert_trains_alike(plain, made, plain, twin, x)
-
-
-@pytest.mark.parametrize("value", [1.0, 0.0])
-@pytest.mark.parametrize("moved", ["contiguous", "channels_last"])
-def test_backward_takes_an_output_that_was_moved(moved: str, value: float) -> None:
-    case = make_case((4, 6, 5, 5), activation="relu", residual=True, layout="channels_last")
-    assert case.weight is not None
-    case.weight[2] = value
-    size = OPERATORS.bits_size(case.x)
-    with torch.no_grad():
-        given = case.x, case.weight, case.bias, case.residual
-        y, statistics, bits = operators.forward(*given, 1, 0.0, 1e-5, size)
-        rest = statistics, *given[1:3], 1, 0.0, 1e-5, True, True, True, True
-        want = operators.backward(case.grad, None, y, case.residual, bits, *rest)
-        order = torch.channels_last if moved == "channels_last" else torch.contiguous_format
-        elsewhere = y.contiguous(memory_format=order)
-        found = operators.backward(case.grad, None, elsewhere, case.residual, bits, *rest)
-    for one, other in zip(found, want, strict=True):
-        assert torch.equal(one, other)
-    assert found[0].stride() == elsewhere.stride() == found[3].stride()

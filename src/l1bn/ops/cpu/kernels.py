@@ -161,8 +161,9 @@ def forward(
     x: Tensor,
     residual: Tensor | None,
     call: Call,
-    want_bits: bool | int,
+    want_bits: bool,
     running: Movable | None,
+    spare: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor | None, Layout]:
     """Normalize with the statistics of the batch.
 
@@ -170,9 +171,9 @@ def forward(
         x: input.
         residual: added before the activation.
         call: the other arguments.
-        want_bits: also return the sign bits, if x̂ can be recovered from y; a number is of how many
-            bytes, of which those not needed stay as they are.
+        want_bits: also return the sign bits, if x̂ can be recovered from y.
         running: statistics to move in place, see ``l1bn.ops.running``, from ``movable``.
+        spare: bytes to add after the bits, which are left as they are.
 
     Returns:
         ``(y, statistics, bits, layout)``. ``bits`` is None where x̂ cannot be recovered.
@@ -186,8 +187,7 @@ def forward(
     statistics = _new_statistics(layout.channels, dtype)
     bits = None
     if want_bits:
-        size = native.bits_bytes(*layout) if want_bits is True else want_bits
-        bits = empty_run(size, torch.uint8)
+        bits = empty_run(native.bits_bytes(*layout) + spare, torch.uint8)
     code = DTYPES[dtype]
     activation, parameter = coded(call.activation)
     moved = (0, 0, 0, 0.0)

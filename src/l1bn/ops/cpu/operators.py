@@ -10,7 +10,7 @@ from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import bits_bytes, from_dense, has_rows, layout_of, like, to_layout
 from l1bn.ops.records import Call
 
-#: Bytes at the end of the bits: whether channels lay last in the input, and the flag.
+#: Bytes after the kernels' bits, of which the last one is the flag.
 FLAG = 2
 
 
@@ -25,37 +25,33 @@ class _Kernels:
     def like(self, x: Tensor) -> Tensor:
         return like(x)
 
-    def gradient(self, kept: Tensor, rows: bool) -> Tensor:
-        return like(kept)
+    def gradient(self, grad: Tensor, rows: bool) -> Tensor:
+        if not rows:
+            return torch.empty_like(grad, memory_format=torch.contiguous_format)
+        last = torch.empty_like(grad.movedim(1, -1), memory_format=torch.contiguous_format)
+        return last.movedim(-1, 1)
 
     def bits_bytes(self, shape: torch.Size, rows: bool) -> int:
-        # For both layouts: a compiler may run the call in another one than it traced.
-        sizes = (bits_bytes(layout_of(shape, rows)) for rows in (False, True))
-        return torch.sym_max(*sizes) + FLAG
+        return bits_bytes(layout_of(shape, rows)) + FLAG
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, call: Call, bits_size: int
+        self, x: Tensor, residual: Tensor | None, call: Call, want_bits: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        y, statistics, bits, layout = kernels.forward(x, residual, call, bits_size, None)
+        found = kernels.forward(x, residual, call, want_bits, None, FLAG)
+        y, statistics, bits, layout = found
         if bits is not None:
             outer, channels, inner = layout
             last = channels if inner == 1 else inner
             few = (outer * channels * inner + 15) // 16 * 2
             spill.clear_flag(bits, few if last < 16 else bits_bytes(layout))
-        elif bits_size:
-            bits = spill.spill(to_layout(x)[0], bits_size)
-        if bits is not None:
-            bits[-FLAG] = has_rows(x)
+        elif want_bits:
+            bits = spill.spill(to_layout(x)[0], bits_bytes(layout) + FLAG)
         return y, statistics, bits
 
     def backward(
         self, grad: Tensor, kept: operators.Kept, call: Call, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, ...]:
-        x, y, residual, bits, statistics, _ = kept
-        output = x if y is None else y
-        assert output is not None
-        # The output may have been moved since.
-        rows = has_rows(output) if bits is None else bool(bits[-FLAG])
+        x, y, residual, bits, statistics, rows = kept
         layout = layout_of(grad.shape, rows)
         if bits is not None and bits[-1]:
             behind = spill.behind(bits, grad.numel(), grad.dtype)
@@ -64,16 +60,9 @@ class _Kernels:
             x, bits = from_dense(behind, layout, grad.shape), None
             residual = operators.read_beside_x(residual, call)
         elif bits is not None:
-            bits = bits[: bits_bytes(layout)]
-        given = kernels.Kept(layout, statistics, x, bits, residual, y)
-        found = kernels.backward(grad, call, given, kernels.Wanted(*wanted))
-        return _laid_like(output, found[0]), *found[1:3], _laid_like(output, found[3])
+            bits = bits[:-FLAG]
+        found = kernels.Kept(layout, statistics, x, bits, residual, y)
+        return kernels.backward(grad, call, found, kernels.Wanted(*wanted))
 
 
-def _laid_like(output: Tensor, gradient: Tensor | None) -> Tensor | None:
-    if gradient is None or has_rows(gradient) == has_rows(output):
-        return gradient
-    return like(output).copy_(gradient)
-
-
-_, forward, backward = OPERATORS = operators.define("cpu", _Kernels(), "cpu", flexible=True)
+forward, backward = OPERATORS = operators.define("cpu", _Kernels(), "cpu")

@@ -27,24 +27,25 @@ class _Kernels:
     def like(self, x: Tensor) -> Tensor:
         return torch.empty_like(x, memory_format=order_of(x))
 
-    def gradient(self, kept: Tensor, rows: bool) -> Tensor:
-        return torch.empty_like(kept, memory_format=_format(kept.dim(), rows))
+    def gradient(self, grad: Tensor, rows: bool) -> Tensor:
+        return torch.empty_like(grad, memory_format=_format(grad.dim(), rows))
 
     def bits_bytes(self, shape: torch.Size, rows: bool) -> int:
         positions = math.prod(shape[2:])
         return bits_bytes(shape[0], shape[1], positions, rows or positions == 1) + 1
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, call: Call, bits_size: int
+        self, x: Tensor, residual: Tensor | None, call: Call, want_bits: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         from l1bn.ops.triton import decide
 
-        wanted = decide.Wanted(bits_size > 0, True, flag=True)
+        wanted = decide.Wanted(want_bits, True, flag=True)
         y, kept, recoverable = decide.forward(x, residual, call, None, wanted)
         bits = kept.bits
-        if bits_size and not recoverable:
+        if want_bits and not recoverable:
             assert kept.x is not None  # dense, as forward reads it
-            bits = spill.spill(kept.x, bits_size)
+            size = self.bits_bytes(x.shape, not y.is_contiguous())
+            bits = spill.spill(kept.x, size)
         return y, kept.statistics, bits
 
     def backward(
@@ -86,4 +87,4 @@ def _format(dimensions: int, rows: bool) -> torch.memory_format:
     return CHANNELS_LAST[dimensions] if rows else torch.contiguous_format
 
 
-_, forward, backward = OPERATORS = operators.define("triton", _Kernels(), None)
+forward, backward = OPERATORS = operators.define("triton", _Kernels(), None)
