@@ -303,7 +303,7 @@ class RaisesWhereActivated(Narrow):
 class RaisesInALoad(B):
     def forward(self, x):
         a = self.bn(x)
-        return self.act(a + missing)  # noqa: F821
+        return self.act(a + missing)  # type: ignore[name-defined]  # noqa: F821
 
 
 class RaisesInASum(Narrow):
@@ -390,7 +390,7 @@ class LocalAfterItsReturn(B):
         y = self.act(self.bn(x))
         if self.training:
             return y
-        return y + limit  # noqa: F823
+        return y + limit  # type: ignore[used-before-def]  # noqa: F823
         limit = 3  # noqa: F841 - never runs, but makes the name local
 
 
