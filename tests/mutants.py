@@ -745,8 +745,8 @@ MUTANTS = [
     Mutant(
         "fusion: whatever is called next runs first",
         "convert/fusion/decide.py",
-        "        self.settle()\n        return getattr(x, f)",
-        "        return getattr(x, f)",
+        "        self.settle()\n        return f(x, *more, **options)",
+        "        return f(x, *more, **options)",
         GENERATED + WRITTEN,
     ),
     Mutant(
@@ -775,6 +775,13 @@ MUTANTS = [
         "convert/fusion/decide.py",
         "            self.settle()\n            raise",
         "            raise",
+        WRITTEN,
+    ),
+    Mutant(
+        "fusion: what a child does not use waits for its parent",
+        "convert/fusion/decide.py",
+        "        self.settle(y, *before)\n",
+        "",
         WRITTEN,
     ),
     Mutant(

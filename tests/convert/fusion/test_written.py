@@ -427,14 +427,6 @@ class Annotates(B):
         return self.act(y * 2) + self.act(self.bn(x))
 
 
-class OtherLayout(B):
-    def forward(self, x):
-        r = self.act(x)
-        laid = self.c(x).contiguous(memory_format=torch.channels_last)
-        y = self.act(r + self.bn(laid))
-        return y.view(len(y), -1)
-
-
 class Plain(B):
     def forward(self, x):
         return self.act(self.bn(x))

@@ -81,16 +81,18 @@ class Frame:
 
     def run(self, forward: Callable[..., object], /, *args: object, **kwargs: object) -> object:
         """Call a rewritten forward. Whatever it promised has run when it returns or raises."""
-        return self.value(self.open(forward, *args, **kwargs))
+        y = self.open(forward, *args, **kwargs)
+        return self.value(y)
 
     def open(self, forward: Callable[..., object], /, *args: object, **kwargs: object) -> object:
-        """The same, where what it returns may be a promise: its last ones may wait."""
+        """The same for a caller in this frame: what it returns and what it promised may wait."""
+        before = tuple(self._open)
         try:
             y = forward(*args, _l1bn=self, **kwargs)
         except BaseException:
             self.settle()
             raise
-        self.settle(y)
+        self.settle(y, *before)
         return y
 
     def call(
@@ -144,7 +146,15 @@ class Frame:
         opened = type(f).__dict__.get(OPEN)
         if opened is not None:
             return opened(f, x, self)
-        return f(x) if self._open and x.requires_grad and _is_quiet(f) else NOTHING
+        return f(x) if self._open and _is_quiet(f) and not self._moves(x) else NOTHING
+
+    def _moves(self, x: Tensor) -> bool:
+        """Whether a tensor is one that a waiting layer is to move: its running statistics."""
+        if x.requires_grad:
+            return False
+        memory = x.untyped_storage()._cdata
+        buffers = [b for p in self._open for b in p.norm._buffers.values() if b is not None]
+        return any(b.untyped_storage()._cdata == memory for b in buffers)
 
     def add(self, a: object, b: object, inplace: bool = False) -> object:
         """Compute ``a + b`` or ``a += b``; with a promise it may stay one."""
@@ -286,7 +296,6 @@ def _alike(residual: object, x: Tensor) -> TypeGuard[Tensor]:
     return (
         type(residual) is Tensor
         and residual.shape == x.shape
-        and residual.stride() == x.stride()  # the first operand of a sum says how it lies
         and residual.dtype == x.dtype
         and residual.device == x.device
     )

@@ -77,6 +77,11 @@ class Source:
         first = [*arguments.posonlyargs, *arguments.args]
         if not first:
             raise NoSourceError("its forward takes no self: it is decorated")
+        read = {
+            node.value
+            for node in ast.walk(self.definition)
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        }
         for node in ast.walk(self.definition):
             name = getattr(node, "id", getattr(node, "attr", None))
             stored = isinstance(getattr(node, "ctx", None), (ast.Store, ast.Del))
@@ -84,7 +89,7 @@ class Source:
                 raise NoSourceError("its forward rebinds self")
             if name == FRAME or getattr(node, "arg", None) == FRAME:
                 raise NoSourceError(f"its forward has a variable named {FRAME}")
-            if _asks_for_class(node, first[0].arg):
+            if node not in read and _asks_for_class(node, first[0].arg):
                 raise NoSourceError("its forward asks for its own class, which fusing changes")
             if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await)):
                 raise NoSourceError("its forward is a generator")
