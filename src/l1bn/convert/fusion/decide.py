@@ -246,8 +246,7 @@ class Frame:
             and self._open.index(last) - self._open.index(first) == 1
             and a is not b
             and a.backend == b.backend
-            and a.training
-            and b.training
+            and a.training is b.training
             and a.running_mean is not b.running_mean
             and (
                 a.num_batches_tracked is None or a.num_batches_tracked is not b.num_batches_tracked
