@@ -427,6 +427,30 @@ class Annotates(B):
         return self.act(y * 2) + self.act(self.bn(x))
 
 
+class OtherLayout(B):
+    def forward(self, x):
+        r = self.act(x)
+        laid = self.c(x).contiguous(memory_format=torch.channels_last)
+        y = self.act(r + self.bn(laid))
+        return y.view(len(y), -1)
+
+
+class OtherLayoutOfAPair(B):
+    def forward(self, x):
+        laid = self.c(x).contiguous(memory_format=torch.channels_last)
+        y = self.act(self.bn(x) + self.b2(laid))
+        z = self.b2(laid)
+        z = self.act(self.bn(x) + z)
+        return y.view(len(y), -1) + z.view(len(y), -1)
+
+
+class OtherLayoutOfACurve(B):
+    def forward(self, x):
+        laid = self.c(x).contiguous(memory_format=torch.channels_last)
+        y = nn.functional.silu(self.bn(x) + self.b2(laid))
+        return y.view(len(y), -1)
+
+
 class Plain(B):
     def forward(self, x):
         return self.act(self.bn(x))

@@ -58,15 +58,17 @@ class Promise:
         norm: the layer.
         x: its input, ``None`` once the layer ran.
         residual: what is added: a tensor, or a promise given before this one.
+        leads: whether the layer is the sum's first operand, which says how the sum lies in memory.
         y: the value, once somebody had to see it.
     """
 
-    __slots__ = ("norm", "residual", "x", "y")
+    __slots__ = ("leads", "norm", "residual", "x", "y")
 
     def __init__(self, norm: _L1BatchNorm, x: Tensor) -> None:
         self.norm = norm
         self.x: Tensor | None = x
         self.residual: Promise | Tensor | None = None
+        self.leads = True
         self.y: Tensor | None = None
 
 
@@ -114,8 +116,9 @@ class Frame:
             if x.x is not None and not isinstance(f, str):  # which is for ``method``
                 activation = activation_of(f, more, options)
                 if activation is not None:
-                    return self._keep(x, x.x, activation)
-                if is_identity(f) and not more and not options:
+                    if self._lies_as_written(x, x.x, activation):
+                        return self._keep(x, x.x, activation)
+                elif is_identity(f) and not more and not options:
                     return x
             x = self.value(x)
         if type(x) is Tensor and not more and not options:
@@ -130,7 +133,8 @@ class Frame:
         if type(x) is Promise and x.x is not None:
             activation = activation_of(name)
             assert activation is not None  # the source says so
-            return self._keep(x, x.x, activation)
+            if self._lies_as_written(x, x.x, activation):
+                return self._keep(x, x.x, activation)
         x = self.value(x)
         self.settle()
         return getattr(x, name)()
@@ -160,9 +164,9 @@ class Frame:
         """Compute ``a + b`` or ``a += b``; with a promise it may stay one."""
         if type(a) is Promise and type(b) is Promise and self._join(a, b):
             return a if b is a.residual else b
-        if self._take(a, b):
+        if self._take(a, b, True):
             return a
-        if not inplace and self._take(b, a):
+        if not inplace and self._take(b, a, False):
             return b
         a, b = self.value(a), self.value(b)
         if inplace or type(a) is not Tensor or type(b) is not Tensor:
@@ -198,8 +202,9 @@ class Frame:
             promise.y, promise.x = promise.norm(promise.x), None
         for promise in due:
             if promise.residual is not None:
-                promise.y = promise.y + _tensor(promise.residual)  # type: ignore[operator]
-                promise.residual = None
+                other, promise.residual = _tensor(promise.residual), None
+                operands = (promise.y, other) if promise.leads else (other, promise.y)
+                promise.y = operator.add(*operands)
         self._open = later
 
     def _join(self, a: Promise, b: Promise) -> bool:
@@ -209,10 +214,10 @@ class Frame:
         if a.residual is not None or b.residual is not None:
             return False
         first, last = (a, b) if self._open.index(a) < self._open.index(b) else (b, a)
-        last.residual = first
+        last.residual, last.leads = first, last is a
         return True
 
-    def _take(self, promise: object, other: object) -> bool:
+    def _take(self, promise: object, other: object, leads: bool) -> bool:
         """Let a promise take a tensor as its residual, where it can."""
         if type(promise) is not Promise:
             return False
@@ -220,8 +225,19 @@ class Frame:
         if promise.x is None or promise.residual is not None:
             return False
         if _alike(known, promise.x) and _is_kept(known):
-            promise.residual = known
+            promise.residual, promise.leads = known, leads
         return promise.residual is not None
+
+    def _lies_as_written(self, promise: Promise, x: Tensor, activation: Activation) -> bool:
+        """Whether what one call returns lies in memory as the sum would."""
+        other = promise.residual
+        if other is None or promise.leads:
+            return True
+        if type(other) is Promise:
+            if clips(activation) and self._are_one_call(other, promise):
+                return True
+            other = other.y if other.x is None else other.x
+        return isinstance(other, Tensor) and other.stride() == x.stride()
 
     def _keep(self, promise: Promise, x: Tensor, activation: Activation) -> Tensor:
         """Compute a promise with its activation in one call, after what was called before."""
@@ -311,7 +327,8 @@ def _pair(first: Promise, last: Promise, activation: Activation) -> Tensor:
     assert first.x is not None
     assert last.x is not None
     try:
-        branches = a._branch(first.x), b._branch(last.x)
+        one, other = a._branch(first.x), b._branch(last.x)
+        branches = (other, one) if last.leads else (one, other)
         y = l1_batch_norm_pair(*branches, activation, a.backend)
     except Exception:
         a(first.x)  # as written: the first one has run where the second one raises
