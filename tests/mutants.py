@@ -731,7 +731,7 @@ MUTANTS = [
     Mutant(
         "fusion: nothing is settled before other statements",
         "convert/fusion/rewrite.py",
-        "self._settle(first, node, out)",
+        "self._settle(first, node, state, out)",
         "pass",
         GENERATED,
     ),

@@ -689,3 +689,16 @@ def test_a_report_runs_no_property() -> None:
     model = HasAProperty()
     convert_(model)
     assert model.count == 0
+
+
+class SaysSoInBetween(B):
+    def forward(self, x):
+        y = self.bn(x)
+        self.seen = "x"
+        return self.act(y)
+
+
+def test_what_runs_before_another_statement_is_not_reported_as_fused() -> None:
+    report = convert_(SaysSoInBetween())
+    assert [item.path for item in report.fused] == []
+    assert [item.path for item in report.not_fused] == ["bn", "b2"]

@@ -79,7 +79,7 @@ class Rewriter:
             self._leave_alone(node, target, state, out)
             return
         if not self._calm(expr, node, state):
-            self._settle(self._lead(expr, node, state), node, out)
+            self._settle(self._lead(expr, node, state), node, state, out)
         origins = self._origins(expr, node, state)
         value = self._given(expr, node, state)
         new: ast.stmt = ast.Return(value)
@@ -99,7 +99,7 @@ class Rewriter:
         if not self._is_calm(node, state):
             value = getattr(node, "value", None)
             first = self._lead(value, node, state) if isinstance(value, ast.expr) else set()
-            self._settle(first, node, out)
+            self._settle(first, node, state, out)
         if isinstance(node, ast.AugAssign) and target in state:
             read = helper("value", [ast.Name(target, ast.Load())])
             unwrapped = ast.Assign([ast.Name(target, ast.Store())], read)
@@ -110,7 +110,7 @@ class Rewriter:
 
     def _if(self, node: ast.If, state: State, out: list[ast.stmt]) -> None:
         if not self._is_still(node.test):
-            self._settle(self._lead(node.test, node, state), node, out)
+            self._settle(self._lead(node.test, node, state), node, state, out)
         node.test = _Reader(self, node, state).visit(node.test)  # type: ignore[assignment]
         after: State = {}
         for part in ("body", "orelse"):
@@ -124,7 +124,7 @@ class Rewriter:
         out.append(node)
 
     def _compound(self, node: ast.stmt, state: State, out: list[ast.stmt]) -> None:
-        self._settle(set(), node, out)
+        self._settle(set(), node, state, out)
         if not isinstance(node, SCOPES):
             self._closed += 1
             self._inside(node, state)
@@ -143,9 +143,10 @@ class Rewriter:
             elif isinstance(value, ast.expr):
                 setattr(node, name, _Reader(self, None, state).visit(value))
 
-    def _settle(self, first: set[str], at: ast.stmt, out: list[ast.stmt]) -> None:
+    def _settle(self, first: set[str], at: ast.stmt, state: State, out: list[ast.stmt]) -> None:
         names: list[ast.expr] = [ast.Name(name, ast.Load()) for name in sorted(first)]
         out.append(ast.copy_location(ast.Expr(helper("settle", names)), at))
+        state.update(dict.fromkeys(set(state) - first, NOWHERE))  # to be read, not to be fused
 
     # Expressions
 
