@@ -77,7 +77,9 @@ def drive_norm(kernels, rows, channels, threads, relu, with_residual, stochastic
     tensors = (g, y if relu else None, x, wide, narrow, x_exponent)
     rounding = (stochastic, SEED, STREAM)
     results = (dx, dresidual, dgamma, dbeta)
-    exponent = kernels("norm_backward", *shape, *numbers, *tensors, 0, -9, 8, *rounding, *results)
+    exponent = kernels(
+        "norm_backward", *shape, *numbers, 0, *tensors, 0, -9, 8, *rounding, *results
+    )
     found = norm_layer_backward(
         g.T.astype(np.int64),
         x.T.astype(np.int64),
@@ -111,6 +113,13 @@ def drive_elements(kernels, rows, channels, threads, stochastic, rng):
     out = np.full((rows, channels), -77, np.int8)
     assert kernels("rescale", *shape, value, shift, 0, 8, *rounding, out) == 0
     same(out, rescale(value.astype(np.int64), shift[None, :], 8, **how), f"rescaled {shape}")
+    eight, threshold = draw(rng, rows, channels), rng.integers(-128, 129, channels).astype("i4")
+    sums = np.empty((3, channels), np.int64)
+    assert kernels("norm_sides", *shape, eight, threshold, sums) == 0
+    sides = fp.sides(eight.T.astype(np.int64), threshold)
+    same(sums[0], sides.total, f"totals of {shape}")
+    same(sums[1], sides.above, f"numbers at or above of {shape}")
+    same(sums[2], sides.high, f"their sums of {shape}")
     assert kernels("peak", *shape, value) == np.abs(value.astype(np.int64)).max()
     a, b, count = draw(rng, rows * channels), draw(rng, rows * channels), rows * channels
     out = np.full(count, -77, np.int8)
