@@ -83,18 +83,25 @@ class Frame:
 
     def run(self, forward: Callable[..., object], /, *args: object, **kwargs: object) -> object:
         """Call a rewritten forward. Whatever it promised has run when it returns or raises."""
-        y = self.open(forward, *args, **kwargs)
-        return self.value(y)
-
-    def open(self, forward: Callable[..., object], /, *args: object, **kwargs: object) -> object:
-        """The same for a caller in this frame: what it returns and what it promised may wait."""
-        before = tuple(self._open)
         try:
             y = forward(*args, _l1bn=self, **kwargs)
         except BaseException:
             self.settle()
             raise
-        self.settle(y, *before)
+        if self._open:
+            self.settle()
+        return self.value(y) if type(y) is Promise else y
+
+    def open(self, forward: Callable[..., object], block: nn.Module, x: Tensor) -> object:
+        """The same for a caller in this frame: what it returns and what it promised may wait."""
+        before = tuple(self._open)
+        try:
+            y = forward(block, x, _l1bn=self)
+        except BaseException:
+            self.settle()
+            raise
+        if self._open:
+            self.settle(y, *before)
         return y
 
     def call(
@@ -116,7 +123,7 @@ class Frame:
             if x.x is not None and not isinstance(f, str):  # which is for ``method``
                 activation = activation_of(f, more, options)
                 if activation is not None:
-                    if self._lies_as_written(x, x.x, activation):
+                    if x.leads or self._lies_as_written(x, x.x, activation):
                         return self._keep(x, x.x, activation)
                 elif is_identity(f) and not more and not options:
                     return x
@@ -125,7 +132,8 @@ class Frame:
             y = self._promise(f, x)
             if y is not NOTHING:
                 return y
-        self.settle()
+        if self._open:
+            self.settle()
         return f(x, *more, **options)
 
     def method(self, name: str, x: object) -> object:
@@ -133,7 +141,7 @@ class Frame:
         if type(x) is Promise and x.x is not None:
             activation = activation_of(name)
             assert activation is not None  # the source says so
-            if self._lies_as_written(x, x.x, activation):
+            if x.leads or self._lies_as_written(x, x.x, activation):
                 return self._keep(x, x.x, activation)
         x = self.value(x)
         self.settle()
@@ -229,36 +237,37 @@ class Frame:
         return promise.residual is not None
 
     def _lies_as_written(self, promise: Promise, x: Tensor, activation: Activation) -> bool:
-        """Whether what one call returns lies in memory as the sum would."""
+        """Whether what one call returns lies in memory as the sum of another one and this would."""
         other = promise.residual
-        if other is None or promise.leads:
-            return True
         if type(other) is Promise:
-            if clips(activation) and self._are_one_call(other, promise):
+            if self._are_one_call(other, promise, activation):
                 return True
             other = other.y if other.x is None else other.x
         return isinstance(other, Tensor) and other.stride() == x.stride()
 
     def _keep(self, promise: Promise, x: Tensor, activation: Activation) -> Tensor:
         """Compute a promise with its activation in one call, after what was called before."""
-        at, other = self._open.index(promise), promise.residual
-        first = other if type(other) is Promise else None
-        pair = first is not None and clips(activation) and self._are_one_call(first, promise)
-        self._run(at - pair)
-        later, self._open = self._open[1 + pair :], []
-        if first is not None and pair:
-            y = _pair(first, promise, activation)
+        before, other = self._open.index(promise), promise.residual
+        pairs = type(other) is Promise and self._are_one_call(other, promise, activation)
+        later = self._open[before + 1 :]
+        del self._open[before - pairs :]
+        if self._open:
+            self._run(before - pairs)
+        if pairs and type(other) is Promise:
+            y = _pair(other, promise, activation)
         else:
             y = promise.norm._normalize(x, activation, _tensor(other))
         promise.x = promise.residual = None
-        self._open = later
+        if later:
+            self._open = later
         return y
 
-    def _are_one_call(self, first: Promise, last: Promise) -> bool:
+    def _are_one_call(self, first: Promise, last: Promise, activation: Activation) -> bool:
         """Whether two layers can be one: they share nothing, and none was called in between."""
         a, b = first.norm, last.norm
         return (
             first.x is not None
+            and clips(activation)
             and self._open.index(last) - self._open.index(first) == 1
             and a is not b
             and a.backend == b.backend

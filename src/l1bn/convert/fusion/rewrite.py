@@ -173,15 +173,18 @@ class Rewriter:
     def _given(self, e: ast.expr, at: ast.stmt, state: State) -> ast.expr:
         """The expression with live calls; where it may be a promise it is one."""
         if isinstance(e, ast.BinOp) and self._may(e, at, state):
+            calm = self._calm(e.right, at, state)
             left, right = self._given(e.left, at, state), self._given(e.right, at, state)
-            if not self._calm(e.right, at, state):  # which then runs after the layer
+            if not calm:  # it runs after the layer
                 left = helper("value", [left])
             inplace = [ast.Constant(True)] if e is getattr(at, "total", None) else []
             return ast.copy_location(helper("add", [left, right, *inplace]), e)
         taken = self._taken(e)
         if taken is not None:
             assert isinstance(e, ast.Call)
-            return self._replaced(e, taken[0], taken[1], at, state)
+            new = self._replaced(e, taken[0], taken[1], at, state)
+            # What is an activation today may be an identity later.
+            return new if taken[2] else ast.copy_location(helper("value", [new]), e)
         if self._may(e, at, state):
             return e
         return _Reader(self, at, state).visit(e)  # type: ignore[return-value]
@@ -215,16 +218,14 @@ class Rewriter:
             names: list[ast.expr | None] = [ast.Constant(k.arg) for k in e.keywords]
             options = ast.Dict(names, [k.value for k in e.keywords])
             keywords.append(ast.keyword("options", options))
-        new = ast.copy_location(helper("call", [f, given], keywords), e)
-        # What is an activation today may be an identity later.
-        return new if self._role(f) == "live" else ast.copy_location(helper("value", [new]), e)
+        return ast.copy_location(helper("call", [f, given], keywords), e)
 
     def _consumed(self, name: str, at: ast.stmt) -> bool:
         """Whether a variable is read once in a statement and never after it."""
-        reads = sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load)
-                    for n in ast.walk(at))  # fmt: skip
         if self._closed:
             return False
+        reads = sum(isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load)
+                    for n in ast.walk(at))  # fmt: skip
         dead = name == target_of(at) or name not in self._live[at]
         return dead and reads + isinstance(at, ast.AugAssign) * (name == target_of(at)) == 1
 
