@@ -41,6 +41,13 @@ OPERATIONS = {
     "add": "additions",
     "sgd_step": "SGD",
 }
+PEAK_FLAGS = {
+    "baseline": ["-msse2"],
+    "avx2": ["-mavx2"],
+    "avx512": ["-mavx512bw"],
+    "avxvnni": ["-mavx2", "-mavxvnni"],
+    "avx512vnni": ["-mavx512vnni"],
+}
 REST = "the rest"
 WARM_UP = 3
 _COPIED = 1 << 26  # bytes, beyond the caches
@@ -107,14 +114,17 @@ def nbytes(value: Any) -> int:
     return 0
 
 
+def compile_peak(isa: str, *options: str) -> None:
+    """Compile ``peak.c`` for an instruction set of the integer convolutions."""
+    source = Path(__file__).with_name("peak.c")
+    subprocess.run(["cc", "-O3", *PEAK_FLAGS[isa], *options, str(source)], check=True)
+
+
 def peak() -> float:
     """Return the 8-bit products per second of one thread."""
-    flags = {"avx512vnni": ["-mavx512vnni"], "avxvnni": ["-mavx2", "-mavxvnni"]}
-    source = Path(__file__).with_name("peak.c")
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/peak"
-        command = ["cc", "-O3", *flags.get(conv.isa(), ["-mavx2"]), "-o", program, str(source)]
-        subprocess.run(command, check=True)
+        compile_peak(conv.isa(), "-o", program)
         lines = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
     return int(lines[0]) / min(map(float, lines[1:]))
 

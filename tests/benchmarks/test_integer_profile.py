@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -35,3 +39,15 @@ def test_products_and_bytes_of_a_step() -> None:
     assert all(s.calls > 0 and s.seconds > 0 for s in kernels.spent.values())
     quarter = profile.nbytes((x.values, [torch.zeros(3, dtype=torch.int32)], "name", 1))
     assert quarter == 2 * 4 * 36 + 12
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("isa", profile.PEAK_FLAGS)
+def test_the_peak_stays_in_registers(isa: str, tmp_path: Path) -> None:
+    listing = tmp_path / "peak.s"
+    profile.compile_peak(isa, "-S", "-o", str(listing))
+    lines = listing.read_text().splitlines()
+    places = [i for i, line in enumerate(lines) if re.search("pdpbusd|pmaddwd", line)]
+    assert len(places) == 12
+    turn = lines[places[0] : places[-1] + 1]
+    assert not [line for line in turn if "(%" in line]
