@@ -5,9 +5,8 @@
 Writes ``results/qat.csv``, a row per run, and its environment. All share the network, first
 weights, batches and rates. QAT (Jacob et al., CVPR 2018, arXiv:1712.05877) trains in float32 with
 rounding to 8 bits in the forward pass, torch's default settings for x86; ranges and statistics of
-BatchNorm move to the end, which did better than to hold them for the last half or quarter. Its
-accuracy is that of the converted network, which infers by torch's 8-bit kernels. Runs take turns
-epoch by epoch, so that their times compare on a busy machine too.
+BatchNorm move to the end. Its accuracy is that of the converted network, which infers by torch's
+8-bit kernels. Runs take turns epoch by epoch, so that their times compare on a busy machine too.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ import argparse
 import copy
 import time
 import warnings
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.harness import refuse_on_red, write
+from benchmarks.integers.learners import FloatLearner, Images, IntegerLearner, Learner
 from l1bn import quantized
 from l1bn.recipes.data import ImageSet, load_data
 from l1bn.recipes.models import build_model
@@ -58,38 +57,6 @@ def plain(model: nn.Module) -> nn.Module:
     return model
 
 
-class Learner(Protocol):
-    """What trains by batches of int8 images."""
-
-    def step(self, x: quantized.QTensor, labels: Tensor, rate: float) -> None:
-        """Take one step."""
-
-    def classes(self, x: quantized.QTensor) -> Tensor:
-        """Return the class of each image."""
-
-
-class FloatLearner:
-    """float32, BatchNorm or L1BN as the model has it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4
-        )
-
-    def step(self, x: quantized.QTensor, labels: Tensor, rate: float) -> None:
-        """Take one step."""
-        self.optimizer.param_groups[0]["lr"] = rate
-        self.optimizer.zero_grad()
-        F.cross_entropy(self.model(x.real()), labels).backward()
-        self.optimizer.step()
-
-    def classes(self, x: quantized.QTensor) -> Tensor:
-        """Return the class of each image."""
-        with torch.no_grad():
-            return self.model.eval()(x.real()).argmax(1)
-
-
 class QatLearner(FloatLearner):
     """torch's QAT, by torch.fx."""
 
@@ -111,27 +78,6 @@ class QatLearner(FloatLearner):
         return found
 
 
-class IntegerLearner:
-    """int8, every tensor of a step in integers."""
-
-    def __init__(self, model: nn.Module, seed: int) -> None:
-        self.network = quantized.prepare(model, quantized.Config(seed=seed))
-        self.optimizer = quantized.SGD(
-            self.network, lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4
-        )
-
-    def step(self, x: quantized.QTensor, labels: Tensor, rate: float) -> None:
-        """Take one step."""
-        self.optimizer.param_groups[0]["lr"] = rate
-        loss = quantized.cross_entropy(self.network, self.network(x), labels)
-        self.network.backward(loss.error)
-        self.optimizer.step()
-
-    def classes(self, x: quantized.QTensor) -> Tensor:
-        """Return the class of each image."""
-        return self.network.eval()(x).values.argmax(1)
-
-
 def learner(variant: str, data: ImageSet, options: argparse.Namespace, seed: int) -> Learner:
     """Return a fresh network; all of one seed have the same first weights."""
     torch.manual_seed(seed)
@@ -141,22 +87,16 @@ def learner(variant: str, data: ImageSet, options: argparse.Namespace, seed: int
     if variant == "QAT":
         size = spec.image_size
         return QatLearner(model, torch.randn(2, spec.in_channels, size, size))
-    return IntegerLearner(model, seed) if variant == "int8 L1BN" else FloatLearner(model)
-
-
-def codes(data: ImageSet, images: Tensor) -> quantized.QTensor:
-    """Return images in 8 bits, those that all variants see."""
-    mean, deviation = (v.view(1, -1, 1, 1) for v in data.moments())
-    coded = quantized.quantize((images.float() - mean) / deviation, -5)
-    last = coded.values.contiguous(memory_format=torch.channels_last)
-    return quantized.QTensor(last, coded.exponent)
+    if variant == "int8 L1BN":
+        return IntegerLearner(model, quantized.Config(seed=seed))
+    return FloatLearner(model)
 
 
 def compare(data: ImageSet, options: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """Train all variants of one seed, in turns, and return a row for each."""
     learners = {variant: learner(variant, data, options, seed) for variant in VARIANTS}
     split = data.train.only(images=options.images, seed=seed)
-    x, order = codes(data, split.images), torch.Generator().manual_seed(seed)
+    images, order = Images(data, split), torch.Generator().manual_seed(seed)
     spent = dict.fromkeys(VARIANTS, 0.0)
     for epoch in range(options.epochs):
         batches = torch.randperm(len(split), generator=order).split(BATCH)
@@ -164,17 +104,15 @@ def compare(data: ImageSet, options: argparse.Namespace, seed: int) -> list[dict
             start = time.perf_counter()
             for index, chosen in enumerate(batches):
                 done = (epoch + index / len(batches)) / options.epochs
-                part = quantized.QTensor(x.values[chosen], x.exponent)
-                one.step(part, split.labels[chosen], options.rate * (1 - done))
+                one.learn(*images.part(chosen))
+                one.step(options.rate * (1 - done))
             spent[variant] += time.perf_counter() - start
-    test = codes(data, data.test.images)
+    test = Images(data, data.test)
     return [
         {
             "variant": variant,
             "seed": seed,
-            "test_accuracy": round(
-                100 * float((one.classes(test) == data.test.labels).float().mean()), 2
-            ),
+            "test_accuracy": test.accuracy(one),
             "seconds": round(spent[variant], 2),
             "over_batchnorm": round(spent["float32 BatchNorm"] / spent[variant], 3),
         }

@@ -9,6 +9,7 @@ import warnings
 import torch
 
 from benchmarks.integers import qat, small_batches
+from benchmarks.integers.learners import Images
 from l1bn import L1BatchNorm2d
 from l1bn.recipes.data import load_data
 from l1bn.recipes.models import ModelSpec, build_model
@@ -31,9 +32,10 @@ def test_qat_rounds_in_training_and_converts_to_8_bits() -> None:
         warnings.simplefilter("ignore", UserWarning)
         learner = qat.learner("QAT", data, options, 0)
         assert isinstance(learner, qat.QatLearner)
-        x, labels = qat.codes(data, data.train.images[:32]), data.train.labels[:32]
+        x, labels = Images(data, data.train).part(torch.arange(32))
         for _ in range(3):
-            learner.step(x, labels, 0.05)
+            learner.learn(x, labels)
+            learner.step(0.05)
         rounded = copy.deepcopy(learner.model).eval()(x.real()).argmax(1)
         agree = (learner.classes(x) == rounded).float().mean()
     assert agree > 0.8
