@@ -9,31 +9,35 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
+from l1bn.activation import Activation
 from l1bn.functional import l1_batch_norm
 from l1bn.ops.registry import registry
 
-#: Channels and edge of ResNet-18's and ResNet-50's layers; whether an addition comes before ReLU.
-_LAYERS = (
-    (64, 112, False), (64, 56, False), (64, 56, True), (128, 28, True), (256, 56, True),
-    (256, 14, True), (512, 28, True), (512, 7, True), (1024, 14, True), (2048, 7, True),
-)  # fmt: skip
+#: Channels and edge of the layers of ResNet-18 and ResNet-50: with ReLU, with ReLU after an
+#: addition, and in shortcuts with neither.
+_RELU = ((64, 112), (64, 56), (128, 56), (128, 28), (256, 28), (256, 14), (512, 14), (512, 7))
+_ENDS = ((256, 56), (128, 28), (512, 28), (256, 14), (1024, 14), (512, 7), (2048, 7))
+_ADDITION = ((64, 56), *_ENDS)
 
 
 class Layer(NamedTuple):
-    """A layer with ReLU: shape of its input, dtype, memory format, whether something is added."""
+    """Shape of a layer's input, dtype, memory format, activation, whether something is added."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     format: torch.memory_format
+    activation: Activation | None
     residual: bool
 
 
 def layers(batch: int) -> list[Layer]:
     """Those of ResNets at a batch size, in bfloat16 channels_last and float32 NCHW."""
     formats = ((torch.bfloat16, torch.channels_last), (torch.float32, torch.contiguous_format))
+    kinds = (_RELU, "relu", False), (_ADDITION, "relu", True), (_ENDS, None, False)
     return [
-        Layer((batch, channels, edge, edge), *way, residual)
-        for channels, edge, residual in _LAYERS
+        Layer((batch, channels, edge, edge), *way, activation, residual)
+        for sizes, activation, residual in kinds
+        for channels, edge in sizes
         for way in formats
     ]
 
@@ -66,7 +70,7 @@ def compile_for(found: Sequence[Layer], device: str) -> None:
         for _ in range(2):
             y = l1_batch_norm(
                 x, *state, weight, bias, True,
-                activation="relu", residual=residual, backend="triton",
+                activation=layer.activation, residual=residual, backend="triton",
             )  # fmt: skip
             y.backward(torch.ones_like(y))
             if device == "cuda":
