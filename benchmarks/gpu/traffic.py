@@ -6,7 +6,7 @@ to the loads and stores that Triton's interpreter makes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from l1bn.activation import clips
+from l1bn.activation import Activation, clips
 from l1bn.ops.records import Call, Running
 from l1bn.ops.triton import launch
 
@@ -49,30 +49,28 @@ class Launch:
     arguments: dict[str, Any]
 
 
-def recorded(then: Callable[[Launch, Callable[[], None]], None] | None = None) -> Any:
+@contextmanager
+def recorded(
+    then: Callable[[Launch, Callable[[], None]], None] | None = None,
+) -> Iterator[list[Launch]]:
     """Collect launches: in the place of running them, or handing each to ``then`` with its run."""
+    launches: list[Launch] = []
 
-    @contextmanager
-    def collecting() -> Any:
-        launches: list[Launch] = []
+    class Recorder:
+        def __init__(self, name: str) -> None:
+            self.name, self.kernel = name, getattr(launch, name)
 
-        class Recorder:
-            def __init__(self, name: str) -> None:
-                self.name, self.kernel = name, getattr(launch, name)
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            def start(**arguments: Any) -> None:
+                launches.append(Launch(self.name, arguments))
+                if then is not None:
+                    then(launches[-1], lambda: self.kernel[grid](**arguments))
 
-            def __getitem__(self, grid: object) -> Any:
-                def start(**arguments: Any) -> None:
-                    launches.append(Launch(self.name, arguments))
-                    if then is not None:
-                        then(launches[-1], lambda: self.kernel[grid](**arguments))
+            return start
 
-                return start
-
-        recorders: dict[str, Any] = {name: Recorder(name) for name in KERNELS}
-        with mock.patch.multiple(launch, **recorders):
-            yield launches
-
-    return collecting()
+    recorders: dict[str, Any] = {name: Recorder(name) for name in KERNELS}
+    with mock.patch.multiple(launch, **recorders):
+        yield launches
 
 
 def bytes_of(one: Launch) -> int:
@@ -102,8 +100,18 @@ class Case:
     shape: tuple[int, ...]
     dtype: torch.dtype
     last: bool
-    activation: Any
+    activation: Activation | None
     residual: bool
+
+
+def saved(kept: launch.Kept, activation: Activation | None, keep_x: bool) -> launch.Kept:
+    """What training leaves of it for backward."""
+    bends = activation is not None and not clips(activation)
+    return kept._replace(
+        x=kept.x if keep_x else None,
+        y=None if activation is None or (keep_x and bends) else kept.y,
+        residual=kept.residual if bends or not keep_x else None,
+    )
 
 
 def launches_of(case: Case, keep_x: bool) -> tuple[list[Launch], list[Launch]]:
@@ -123,12 +131,7 @@ def launches_of(case: Case, keep_x: bool) -> tuple[list[Launch], list[Launch]]:
         worst = torch.empty(1, dtype=torch.int32, device="meta") if bits else None
         running = Running(vector(), vector(), 0.1)
         _, kept = launch.forward(x, residual, call, running, bits, worst)
-    bends = case.activation is not None and not clips(case.activation)
-    kept = kept._replace(
-        x=x if keep_x else None,
-        y=None if case.activation is None or (keep_x and bends) else kept.y,
-        residual=kept.residual if bends or not keep_x else None,
-    )
+    kept = saved(kept, case.activation, keep_x)
     with recorded() as backward:
         launch.backward(tensor(), kept, call, (True, True, True, case.residual))
     return forward, backward

@@ -17,7 +17,7 @@ On a CPU, where the interpreter runs, there is nothing to wait for: r is looked 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class _Watched:
     ratio: float | None = None
     #: Whether the step under way keeps y.
     keeps_output: bool = False
-    pending: bool = field(default=False)
+    pending: bool = False
 
 
 #: The memory of a γ. A compiled graph calls with tensors of its own on the same memory.

@@ -9,10 +9,10 @@ import pytest
 import torch
 from triton.runtime import interpreter
 
-from benchmarks.gpu.traffic import Case, Launch, bytes_of, launches_of, recorded
+from benchmarks.gpu.traffic import Case, Launch, bytes_of, launches_of, recorded, saved
 from judge import make_case
-from l1bn.activation import Activation, clips, keeps_output
-from l1bn.doctor.warm import Layer, compile_for, layers
+from l1bn.activation import Activation, keeps_output
+from l1bn.doctor.warm import Layer, compile_for
 from l1bn.ops.records import Call
 from l1bn.ops.triton import launch, plan
 
@@ -63,12 +63,7 @@ def counted(case: tuple, monkeypatch: pytest.MonkeyPatch, keep_x: bool) -> list[
     with recorded(run):
         worst = None if keep_x else torch.zeros(1, dtype=torch.int32)
         _, kept = launch.forward(made.x, made.residual, call, None, not keep_x, worst)
-        bends = not clips(activation)
-        kept = kept._replace(
-            x=made.x if keep_x else None,
-            y=None if keep_x and bends else kept.y,
-            residual=kept.residual if bends or not keep_x else None,
-        )
+        kept = saved(kept, activation, keep_x)
         launch.backward(made.grad, kept, call, (True, True, True, residual))
     return found
 
@@ -113,7 +108,7 @@ def test_warming_up_trains_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "SINGLE", 8)
     monkeypatch.setattr(plan, "TILE", 64)
     plan._plan.cache_clear()
-    last = Layer((2, 8, 4, 4), torch.bfloat16, torch.channels_last, residual=True)
+    last = Layer((2, 8, 4, 4), torch.bfloat16, torch.channels_last, "relu", residual=True)
     with recorded(lambda _, start: start()) as found:
         compile_for([last], "cpu")
     plan._plan.cache_clear()
@@ -125,4 +120,3 @@ def test_warming_up_trains_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
         "gradient_kernel",
     ]
     assert [one.kernel for one in found] == 2 * step
-    assert {layer.shape[0] for layer in layers(3)} == {3}
