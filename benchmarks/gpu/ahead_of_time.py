@@ -5,7 +5,8 @@
 The launches are those that `l1bn.ops.triton` makes for the shapes below, recorded on tensors
 without memory, so that what is compiled here is what runs there. Targets: sm_80, sm_90 and gfx942.
 For NVIDIA the PTX goes through the bundled ``ptxas -v`` (registers, spills, shared memory), and its
-global loads and stores are counted by width.
+global loads and stores are counted by width: ``narrow`` are kernels that load no 16 bytes at once
+though the layout allows it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -31,7 +33,7 @@ from triton.compiler import ASTSource
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.gpu.traffic import Case, Launch, launches_of
 from l1bn.activation import keeps_output
-from l1bn.ops.triton import launch, plan
+from l1bn.ops.triton import launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -140,6 +142,12 @@ def accesses(ptx: str) -> Counter[str]:
     return found
 
 
+def must_be_wide(case: Case) -> bool:
+    """Whether neighbours in memory are enough for 16 bytes at once, and known to be aligned."""
+    neighbours = case.shape[1] if case.last or len(case.shape) == 2 else math.prod(case.shape[2:])
+    return neighbours >= 64 and neighbours % 16 == 0
+
+
 def rows(quick: bool) -> Iterator[dict[str, Any]]:
     """Compile, kernel by kernel."""
     for case in CASES[:: 4 if quick else 1]:
@@ -160,31 +168,31 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
                         ptx = compiled.asm["ptx"]
                         row |= assemble(ptx, "sm_90a" if name == "sm_90" else name)
                         row["occupancy"] = occupancy(row["registers"], options["num_warps"])
-                        row["accesses"] = " ".join(
-                            f"{k}:{v}" for k, v in sorted(accesses(ptx).items())
-                        )
+                        found = accesses(ptx)
+                        row["accesses"] = " ".join(f"{k}:{v}" for k, v in sorted(found.items()))
+                        row["narrow"] = int(must_be_wide(case) and not found["ld16"])
                         row["float_atomics"] = len(re.findall(r"(?:atom|red)\.[\w.:]*add\.f", ptx))
                     yield row
 
 
 def main() -> int:
-    """Compile everything; fail where a kernel spills or adds floats atomically."""
+    """Compile everything; fail where a kernel spills, loads little at once, adds atomic floats."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder for ahead_of_time.csv")
     parser.add_argument("--quick", action="store_true", help="every fourth case only")
     options = parser.parse_args()
-    assert plan.TILE  # the plan decides what is compiled
     found = list(rows(options.quick))
-    names = list(max(found, key=len))
     if options.out:
+        names = list(max(found, key=len))
         options.out.mkdir(parents=True, exist_ok=True)
-    for target in (options.out and (options.out / "ahead_of_time.csv").open("w"), sys.stdout):
-        if target:
-            writer = csv.DictWriter(target, names)
+        with (options.out / "ahead_of_time.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(found)
-    bad = [row for row in found if row.get("spilled") or row.get("float_atomics")]
-    print(f"{len(found)} compiled, {len(bad)} with spills or atomic additions of floats")
+    faults = "spilled", "narrow", "float_atomics"
+    bad = [row for row in found if any(row.get(fault) for fault in faults)]
+    print(*bad, sep="\n")
+    print(f"{len(found)} compiled, {len(bad)} with one of: {', '.join(faults)}")
     return min(len(bad), 1)
 
 
