@@ -62,7 +62,7 @@ _CONTROL = (
 _STATUS = (
     Bits("busy", 0, 1, "a command runs"),
     Bits("done", 1, 1, "a command has ended; cleared by writing 1, and by the next start"),
-    Bits("command_error", 2, 1, "a command had no operation; cleared by reset"),
+    Bits("command_error", 2, 1, "a command or its count was none that there is; cleared by reset"),
     Bits("framing_error", 3, 1, "TLAST came early or was missing; cleared by reset"),
     Bits("phase", 4, 3, "the pass that s_axis must feed"),
 )

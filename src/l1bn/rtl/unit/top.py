@@ -57,8 +57,10 @@ class NormUnit(wiring.Component):
 
     def __init__(self, config: UnitConfig) -> None:
         self.config = config
-        #: Where a command sets N: it is taken; the element is the last of its channel.
-        self.counts, self.at_last = Signal(), Signal()
+        #: Where a command sets N: it is taken.
+        self.counts = Signal()
+        #: Where a command sets N: the element is the last of its channel.
+        self.at_last = Signal()
         super().__init__(
             {
                 "command": In(stream.Signature(command_layout(config))),

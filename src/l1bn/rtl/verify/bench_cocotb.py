@@ -183,7 +183,6 @@ async def registers_hold_while_a_command_runs(dut: Any) -> None:
     assert not dut.irq.value
     assert (await driver.bus.write(0x3C, bytes(4))).resp == AxiResp.SLVERR
     config = driver.config
-    config = driver.config
     assert await driver.read("unit") & 0xFFFF == config.width | config.log2_elements << 8
 
 

@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K, K
 from l1bn.rtl.unit.scalars import count
 from l1bn.rtl.unit.scalars.normalize import half_step
-from l1bn.rtl.unit.scalars.program import Parts, multiply, run
+from l1bn.rtl.unit.scalars.program import Parts, begin_division, multiply, run
 
 
 def backward_states(m: Module, parts: Parts, entry: str, goes_to: str) -> None:
@@ -64,20 +64,11 @@ def _projection(m: Module, parts: Parts, entry: str, goes_to: str) -> Signal:
     q = _signed(m, divider.quotient[: config.quotient], r.negative, "q")
     run(
         m, parts, entry, goes_to,
-        start=[
-            divider.start.eq(1), divider.high.eq(dividend[config.quotient :]),
-            divider.low.eq(_aligned(dividend, config.quotient, len(divider.low))),
-            divider.count.eq(config.quotient),
-        ],
+        start=begin_division(divider, dividend, config.quotient),
         done=divider.done, latch=[r.negative.eq(covariance < 0)],
         then=[r.projection.eq(q)] if config.counted else [],
     )  # fmt: skip
     return r.projection if config.counted else q
-
-
-def _aligned(dividend: Value, bits: int, width: int) -> Value:
-    """The last bits of a dividend at the top of the quotient's register, where they leave first."""
-    return dividend[:bits] if bits == width else dividend[:bits] << (width - bits)
 
 
 def _signed(m: Module, magnitude: Value, negative: Signal, name: str) -> Signal:
@@ -177,15 +168,10 @@ def _l2(m: Module, parts: Parts, goes_to: str) -> None:
     grow, c, quotient = config.log2_elements, config.coefficient, config.quotient
     size = _magnitude(m, scalar.result)
     limit = config.spec.coefficient.high
-    width = len(divider.low)
     signed_quotient = _signed(m, divider.quotient[:quotient], r.negative, "signed_quotient")
     run(
         m, parts, "PROJECTION", "SLOPE_PRODUCT",
-        start=[
-            divider.start.eq(1), divider.high.eq(size >> quotient),
-            divider.low.eq(_aligned(size, quotient, width)),
-            divider.count.eq(quotient),
-        ],
+        start=begin_division(divider, size, quotient),
         done=divider.done, latch=[r.negative.eq(scalar.result < 0)],
         then=[r.dgamma.eq(signed_quotient)],
     )  # fmt: skip
@@ -199,10 +185,7 @@ def _l2(m: Module, parts: Parts, goes_to: str) -> None:
     negated = Mux(r.live, Mux(r.negative, size_out, -size_out), 0)
     run(
         m, parts, "SLOPE", "MEAN_TERM",
-        start=[
-            divider.start.eq(1), divider.high.eq(size >> (c - 1)),
-            divider.low.eq(_aligned(size, c - 1, width)), divider.count.eq(c - 1),
-        ],
+        start=begin_division(divider, size, c - 1),
         done=divider.done, latch=[r.negative.eq(scalar.result < 0)],
         then=[r.slope.eq(negated)],
     )  # fmt: skip

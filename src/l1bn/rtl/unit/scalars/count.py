@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from amaranth.hdl import Cat, Module, Signal, Value
 
 from l1bn.fixed_point.norm.spec import FRACTION_BITS, INVERSE_K
-from l1bn.rtl.unit.scalars.program import Parts, multiply, run
+from l1bn.rtl.unit.scalars.program import Parts, begin_division, multiply, run
 
 
 def scaled_difference(
@@ -69,10 +69,7 @@ def _divide(
     assert divider is not None
     run(
         m, parts, state, goes_to,
-        start=[
-            divider.start.eq(1), divider.high.eq(numerator >> bits),
-            divider.low.eq(numerator[:bits] << (len(divider.low) - bits)), divider.count.eq(bits),
-        ],
+        start=begin_division(divider, numerator, bits),
         done=divider.done, latch=[r.by_count.eq(1)], then=[r.by_count.eq(0), *then],
     )  # fmt: skip
 

@@ -119,6 +119,15 @@ def multiply(
             m.next = goes_to
 
 
+def begin_division(divider: Divider, dividend: Value, bits: int) -> list[Value]:
+    """What starts a quotient of so many bits: they leave the top of the divider's low half."""
+    return [
+        divider.start.eq(1), divider.high.eq(dividend[bits:]),
+        divider.low.eq(dividend[:bits].shift_left(len(divider.low) - bits)),
+        divider.count.eq(bits),
+    ]  # fmt: skip
+
+
 def run(
     m: Module,
     parts: Parts,
