@@ -344,7 +344,7 @@ def test_float_statistics_far_from_zero_are_not_clipped(backend, mean):
     net = quantized.prepare(nn.Sequential(nn.ReLU(), norm), backend=backend).eval()
     layer = net.layers[1]
     wide = quantized.QTensor(torch.randint(0, 2**12, (4, 3, 8, 8)).int(), -9)  # 0 to 8
-    shift = layer.evaluation_shift(wide.exponent)
+    shift = layer.norm.shift(wide.exponent)
     y, _ = layer.rule.evaluate(
         net.clock.kernels(wide.values),
         rule.Sums(wide.values.contiguous(memory_format=torch.channels_last), shift, wide.exponent),

@@ -203,7 +203,7 @@ class _Source:
         exponent = build.exponents[node.inputs[0]]
         if isinstance(layer, ProductNormLayer):
             exponent += layer.weight.narrow().exponent
-        shift = layer.evaluation_shift(exponent)
+        shift = layer.norm.shift(exponent)
         coefficient, offset, right = layer.rule.constants(shift + exponent, layer.norm)
         columns = (_list(c) for c in (offset, coefficient, right, shift))
         self.arrays.append(_rows("l1bn_folded", f"folded_{index}", zip(*columns, strict=True)))

@@ -114,7 +114,7 @@ def l1_slopes(
         q = (dgamma * K) >> FRACTION_BITS
     else:
         q = divide_truncated(covariance * count, statistics.deviation)
-        dgamma = (q * INVERSE_K + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+        dgamma = _dgamma_of(q)
     q = np.where(statistics.live, q, 0)
     below = (2 * dbeta * count + count - 4 * q * statistics.above) // (2 * count)
     low, high = (divide_nearest(-channel.coefficient * c, count) for c in (below, below + 2 * q))
@@ -177,21 +177,21 @@ def _floor_shift(covariance: ScalarArray, exponent: ScalarArray, count: int) -> 
     return (covariance << up) // (count << down)
 
 
-def frozen_dgamma(
-    total: ScalarArray, products: ScalarArray, statistics: L1Statistics
-) -> ScalarArray:
+def constant_dgamma(covariance: ScalarArray, count: int, deviation: ScalarArray) -> ScalarArray:
     """Σg·x̂ with statistics that are constants, in steps of g.
 
     Args:
-        total: Σg.
-        products: Σg·x.
-        statistics: What ``evaluation_statistics`` gives.
+        covariance: M·Σg·x − S·Σg, with M and S of those statistics.
+        count: M.
+        deviation: Σ|M·x − S|.
 
     Shape:
-        - total, products, Output: ``(C,)``
+        - covariance, deviation, Output: ``(C,)``
     """
-    covariance = statistics.count * products - statistics.total * total
-    q = divide_truncated(covariance * statistics.count, statistics.deviation)
+    return _dgamma_of(divide_truncated(covariance * count, deviation))
+
+
+def _dgamma_of(q: ScalarArray) -> ScalarArray:
     return (q * INVERSE_K + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
 
 

@@ -23,10 +23,16 @@ from l1bn.fixed_point.formats import (
     divide_nearest,
     integer_root,
 )
-from l1bn.fixed_point.norm.backward import frozen_dgamma
+from l1bn.fixed_point.norm.backward import constant_dgamma, reduce_gradient
 from l1bn.fixed_point.norm.layer import LayerGradient, activate
 from l1bn.fixed_point.norm.normalize import Forward, normalize
-from l1bn.fixed_point.norm.running import RUNNING_BITS, Running, evaluation_statistics
+from l1bn.fixed_point.norm.running import (
+    MOMENTUM_BITS,
+    RUNNING_BITS,
+    Running,
+    evaluation_statistics,
+    part_way,
+)
 from l1bn.fixed_point.norm.spec import FRACTION_BITS, K, NormSpec
 from l1bn.fixed_point.norm.statistics import (
     L1Statistics,
@@ -36,8 +42,6 @@ from l1bn.fixed_point.norm.statistics import (
 )
 from l1bn.fixed_point.scaling import common_exponent, rescale
 
-MOMENTUM_BITS = 11
-"""Shares of a batch count 1/2048."""
 _BEYOND = 128  # no 8-bit number is at or above it
 _WIDE = 1 << 30  # σ² of 128 steps
 _NARROW = 1 << 26  # σ² of 32 steps
@@ -125,18 +129,13 @@ def toward(running: Running, batch: Sides, momentum: int) -> Running:
     deviation = ((2 * batch.high - batch.total) << RUNNING_BITS) - (batch.above - below) * mean
     sigma = divide_nearest(K * deviation, batch.count << FRACTION_BITS)
     before = _root_nearest(running.variance.astype(object) << RUNNING_BITS)
-    after = _step(before, sigma, momentum)
+    after = part_way(before, sigma, momentum)
     variance = (after * after + (1 << (RUNNING_BITS - 1))) >> RUNNING_BITS
-    center = divide_nearest(batch.total << RUNNING_BITS, batch.count)
-    return Running(_step(mean, center, momentum), variance)
+    return Running(part_way(mean, batch_mean(batch), momentum), variance)
 
 
 def _root_nearest(value: ScalarArray) -> ScalarArray:
     return (integer_root(4 * value) + 1) >> 1
-
-
-def _step(old: ScalarArray, new: ScalarArray, momentum: int) -> ScalarArray:
-    return old + (((new - old) * momentum + (1 << (MOMENTUM_BITS - 1))) >> MOMENTUM_BITS)
 
 
 def settle(running: Running, exponent: IntArray, seen: IntArray) -> tuple[Running, IntArray]:
@@ -218,16 +217,14 @@ def constant_layer_backward(
     if relu:
         g = np.where(forward.y > 0, g, 0)
     g, x = (check_data(name, a, spec, least=1) for name, a in (("g", g), ("x", x)))
-    channel = forward.channel
-    if not isinstance(channel.statistics, L1Statistics):
+    channel, statistics = forward.channel, forward.channel.statistics
+    if not isinstance(statistics, L1Statistics):
         raise TypeError("forward: expected that of constant_layer_forward, got one of L2BN")
-    dbeta = channel_sum(g)
-    dgamma = frozen_dgamma(dbeta, channel_sum(g * x), channel.statistics)
+    dbeta, covariance = reduce_gradient(g, x, statistics)
+    dgamma = constant_dgamma(covariance, statistics.count, statistics.deviation)
     wide = g * channel.coefficient.astype(np.int64)[:, None]
     exponents = g_exponent - channel.shift - spec.output.fraction - np.asarray(x_exponent, object)
     exponent, shift = common_exponent(np.abs(wide).max(axis=1), exponents, bits)
-    if counter is None:
-        counter = np.arange(wide.size, dtype=np.uint64).reshape(wide.shape)
     dx = rescale(
         wide, shift[:, None], bits, rounding=rounding, seed=seed, stream=stream, counter=counter
     )

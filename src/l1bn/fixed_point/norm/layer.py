@@ -122,8 +122,6 @@ def norm_layer_backward(
     wide = g * slopes.coefficient.astype(np.int64)[:, None] + select_offset(x, slopes, channel)
     exponents = g_exponent - channel.shift - spec.output.fraction - np.asarray(x_exponent, object)
     exponent, shift = common_exponent(np.abs(wide).max(axis=1), exponents, bits)
-    if counter is None:
-        counter = np.arange(wide.size, dtype=np.uint64).reshape(wide.shape)
     dx = rescale(
         wide, shift[:, None], bits, rounding=rounding, seed=seed, stream=stream, counter=counter
     )

@@ -13,6 +13,8 @@ from l1bn.fixed_point.norm.statistics import L1Statistics, L2Statistics, check_d
 
 #: Fraction bits of the running mean and of the running σ.
 RUNNING_BITS = 16
+#: Shares of a batch count 1/2048.
+MOMENTUM_BITS = 11
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,12 @@ class Running:
         Raises:
             ValueError: If ``momentum`` is outside 1 to 2048.
         """
-        if not 1 <= momentum <= 1 << 11:
+        if not 1 <= momentum <= 1 << MOMENTUM_BITS:
             raise ValueError(f"momentum: expected 1 to 2048 (of 2048), got {momentum}")
         batch = self.of(statistics, shift)
         return Running(
-            _toward(self.mean, batch.mean, momentum),
-            _toward(self.variance, batch.variance, momentum),
+            part_way(self.mean, batch.mean, momentum).astype(np.int64),
+            part_way(self.variance, batch.variance, momentum).astype(np.int64),
         )
 
     @classmethod
@@ -92,9 +94,14 @@ def _to_int32(value: ScalarArray) -> IntArray:
     return np.clip(value, -limit, limit).astype(np.int64)
 
 
-def _toward(old: IntArray, new: ScalarArray, momentum: int) -> IntArray:
-    step = ((new - old.astype(object)) * momentum + (1 << 10)) >> 11
-    return (old.astype(object) + step).astype(np.int64)
+def part_way(old: ScalarArray, new: ScalarArray, momentum: int) -> ScalarArray:
+    """``old`` moved by ``momentum / 2**11`` of the way to ``new``, rounded to nearest.
+
+    Shape:
+        - old, new, Output: ``(C,)``
+    """
+    old = old.astype(object)
+    return old + (((new - old) * momentum + (1 << (MOMENTUM_BITS - 1))) >> MOMENTUM_BITS)
 
 
 def evaluate(

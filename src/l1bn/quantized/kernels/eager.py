@@ -12,7 +12,7 @@ from torch import Tensor
 from l1bn.fixed_point.addition import MAX_GAP
 from l1bn.fixed_point.formats import Noise
 from l1bn.fixed_point.geometry import Geometry
-from l1bn.fixed_point.norm.backward import frozen_dgamma, l1_slopes
+from l1bn.fixed_point.norm.backward import constant_dgamma, l1_slopes
 from l1bn.fixed_point.norm.normalize import fold
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.scaling import MAX_SHIFT, common_exponent, peak_shift
@@ -28,7 +28,6 @@ from l1bn.quantized.kernels.eager_norm import (
     l1_statistics,
     python_numbers,
     state_of,
-    statistics_of_constants,
     tensor_of,
 )
 from l1bn.quantized.kernels.interface import Constants, per_channel
@@ -159,8 +158,9 @@ class EagerKernels:
             g = torch.where(y > 0, g, 0)
         dims = all_but_channels(x)
         dbeta, products = g.sum(dims), (g.int() * x).sum(dims)
-        sums = python_numbers(dbeta), python_numbers(products)
-        dgamma = frozen_dgamma(*sums, statistics_of_constants(constants))
+        count, total = constants.count, python_numbers(constants.total)
+        covariance = count * python_numbers(products) - total * python_numbers(dbeta)
+        dgamma = constant_dgamma(covariance, count, python_numbers(constants.deviation))
         wide = g * per_channel(constants.coefficient, x)
         exponents = (
             g_exponent

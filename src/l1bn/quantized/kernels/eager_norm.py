@@ -13,7 +13,7 @@ from l1bn.fixed_point.norm.backward import Slopes
 from l1bn.fixed_point.norm.normalize import Channel, Reciprocal
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.norm.statistics import L1Statistics
-from l1bn.quantized.kernels.interface import Constants, NormState, per_channel
+from l1bn.quantized.kernels.interface import NormState, per_channel
 
 _Numbers = npt.NDArray[np.object_]
 
@@ -115,21 +115,6 @@ def statistics_of(state: NormState) -> L1Statistics:
         deviation=python_numbers(state.deviation),
         live=live,
         second_pass=~live,
-    )
-
-
-def statistics_of_constants(constants: Constants) -> L1Statistics:
-    """The judge's view of constants: what the gradient needs of them."""
-    total, deviation = python_numbers(constants.total), python_numbers(constants.deviation)
-    unread = np.zeros(len(total), dtype=np.int64)
-    return L1Statistics(
-        count=constants.count,
-        total=total,
-        threshold=unread,
-        above=unread,
-        deviation=deviation,
-        live=unread == 0,
-        second_pass=unread == 1,
     )
 
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from l1bn.fixed_point.geometry import Geometry
-from l1bn.fixed_point.scaling import MAX_SHIFT
 from l1bn.quantized.config import Statistics
-from l1bn.quantized.kernels.interface import Constants, channels_last
+from l1bn.quantized.kernels.interface import channels_last
 from l1bn.quantized.layers.base import Clock, IntegerLayer
 from l1bn.quantized.layers.product import Product
 from l1bn.quantized.norms.buffers import NormBuffers
@@ -69,19 +68,11 @@ class NormalizingLayer(IntegerLayer):
             sums = Sums(values, self.rule.shift(peak), exponent)
             y, self._saved = train(kernels, sums, self.norm, added, self.relu)
         else:
-            sums = Sums(values, self.evaluation_shift(exponent), exponent)
+            sums = Sums(values, self.norm.shift(exponent), exponent)
             y, saved = self.rule.evaluate(kernels, sums, self.norm, added, self.relu)
             if self.training:
                 self._saved = saved
         return QTensor(y, -fraction)
-
-    def evaluation_shift(self, exponent: int) -> Tensor:
-        """Return the right shift of each channel's sums in evaluation.
-
-        Shape:
-            - Output: ``(C,)``
-        """
-        return (self.norm.running_exponent.cpu() - exponent).clamp(0, MAX_SHIFT)
 
     def _differentiate(self, error: QTensor, residual: bool) -> tuple[QTensor, QTensor | None]:
         saved = self._saved
@@ -89,9 +80,9 @@ class NormalizingLayer(IntegerLayer):
             raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         g = QTensor(channels_last(error.values), error.exponent)
         kernels = self.clock.kernels(g.values)
-        constant = isinstance(saved.state, Constants)
-        rule = self.rule.backward_constant if constant else self.rule.backward
-        found = rule(kernels, g, saved, self.config.error_bits, self.noise(_DX), residual)
+        found = self.rule.backward(
+            kernels, g, saved, self.config.error_bits, self.noise(_DX), residual
+        )
         for parameter, values in (
             (self.norm.gamma, found.dgamma),
             (self.norm.beta, found.dbeta),

@@ -28,7 +28,7 @@ from l1bn.quantized.kernels.eager_norm import (
     python_numbers,
     tensor_of,
 )
-from l1bn.quantized.kernels.interface import channels_last, per_channel
+from l1bn.quantized.kernels.interface import NormGradient, channels_last, per_channel
 from l1bn.quantized.norms.buffers import NormBuffers
 from l1bn.quantized.norms.l1 import L1Rule
 from l1bn.quantized.norms.rule import Saved, Sums
@@ -79,11 +79,12 @@ class L2Rule(L1Rule):
         bits: int,
         noise: Noise | None,
         residual: bool,
-    ) -> EagerGradient:
+    ) -> NormGradient:
         """Return the gradients."""
+        if not isinstance(saved.state, _State):
+            return super().backward(kernels, g, saved, bits, noise, residual)
         masked = g.values if saved.y is None else torch.where(saved.y > 0, g.values, 0)
         state, x = saved.state, saved.x
-        assert isinstance(state, _State)
         dims, statistics = all_but_channels(x), state.channel.statistics
         total = masked.sum(dims)
         dbeta = python_numbers(total)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from l1bn.fixed_point.formats import IntArray
 from l1bn.fixed_point.norm.constant import (
-    MOMENTUM_BITS,
     Sides,
     batch_mean,
     settle,
@@ -19,7 +18,7 @@ from l1bn.fixed_point.norm.constant import (
     threshold_of,
     toward,
 )
-from l1bn.fixed_point.norm.running import RUNNING_BITS, Running
+from l1bn.fixed_point.norm.running import MOMENTUM_BITS, RUNNING_BITS, Running
 from l1bn.fixed_point.norm.spec import NormSpec
 from l1bn.fixed_point.norm.statistics import L1Statistics, L2Statistics
 from l1bn.fixed_point.scaling import MAX_SHIFT
@@ -123,8 +122,8 @@ class NormBuffers(nn.Module):
             now = before.update(statistics, self.momentum, step)
         self._store(now, exponents)
 
-    def least_shift(self, exponent: int) -> Tensor:
-        """Return the right shift that brings sums to the steps of the averages, 0 without any.
+    def shift(self, exponent: int) -> Tensor:
+        """Return the right shift that brings sums to the steps of the averages.
 
         Args:
             exponent: Exponent of the sums.
@@ -132,8 +131,6 @@ class NormBuffers(nn.Module):
         Shape:
             - Output: ``(C,)``
         """
-        if int(self.num_batches_tracked) == 0:
-            return torch.zeros_like(self.running_exponent, device="cpu")
         return (self.running_exponent.cpu() - exponent).clamp(0, MAX_SHIFT)
 
     def moving(

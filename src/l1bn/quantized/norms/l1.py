@@ -91,9 +91,10 @@ class L1Rule:
         relu: bool,
     ) -> tuple[Tensor, Saved]:
         """Normalize by the running statistics, then move them toward the batch."""
-        seen = sums.narrow_exponent
-        # In steps that hold the batch, and no finer ones than those of the averages.
-        shift = torch.maximum(sums.shift, buffers.least_shift(sums.exponent))
+        seen, shift = sums.narrow_exponent, sums.shift
+        if int(buffers.num_batches_tracked):
+            # In steps that hold the batch, and no finer ones than those of the averages.
+            shift = torch.maximum(shift, buffers.shift(sums.exponent))
         exponents = shift + sums.exponent
         x = kernels.rescale(sums.values, shift, 8, None)
         running, moved = buffers.moving(partial(_sides, kernels, x), exponents)
@@ -143,31 +144,10 @@ class L1Rule:
         noise: Noise | None,
         residual: bool,
     ) -> NormGradient:
-        """Return the gradients."""
-        return kernels.norm_backward(
-            g.values,
-            saved.x,
-            saved.y,
-            saved.state,
-            spec=self.spec,
-            g_exponent=g.exponent,
-            x_exponent=saved.exponent,
-            bits=bits,
-            noise=noise,
-            residual=residual,
-        )
-
-    def backward_constant(
-        self,
-        kernels: Kernels,
-        g: QTensor,
-        saved: Saved,
-        bits: int,
-        noise: Noise | None,
-        residual: bool,
-    ) -> NormGradient:
-        """Return the gradients where the statistics were constants: dx = g · γ/σ."""
-        return kernels.norm_backward_constant(
+        """Return the gradients; where the statistics were constants, dx = g · γ/σ."""
+        constant = isinstance(saved.state, Constants)
+        gradient = kernels.norm_backward_constant if constant else kernels.norm_backward
+        return gradient(
             g.values,
             saved.x,
             saved.y,

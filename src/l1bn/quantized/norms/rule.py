@@ -107,14 +107,3 @@ class NormRule(Protocol):
         residual: bool,
     ) -> NormGradient:
         """Return the gradients."""
-
-    def backward_constant(
-        self,
-        kernels: Kernels,
-        g: QTensor,
-        saved: Saved,
-        bits: int,
-        noise: Noise | None,
-        residual: bool,
-    ) -> NormGradient:
-        """Return the gradients where the statistics were constants."""

@@ -162,7 +162,7 @@ def _write_norm(
     _known(layer, bool(layer.norm.num_batches_tracked > 0))
     if isinstance(layer, ProductNormLayer):
         place, exponent = writer.product(layer, layer.product, place, inputs[0])
-    shift = layer.evaluation_shift(exponent)
+    shift = layer.norm.shift(exponent)
     if bool((shift != 0).any()):
         place = writer.add("rescale", [place], shift=writer.array(layer, "rescale", shift, "int32"))
     coefficient, offset, right = layer.rule.constants(shift + exponent, layer.norm)
