@@ -9,31 +9,29 @@ kernels of Triton (``triton_op``), but would then fix that decision for good.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from l1bn.activation import DESCRIPTIONS, Activation, clips, keeps_output, passed, split
+from l1bn.activation import Activation, clips, keeps_output, passed
 from l1bn.ops import formula
 from l1bn.ops.records import Call, Context
 from l1bn.ops.tracing import is_transformed
 
-_NAMES = (None, *DESCRIPTIONS)
+
+def activation_of(name: str | None, parameter: float | None) -> Activation | None:
+    """The activation of a name and a parameter, as operators take it."""
+    return name if name is None or parameter is None else (name, parameter)
 
 
-def activation_of(code: int, parameter: float) -> Activation | None:
-    """The activation of a code, its place among ``l1bn.activation``'s, and its parameter."""
-    name = _NAMES[code]
-    return name if name is None or DESCRIPTIONS[name].parameter is None else (name, parameter)
-
-
-def coded(activation: Activation | None) -> tuple[int, float]:
-    """The code of an activation and its parameter."""
-    if activation is None:
-        return 0, 0.0
-    found, parameter = split(activation)
-    return _NAMES.index(found.name), parameter
+def parted(activation: Activation | None) -> tuple[str | None, float | None]:
+    """The name and the parameter of an activation, None where a call gives none."""
+    if not isinstance(activation, tuple):
+        return activation, None
+    name, parameter = activation
+    return name, float(parameter)
 
 
 def read_beside_x(residual: Tensor | None, call: Call) -> Tensor | None:
@@ -62,7 +60,7 @@ class Kept(NamedTuple):
 
 
 class Kernels(Protocol):
-    """What a backend gives for its operators; the first four are asked with fake tensors too.
+    """What a backend gives for its operators; the first three are asked with fake tensors too.
 
     Attributes:
         statistics: rows of what forward returns beside the output; the third one is σ.
@@ -73,11 +71,8 @@ class Kernels(Protocol):
     def has_rows(self, x: Tensor) -> bool:
         """Whether the kernels write their output with the channels last."""
 
-    def like(self, x: Tensor) -> Tensor:
-        """Memory for an output of ``x``."""
-
-    def gradient(self, grad: Tensor, rows: bool) -> Tensor:
-        """Memory for a gradient of the input."""
+    def empty_like(self, v: Tensor, rows: bool) -> Tensor:
+        """Memory as the kernels write it: for an output, or for a gradient of the input."""
 
     def bits_bytes(self, shape: torch.Size, rows: bool) -> int:
         """Bytes of the sign bits with their flag, which is the last one."""
@@ -93,43 +88,9 @@ class Kernels(Protocol):
         """Gradients of x, γ, β and the residual; wanted of x, of both parameters, of residual."""
 
 
-class Forward(Protocol):
-    """The operator of training forward, see ``define``."""
-
-    def __call__(  # noqa: D102
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        activation: int,
-        parameter: float,
-        eps: float,
-        want_bits: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
-
-
-class Backward(Protocol):
-    """The operator of training backward, see ``define``."""
-
-    def __call__(  # noqa: D102
-        self,
-        grad: Tensor,
-        x: Tensor | None,
-        y: Tensor | None,
-        residual: Tensor | None,
-        bits: Tensor | None,
-        statistics: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        activation: int,
-        parameter: float,
-        eps: float,
-        rows: bool,
-        of_x: bool,
-        of_parameters: bool,
-        of_residual: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]: ...
+#: The operators of training, see ``define``.
+Forward = Callable[..., tuple[Tensor, Tensor, Tensor]]
+Backward = Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 class Operators(NamedTuple):
@@ -156,9 +117,9 @@ class Operators(NamedTuple):
         )
         # The kernels recover x̂ from y, not from y + residual without an activation.
         recovers = residual is None if activation is None else keeps_output(activation, x.dtype)
-        code, parameter = coded(activation)
+        name, parameter = parted(activation)
         y, parts, _ = self.forward(
-            *given, activation=code, parameter=parameter, eps=eps,
+            *given, activation=name, parameter=parameter, eps=eps,
             want_bits=differentiable and recovers and may_recover,
         )  # fmt: skip
         return y, parts[0].detach(), parts[2].detach()
@@ -187,8 +148,8 @@ def _define_forward(
         weight: Tensor | None,
         bias: Tensor | None,
         residual: Tensor | None,
-        activation: int,
-        parameter: float,
+        activation: str | None,
+        parameter: float | None,
         eps: float,
         want_bits: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -197,20 +158,13 @@ def _define_forward(
         return y, statistics, x.new_empty(0, dtype=torch.uint8) if bits is None else bits
 
     @forward.register_fake
-    def _(
-        x: Tensor,
-        weight: Tensor | None,  # noqa: ARG001
-        bias: Tensor | None,  # noqa: ARG001
-        residual: Tensor | None,  # noqa: ARG001
-        activation: int,  # noqa: ARG001
-        parameter: float,  # noqa: ARG001
-        eps: float,  # noqa: ARG001
-        want_bits: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        want_bits = others[-1]
+        rows = kernels.has_rows(x)
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        size = kernels.bits_bytes(x.shape, kernels.has_rows(x)) if want_bits else 0
         statistics = x.new_empty((kernels.statistics, x.shape[1]), dtype=wide)
-        return kernels.like(x), statistics, x.new_empty(size, dtype=torch.uint8)
+        size = kernels.bits_bytes(x.shape, rows) if want_bits else 0
+        return kernels.empty_like(x, rows), statistics, x.new_empty(size, dtype=torch.uint8)
 
     def setup(ctx: _Context, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor]) -> None:
         _keep(ctx, inputs, output, kernels.has_rows(inputs[0]))
@@ -235,8 +189,8 @@ def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> B
         statistics: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        activation: int,
-        parameter: float,
+        activation: str | None,
+        parameter: float | None,
         eps: float,
         rows: bool,
         of_x: bool,
@@ -253,25 +207,12 @@ def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> B
         return dx, dweight, dbias, dresidual
 
     @backward.register_fake
-    def _(
-        grad: Tensor,
-        x: Tensor | None,  # noqa: ARG001
-        y: Tensor | None,  # noqa: ARG001
-        residual: Tensor | None,  # noqa: ARG001
-        bits: Tensor | None,  # noqa: ARG001
-        statistics: Tensor,
-        weight: Tensor | None,  # noqa: ARG001
-        bias: Tensor | None,  # noqa: ARG001
-        activation: int,  # noqa: ARG001
-        parameter: float,  # noqa: ARG001
-        eps: float,  # noqa: ARG001
-        rows: bool,
-        of_x: bool,
-        of_parameters: bool,
-        of_residual: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _(grad: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        statistics = others[4]
+        rows, of_x, of_parameters, of_residual = others[-4:]
+
         def of_input(wanted: bool) -> Tensor:
-            return kernels.gradient(grad, rows) if wanted else grad.new_empty(0)
+            return kernels.empty_like(grad, rows) if wanted else grad.new_empty(0)
 
         def of_parameter() -> Tensor:
             if not of_parameters:
@@ -284,19 +225,21 @@ def _define_backward(name: str, kernels: Kernels, device_types: str | None) -> B
 
 
 #: Arguments of ``forward``.
-_Inputs = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, int, float, float, bool]
+_Inputs = tuple[
+    Tensor, Tensor | None, Tensor | None, Tensor | None, str | None, float | None, float, bool
+]
 
 
 class _Context(Context, Protocol):
-    options: tuple[int, float, float, bool, bool]
+    options: tuple[Activation | None, float, bool, bool]
 
 
 def _keep(
     ctx: _Context, inputs: _Inputs, output: tuple[Tensor, Tensor, Tensor], rows: bool
 ) -> None:
     """Save for backward what eager mode would."""
-    x, weight, bias, residual, code, parameter, eps, want_bits = inputs
-    activation = activation_of(code, parameter)
+    x, weight, bias, residual, name, parameter, eps, want_bits = inputs
+    activation = activation_of(name, parameter)
     y, statistics, bits = output
     # Where nothing is compiled after all there are derivatives of any order, and a copy is one.
     # Without an activation y may be edited in place; compiled, that costs no copy.
@@ -310,26 +253,26 @@ def _keep(
     ctx.mark_non_differentiable(statistics, bits)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*kept, statistics, weight, bias)
-    ctx.options = code, parameter, eps, rows, residual is not None
+    ctx.options = activation, eps, rows, residual is not None
 
 
 def _gradients(ctx: _Context, grad: Tensor | None, backward: Backward) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 8
     x, y, residual, bits, statistics, weight, bias = ctx.saved_tensors
-    code, parameter, eps, rows, with_residual = ctx.options
-    activation = activation_of(code, parameter)
+    activation, eps, rows, with_residual = ctx.options
     of_x, of_weight, of_bias, of_residual = ctx.needs_input_grad[:4]
     found: tuple[Tensor | None, ...]
     if x is not None and torch.is_grad_enabled():
         call = Call(weight, bias, activation, eps)
         found = formula.closed_form_backward(grad, x, y, residual, call)
     elif of_x or of_weight or (activation is not None and not clips(activation)):
-        masked = of_residual and code != 0
+        masked = of_residual and activation is not None
+        name, parameter = parted(activation)
         dx, dweight, dbias, dresidual = backward(
             grad, x, y, residual, bits,
             statistics=statistics, weight=weight, bias=bias,
-            activation=code, parameter=parameter, eps=eps, rows=rows,
+            activation=name, parameter=parameter, eps=eps, rows=rows,
             of_x=of_x, of_parameters=of_weight or of_bias, of_residual=masked,
         )  # fmt: skip
         # Without an activation the residual's gradient is the output's.

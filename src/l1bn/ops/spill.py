@@ -15,11 +15,6 @@ from torch import Tensor
 _ALIGNMENT = 64
 
 
-def clear_flag(bits: Tensor, used: int) -> None:
-    """Say that the bits serve, and clear what lies between the kernels' bytes and the flag."""
-    bits[used:] = 0
-
-
 def spill(x: Tensor, size: int) -> Tensor:
     """Bits that say nothing, with a copy of ``x`` behind them.
 

@@ -48,9 +48,9 @@ def test_opcheck(activation: str | None, residual: bool, want_bits: bool, layout
         pytest.skip("x is kept there")
     case = make_case((3, 5, 4, 4), activation=activation, residual=residual, layout=layout)
     leaves = case.leaves()
-    code = kernels.ACTIVATIONS[activation]
+    parameter = 0.3 if activation in ("elu", "leaky_relu") else None
     given = leaves["x"], leaves["weight"], leaves["bias"], leaves.get("residual")
-    torch.library.opcheck(operators.forward, (*given, code, 0.3, 1e-5, want_bits))
+    torch.library.opcheck(operators.forward, (*given, activation, parameter, 1e-5, want_bits))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_opcheck_of_shapes(shape: tuple[int, ...], layout: str) -> None:
         pytest.skip("of four dimensions")
     case = make_case(shape, activation="relu", layout=layout)
     leaves = case.leaves()
-    arguments = leaves["x"], leaves["weight"], leaves["bias"], None, 1, 0.0, 1e-5, True
+    arguments = leaves["x"], leaves["weight"], leaves["bias"], None, "relu", None, 1e-5, True
     torch.library.opcheck(operators.forward, arguments)
 
 
@@ -75,7 +75,7 @@ def test_opcheck_of_expanded_inputs(expanded: tuple[int, ...]) -> None:
         return torch.randn(stored).expand(shape).requires_grad_()
 
     weight, bias = torch.ones(1).expand(5).requires_grad_(), torch.randn(5, requires_grad=True)
-    x, options = some(), (1, 0.0, 1e-5)
+    x, options = some(), ("relu", None, 1e-5)
     torch.library.opcheck(operators.forward, (x, weight, bias, some(), *options, True))
     with torch.no_grad():
         y, statistics, bits = operators.forward(x, weight, bias, None, *options, True)
@@ -96,12 +96,12 @@ def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(
     case.weight[2] = 0.0
     with torch.no_grad():
         given = case.x, case.weight, case.bias
-        y, statistics, bits = operators.forward(*given, None, 1, 0.0, 1e-5, True)
+        y, statistics, bits = operators.forward(*given, None, "relu", None, 1e-5, True)
         _, place = to_layout(case.x)
         assert bits.shape == (bits_bytes(place) + operators.FLAG,)
         assert bits.untyped_storage().nbytes() > case.x.numel() * case.x.element_size()
         rows = layout == "channels_last"
-        options = 1, 0.0, 1e-5, rows, True, True, True
+        options = "relu", None, 1e-5, rows, True, True, True
         rest = statistics, *given[1:], *options
         found = operators.backward(case.grad, None, y, None, bits, *rest)
         direct = operators.backward(case.grad, case.x, y, None, None, *rest)

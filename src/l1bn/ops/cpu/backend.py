@@ -22,7 +22,6 @@ from l1bn.ops import formula, frozen
 from l1bn.ops.cpu import kernels, node, operators
 from l1bn.ops.cpu.layout import Layout, sign_bits
 from l1bn.ops.cpu.pair import train_pair
-from l1bn.ops.operators import activation_of
 from l1bn.ops.records import Branch, Call, Context, Running, SavedOutput
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.second_derivative import double_backward, frozen_backward
@@ -116,7 +115,7 @@ def differentiate(
         wanted: whether of x, weight, bias and residual.
     """
     code, parameter, eps = options
-    activation = activation_of(code, parameter)
+    activation = kernels.activation_of(code, parameter)
     kept = _Saved(*saved)  # type: ignore[arg-type]  # statistics are always there
     return tuple(_gradients(grads, kept, (activation, eps), Layout(*layout), wanted))
 

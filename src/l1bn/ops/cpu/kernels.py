@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l1bn.activation import Activation, split
+from l1bn.activation import DESCRIPTIONS, Activation, split
 from l1bn.ops.cpu.layout import Layout, as_layout, as_vector, to_layout
 from l1bn.ops.cpu.memory import (
     Ordinary,
@@ -31,7 +31,7 @@ from l1bn.ops.records import Call, Running
 NATIVE: Native | str = _native.load()
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-ACTIVATIONS: dict[Activation | None, int] = {
+ACTIVATIONS: dict[str | None, int] = {
     None: 0,
     "relu": 1,
     "relu6": 2,
@@ -49,6 +49,7 @@ ACTIVATIONS: dict[Activation | None, int] = {
 _BARE: dict[Activation | None, tuple[int, float]] = {
     name: (code, 0.0 if name is None else split(name)[1]) for name, code in ACTIVATIONS.items()
 }
+_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 #: Of those up to this one the gradient passes as it is, or not at all.
 CLIPPING = 2
 
@@ -73,6 +74,12 @@ def coded(activation: Activation | None) -> tuple[int, float]:
     assert activation is not None
     found, parameter = split(activation)
     return ACTIVATIONS[found.name], parameter
+
+
+def activation_of(code: int, parameter: float) -> Activation | None:
+    """The activation of a code and a parameter, as ``coded`` gives them."""
+    name = _NAMES[code]
+    return name if name is None or DESCRIPTIONS[name].parameter is None else (name, parameter)
 
 
 #: Running mean, running variance and momentum.

@@ -51,15 +51,6 @@ def has_rows(x: Tensor) -> bool:
     return not x.is_contiguous() and _is_rows(x)
 
 
-def like(x: Tensor) -> Tensor:
-    """Memory for an output of ``x``, dense as ``to_layout`` makes it, for fake tensors too."""
-    if not has_rows(x):
-        return torch.empty_like(x, memory_format=torch.contiguous_format)
-    if x.dim() in _LAST:
-        return torch.empty_like(x, memory_format=_LAST[x.dim()])
-    return torch.empty_like(x.movedim(1, -1), memory_format=torch.contiguous_format).movedim(-1, 1)
-
-
 def as_layout(v: Tensor, layout: Layout, dtype: torch.dtype) -> Ordinary:
     """Return ``v`` in a layout that ``to_layout`` gave for its shape, copying where it must.
 

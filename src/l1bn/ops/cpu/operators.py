@@ -7,7 +7,7 @@ from torch import Tensor
 
 from l1bn.ops import operators, spill
 from l1bn.ops.cpu import kernels
-from l1bn.ops.cpu.layout import bits_bytes, from_dense, has_rows, layout_of, like, to_layout
+from l1bn.ops.cpu.layout import bits_bytes, from_dense, has_rows, layout_of, to_layout
 from l1bn.ops.records import Call
 
 #: Bytes after the kernels' bits, of which the last one is the flag.
@@ -22,13 +22,10 @@ class _Kernels:
     def has_rows(self, x: Tensor) -> bool:
         return has_rows(x)
 
-    def like(self, x: Tensor) -> Tensor:
-        return like(x)
-
-    def gradient(self, grad: Tensor, rows: bool) -> Tensor:
+    def empty_like(self, v: Tensor, rows: bool) -> Tensor:
         if not rows:
-            return torch.empty_like(grad, memory_format=torch.contiguous_format)
-        last = torch.empty_like(grad.movedim(1, -1), memory_format=torch.contiguous_format)
+            return torch.empty_like(v, memory_format=torch.contiguous_format)
+        last = torch.empty_like(v.movedim(1, -1), memory_format=torch.contiguous_format)
         return last.movedim(-1, 1)
 
     def bits_bytes(self, shape: torch.Size, rows: bool) -> int:
@@ -43,7 +40,8 @@ class _Kernels:
             outer, channels, inner = layout
             last = channels if inner == 1 else inner
             few = (outer * channels * inner + 15) // 16 * 2
-            spill.clear_flag(bits, few if last < 16 else bits_bytes(layout))
+            used = few if last < 16 else bits_bytes(layout)
+            bits[used:] = 0  # what the kernels leave as it is, and the flag
         elif want_bits:
             bits = spill.spill(to_layout(x)[0], bits_bytes(layout) + FLAG)
         return y, statistics, bits

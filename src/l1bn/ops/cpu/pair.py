@@ -53,7 +53,7 @@ class _Options(NamedTuple):
     @property
     def code(self) -> int:
         """The kernels' number of the activation."""
-        return kernels.ACTIVATIONS[self.activation]
+        return kernels.coded(self.activation)[0]
 
     def calls(self, saved: _Saved) -> tuple[Call, Call]:
         """The arguments of both calls again."""

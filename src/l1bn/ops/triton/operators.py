@@ -24,11 +24,8 @@ class _Kernels:
     def has_rows(self, x: Tensor) -> bool:
         return order_of(x) != torch.contiguous_format
 
-    def like(self, x: Tensor) -> Tensor:
-        return torch.empty_like(x, memory_format=order_of(x))
-
-    def gradient(self, grad: Tensor, rows: bool) -> Tensor:
-        return torch.empty_like(grad, memory_format=_format(grad.dim(), rows))
+    def empty_like(self, v: Tensor, rows: bool) -> Tensor:
+        return torch.empty_like(v, memory_format=_format(v.dim(), rows))
 
     def bits_bytes(self, shape: torch.Size, rows: bool) -> int:
         positions = math.prod(shape[2:])
