@@ -16,8 +16,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
-from pictures import FOLDER
 
+from benchmarks.rtl.pictures import FOLDER
 from l1bn.rtl.config import UnitConfig
 from l1bn.rtl.drawings.trace import read_vcd
 from l1bn.rtl.unit.ports import Operation, Phase

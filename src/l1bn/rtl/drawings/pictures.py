@@ -69,7 +69,9 @@ def timing(wave: dict[str, list[dict[str, object]]]) -> bytes:
 
 
 def _drawing() -> schemdraw.Drawing:
-    return schemdraw.Drawing(show=False, canvas="svg", fontsize=11, lw=1.2, margin=0.3)
+    drawing = schemdraw.Drawing(show=False, canvas="svg", fontsize=11, lw=1.2, margin=0.3)
+    drawing.config(bgcolor="white")  # black lines, also on a dark page
+    return drawing
 
 
 def _svg(drawing: schemdraw.Drawing) -> bytes:

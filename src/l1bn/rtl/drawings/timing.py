@@ -41,10 +41,10 @@ class Signal:
 def signals(config: UnitConfig, boundary: Interface, phase: Phase) -> list[Signal]:
     """What is shown of a pass: the phase, and both streams with the fields that the pass uses."""
     shown = [Signal("phase", "phase", None)]
-    ahead = ("x", "x_next", "x_ahead") if phase is Phase.NORMALIZE else ("g", "g_next", "x_next")
-    used = {*ahead, *(("above",) if config.norm == "l1" else ("x",))}
     if phase is Phase.NORMALIZE:
-        used.discard("above")
+        used = {"x", "x_next", "x_ahead"}
+    else:
+        used = {"g", "g_next", "x_next", "above" if config.norm == "l1" else "x"}
     layouts: dict[str, data.Layout] = {
         "element": element_layout(config),
         "result": output_layout(config),
@@ -71,8 +71,7 @@ def record(config: UnitConfig) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory(prefix="l1bn-") as name:
         trace = Path(name) / "trace.vcd"
         simulate(small, gaussian(small, 3, seed=5), stall=0.2, seed=3, trace=trace)
-        changes = read_vcd(trace)
-    return sampled(changes, changes)
+        return sampled(read_vcd(trace))
 
 
 def window(samples: dict[str, list[str]], phase: Phase) -> slice:
@@ -94,7 +93,8 @@ def wave_json(
 ) -> dict[str, list[dict[str, object]]]:
     """A pass as WaveJSON, the language of WaveDrom."""
     part = window(samples, phase)
-    lines: list[dict[str, object]] = [{"name": boundary.clock, "wave": "p" + "." * _more(part)}]
+    clocks = len(samples["phase"][part])
+    lines: list[dict[str, object]] = [{"name": boundary.clock, "wave": "p".ljust(clocks, ".")}]
     for signal in signals(config, boundary, phase):
         values = samples[signal.key][part]
         if signal.valid:
@@ -102,10 +102,6 @@ def wave_json(
             values = [v if means == "1" else "x" for v, means in zip(values, valid, strict=True)]
         lines.append({"name": signal.label, **_wave(signal, values)})
     return {"signal": lines}
-
-
-def _more(part: slice) -> int:
-    return int(part.stop - part.start - 1)
 
 
 def _wave(signal: Signal, values: list[str]) -> dict[str, object]:

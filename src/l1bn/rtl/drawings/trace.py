@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 #: Time and value of every change, by signal.
@@ -31,15 +30,15 @@ def read_vcd(path: Path) -> Changes:
     return changes
 
 
-def sampled(changes: Changes, names: Iterable[str]) -> dict[str, list[str]]:
+def sampled(changes: Changes) -> dict[str, list[str]]:
     """What each signal is when the clock rises."""
     rises = sorted({time for time, value in changes["clk"] if value == "1"})
     found = {}
-    for name in names:
-        times = [time for time, _ in changes[name]]
+    for name, values in changes.items():
+        times = [time for time, _ in values]
         # The last change before the edge.
         places = [bisect.bisect_left(times, rise) - 1 for rise in rises]
-        found[name] = [changes[name][max(place, 0)][1] for place in places]
+        found[name] = [values[max(place, 0)][1] for place in places]
     return found
 
 
