@@ -72,7 +72,29 @@ WRITTEN = ("tests/convert/fusion/test_written.py",)
 GENERATED = ("tests/convert/fusion/test_generated.py", "tests/convert/fusion/test_fuse.py")
 FOLD = ("tests/weights/test_fold.py",)
 DAMAGE = ("tests/recipes/files/test_damage.py",)
+SYNC = ("tests/nn/test_distributed.py", "tests/nn/test_sync.py")
 MUTANTS = [
+    Mutant(
+        "sync: a process' own sums make its gradient",
+        "ops/eager/passes.py",
+        "(dweight, db) if reduce is None else reduce(dweight, db)",
+        "(dweight, db)",
+        SYNC,
+    ),
+    Mutant(
+        "sync: the deviation is that of a process",
+        "ops/eager/passes.py",
+        "spread, number = reduce(spread, number)",
+        "reduce(spread, number)",
+        SYNC,
+    ),
+    Mutant(
+        "sync: the input is kept all the same",
+        "ops/sync.py",
+        "if not recovered(x, residual, call, statistics, bits):",
+        "if True:",
+        SYNC,
+    ),
     Mutant(
         "node: a mode that looks on is not seen",
         "csrc/torch/tensors.cpp",

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from l1bn.activation import Activation, clips
 from l1bn.ops import formula, frozen
 from l1bn.ops.eager import passes
-from l1bn.ops.eager.node import may_recover, recoverable
+from l1bn.ops.eager.node import may_recover, recovered
 from l1bn.ops.mask import Places
 from l1bn.ops.records import Call, Context
 from l1bn.ops.tracing import is_transformed
@@ -86,37 +86,33 @@ class _Train(torch.autograd.Function):
         group: ProcessGroup | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         call = Call(weight, bias, *options)
-        want_bits = bool(
-            ctx.needs_input_grad[0] and call.activation and x.numel() and may_recover(x, weight)
-        )
+        want_bits = ctx.needs_input_grad[0] and may_recover(x, call)
         y, statistics, bits = passes.forward(
             x, residual, call, True, want_bits, _reduce_over(group)
         )
+        if not recovered(x, residual, call, statistics, bits):
+            bits = None
+        kept = (x, None, None) if bits is None else (None, residual, bits.packed)
         mean, scale, share, count = statistics
-        assert isinstance(count, Tensor)
-        looks = call.activation is not None and (bits is not None or x.is_cuda) and x.numel()
-        keeps = bool(looks) and recoverable(x, residual, call, scale) and bits is not None
-        ctx.keeps_output = call.activation is not None
-        ctx.blocks = (bits.blocks, bits.places) if keeps and bits is not None else None
-        kept = (None, residual, bits.packed) if keeps and bits is not None else (x, None, None)
-        ctx.save_for_backward(
-            *kept, y if call.activation else None, weight, bias, mean, scale, share, count
-        )
+        assert isinstance(count, Tensor)  # with a reduction
+        output = y if call.activation else None
+        ctx.save_for_backward(*kept, output, weight, bias, mean, scale, share, count)
+        ctx.blocks = None if bits is None else (bits.blocks, bits.places)
         ctx.options, ctx.group = options, group
+        ctx.keeps_output = call.activation is not None
         ctx.mark_non_differentiable(mean, scale, count)
         return y, mean, scale, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _KeptContext, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, residual, packed, y, weight, bias, mean, scale, share, count = ctx.saved_tensors
+        x, residual, packed, y, weight, bias, *statistics = ctx.saved_tensors
         bits = None if ctx.blocks is None else passes.Bits(packed, *ctx.blocks)
-        statistics = passes.Statistics(mean, scale, share, count)
         wanted = ctx.needs_input_grad
         found = passes.backward(
             grad,
             Call(weight, bias, *ctx.options),
-            passes.Kept(statistics, x, y, residual, bits),
+            passes.Kept(passes.Statistics(*statistics), x, y, residual, bits),
             wanted[0],
             wanted[3],
             _reduce_over(ctx.group),

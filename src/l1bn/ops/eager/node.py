@@ -46,7 +46,7 @@ class _Train(torch.autograd.Function):
         call = Call(weight, bias, *options)
         activation = call.activation
         of_x = ctx.needs_input_grad[0]
-        want_bits = of_x and activation is not None and may_recover(x, weight)
+        want_bits = of_x and may_recover(x, call)
         y, statistics, bits = passes.forward(x, residual, call, of_x, want_bits)
         mean, scale, share, count = statistics
         assert isinstance(count, int)
@@ -56,9 +56,8 @@ class _Train(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.options, ctx.keeps_output, ctx.count = options, activation is not None, count
         vectors = mean, scale, share, weight, bias
-        # A GPU is asked in any case, for the next step.
-        looks = activation is not None and (bits is not None or x.is_cuda)
-        if looks and recoverable(x, residual, call, scale) and bits is not None:
+        recovers = recovered(x, residual, call, statistics, bits)
+        if recovers and bits is not None:
             ctx.blocks = bits.blocks, bits.places
             ctx.save_for_backward(None, y, residual, bits.packed, *vectors)
             return y, scale
@@ -84,14 +83,31 @@ class _Train(torch.autograd.Function):
         return *formula.cast(found, (of_x, weight, bias, of_x), wanted), None, None
 
 
-def may_recover(x: Tensor, weight: Tensor | None) -> bool:
+def may_recover(x: Tensor, call: Call) -> bool:
     """Whether x̂ may be recovered from the output, as far as is known before forward."""
+    if call.activation is None or not x.numel():
+        return False
     if x.is_cuda:
-        return weight is not None and recovery.may_keep_output(weight, x.dtype)
+        return call.weight is not None and recovery.may_keep_output(call.weight, x.dtype)
     return x.is_cpu  # where looking afterwards is no wait for a device
 
 
-def recoverable(x: Tensor, residual: Tensor | None, call: Call, scale: Tensor) -> bool:
+def recovered(
+    x: Tensor,
+    residual: Tensor | None,
+    call: Call,
+    statistics: passes.Statistics,
+    bits: passes.Bits | None,
+) -> bool:
+    """Whether the output and the bits take the input's place, now that forward has run."""
+    if call.activation is None or not x.numel():
+        return False
+    # A GPU is asked without bits, too: for the next step.
+    asked = bits is not None or x.is_cuda
+    return asked and _recoverable(x, residual, call, statistics.scale) and bits is not None
+
+
+def _recoverable(x: Tensor, residual: Tensor | None, call: Call, scale: Tensor) -> bool:
     """Look at what was computed where there is nothing to wait for, see ``l1bn.ops.recovery``."""
     weight, bias = call.weight, call.bias
     if not (x.is_cpu or (x.is_cuda and weight is not None)):

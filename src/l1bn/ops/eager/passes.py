@@ -157,7 +157,7 @@ def forward(
         call: the other arguments.
         want_share: also count the values that are at least their mean, for x's gradient.
         want_bits: also return which they are.
-        reduce: adds up over processes; then the values are counted too.
+        reduce: adds up over processes, which all have to want the same.
 
     Returns:
         ``(y, statistics, bits)``, the bits where they are wanted.
@@ -179,7 +179,7 @@ def forward(
     for s in blocks:
         wide = one.wide(x[s])
         at_least, centred = other.of(wide), one.of(wide)
-        if want_share or reduce is not None:
+        if want_share:
             positives.add(torch.ge(wide, centre, out=at_least))
         if want_bits:
             packed.append(mask.pack(at_least.bool()))
