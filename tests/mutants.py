@@ -524,7 +524,7 @@ MUTANTS = [
         "ops/sync.py",
         "all_dbias, all_dcentred = reduced()",
         "all_dbias, all_dcentred = dbias, dcentred",
-        ("tests/nn/test_sync.py",),
+        SYNC,
     ),
     Mutant(
         "cpu: recovers the normalized input however small gamma is",

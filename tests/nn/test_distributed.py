@@ -48,8 +48,17 @@ def parts(rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def with_activation(rank: int) -> OUTCOMES:
+    return joined(rank, nn.ReLU)
+
+
+def with_curve(rank: int) -> OUTCOMES:
+    """z is computed again: by the formula, not by the passes of an activation that clips."""
+    return joined(rank, nn.SiLU)
+
+
+def joined(rank: int, act_layer: type[nn.Module]) -> OUTCOMES:
     x, residual, grad = parts(rank)
-    layer = l1bn.L1SyncBatchNormAct2d(3, dtype=torch.float64)
+    layer = l1bn.L1SyncBatchNormAct2d(3, act_layer=act_layer, dtype=torch.float64)
     calls: list[str] = []
     real = dist.all_reduce
 
@@ -181,7 +190,7 @@ def mixed_precision(rank: int) -> OUTCOMES:
 
 
 TASKS = (
-    with_activation, only_added, compiled, own_group, data_parallel, early_end, sharded,
+    with_activation, with_curve, only_added, compiled, own_group, data_parallel, early_end, sharded,
     mixed_precision,
 )  # fmt: skip
 
@@ -205,9 +214,14 @@ def join(parts: list[Tensor]) -> Tensor:
     return torch.cat(parts)
 
 
-def test_activation_and_residual_equal_one_process(ranks: Any) -> None:
-    got = [rank["with_activation"] for rank in ranks]
-    layer = l1bn.L1BatchNormAct2d(3, dtype=torch.float64)
+@pytest.mark.parametrize(
+    ("name", "act_layer"), [("with_activation", nn.ReLU), ("with_curve", nn.SiLU)]
+)
+def test_activation_and_residual_equal_one_process(
+    ranks: Any, name: str, act_layer: type[nn.Module]
+) -> None:
+    got = [rank[name] for rank in ranks]
+    layer = l1bn.L1BatchNormAct2d(3, act_layer=act_layer, dtype=torch.float64)
     x, residual = X.clone().requires_grad_(), RESIDUAL.clone().requires_grad_()
     y = layer(x, residual)
     y.backward(GRAD)
@@ -215,8 +229,8 @@ def test_activation_and_residual_equal_one_process(ranks: Any) -> None:
     torch.testing.assert_close(join([g["y"] for g in got]), want["y"])
     for index in range(2):
         torch.testing.assert_close(join([g["inputs"][index] for g in got]), want["inputs"][index])
-    for name, grad in want["parameters"].items():
-        torch.testing.assert_close(sum(g["parameters"][name] for g in got), grad)
+    for parameter, grad in want["parameters"].items():
+        torch.testing.assert_close(sum(g["parameters"][parameter] for g in got), grad)
     for part in got:
         torch.testing.assert_close(dict(part["state"]), dict(want["state"]))
 
@@ -240,7 +254,8 @@ def test_compiled_in_one_graph(ranks: Any) -> None:
 
 def test_two_collectives_forward_and_one_backward(ranks: Any) -> None:
     """The deviation needs the mean of all processes first; backward needs one pair of sums."""
-    assert [rank["with_activation"]["collectives"] for rank in ranks] == [(2, 1)] * WORLD
+    for name in ("with_activation", "with_curve"):
+        assert [rank[name]["collectives"] for rank in ranks] == [(2, 1)] * WORLD
 
 
 def test_the_output_is_kept_where_it_tells_the_input(ranks: Any) -> None:

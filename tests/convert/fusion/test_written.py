@@ -482,6 +482,16 @@ class OneOfAPairEvaluates(B):
         return self.act(self.bn(x) + self.b2(x))
 
 
+class OneOfAPairIsFrozenAndRaises(B):
+    def __init__(self):
+        super().__init__()
+        self.bn.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        self.bn.train(False)
+        return self.act(self.bn(x) + self.b2(x))
+
+
 class PairWithOneCounter(B):
     def __init__(self):
         super().__init__()
