@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-device compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants tidy bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-accuracy rtl-pictures docs wheel lint format env clean
+.PHONY: help demo demo-device compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants tidy bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-counted rtl-prove rtl-accuracy rtl-pictures docs wheel lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -139,9 +139,15 @@ rtl-report: env  ## synthesize and measure the hardware units on six libraries: 
 	$(BIN)/l1bn rtl report --out benchmarks/results/rtl --width $(RTL_WIDTH) $(RTL_SCOPE) \
 	    --recipes twice --channels 1 --liberty $(RTL_LIBRARIES)
 
+rtl-counted: env  ## measure what a number of elements set by a command costs a hardware unit: minutes
+	for option in no-counted counted; do \
+	    $(BIN)/l1bn rtl report --no-parts --stimuli gaussian --$$option \
+	    --variants l1-overlap l1-overlap-two-mult l2-overlap l2-overlap-two-mult \
+	    --out benchmarks/results/rtl/counted/$$(test $$option = counted && echo with || echo without) || exit; done
+
 # The reciprocal and the root are decided on the smallest units only: at 8 bits they take hours.
 rtl-prove: env  ## prove what holds of the hardware units for every input: minutes
-	for unit in "" "--overlap" "--overlap --multipliers 2" "--norm l2" "--norm l2 --overlap --passes 1 --multipliers 2"; do \
+	for unit in "" "--overlap" "--overlap --multipliers 2" "--norm l2" "--norm l2 --overlap --passes 1 --multipliers 2" "--counted" "--counted --norm l2"; do \
 	    $(BIN)/l1bn rtl prove $$unit || exit; \
 	    $(BIN)/l1bn rtl prove --width 8 --elements 256 --no-bounded $$unit || exit; done
 

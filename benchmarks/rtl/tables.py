@@ -9,8 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from l1bn.rtl.variants import VARIANTS
+
 RESULTS = Path(__file__).parents[1] / "results" / "rtl" / "results.json"
 EARLIER = RESULTS.parent / "2026-11-23" / "results.json"
+#: Without and with a command that sets the number of elements.
+COUNTED = [RESULTS.parent / "counted" / name / RESULTS.name for name in ("without", "with")]
 LIBRARIES = {
     "osu018_stdcells": "OSU 0.18 µm",
     "sky130_fd_sc_hd__tt_025C_1v80": "sky130",
@@ -97,4 +101,34 @@ def short(stimulus: str) -> tuple[list[str], list[list[str]]]:
     return head, lines(stimulus, (LIKE, FIRST), (FRONTIER, FIRST))
 
 
-TABLES = {"like": like, "frontier": frontier, "recorded": recorded, "short": short}
+def counted(stimulus: str) -> tuple[list[str], list[list[str]]]:
+    """What it costs that a command sets the number of elements."""
+    head = ["Unit", "cells", "area", "clocks per element", "ns", "pJ"]
+    without, counting = (
+        {record["variant"]: record for record in json.loads(path.read_text())["records"]}
+        for path in COUNTED
+    )
+    rows = []
+    for variant in VARIANTS:
+        if variant.key not in without:
+            continue
+        pair = without[variant.key], counting[variant.key]
+        measured = [record["stimuli"][stimulus] for record in pair]
+        rows.append([
+            variant.label,
+            " → ".join(str(record["cells"]) for record in pair),
+            f"{pair[1]['area'] / pair[0]['area'] - 1:+.0%}".replace("%", " %"),
+            " → ".join(f"{m['clocks_per_element']:.2f}" for m in measured),
+            " → ".join(f"{m['time_per_element']:.1f}" for m in measured),
+            " → ".join(f"{m['energy_per_element']:.0f}" for m in measured),
+        ])  # fmt: skip
+    return head, rows
+
+
+TABLES = {
+    "like": like,
+    "frontier": frontier,
+    "recorded": recorded,
+    "short": short,
+    "counted": counted,
+}
