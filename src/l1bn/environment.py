@@ -60,5 +60,13 @@ def describe_environment() -> dict[str, object]:
         "backends": registry.available(),
         "autograd_node": BACKEND.missing_node() or "compiled",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": _command(),
     }
+
+
+def _command() -> str:
+    """What was typed: a program, or ``python -m`` and a module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join(["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]])
