@@ -24,7 +24,9 @@ if reason := native.available():
     pytest.skip(reason, allow_module_level=True)
 
 SPEC = fp.NormSpec(width=8)
-BACKENDS: list[Kernels] = [EagerKernels(), NativeKernels()]
+EAGER, NATIVE = EagerKernels(), NativeKernels()
+BACKENDS: list[Kernels] = [EAGER, NATIVE]
+SHAPES = [(1, 1), (1, 16), (3, 5), (1, 3, 1, 1), (2, 17, 4, 4), (1, 64, 13, 3), (4, 33, 40, 31)]
 
 
 @pytest.fixture(params=native.isas())
@@ -58,8 +60,8 @@ def equal(found: torch.Tensor, wanted: np.ndarray) -> None:
     np.testing.assert_array_equal(values.astype(object), wanted.astype(object))
 
 
-def check_layer(shape, seed, flags, bits=8, spec=SPEC):
-    """Forward and backward of one layer, judge against both backends."""
+def check_layer(shape, seed, flags, bits=8, spec=SPEC, backends=BACKENDS):
+    """Forward and backward of one layer, judge against backends."""
     extreme, residual, relu, stochastic = flags
     rng = np.random.default_rng(seed)
     channels = shape[1]
@@ -96,14 +98,12 @@ def check_layer(shape, seed, flags, bits=8, spec=SPEC):
         tensor_of(out.channel.coefficient).int(),
         tensor_of(out.channel.shift).int(),
     )
-    y = torch.from_numpy(
-        np.moveaxis(out.y.reshape(channels, shape[0], *shape[2:]), 0, 1)
-    ).char() if relu else None  # fmt: skip
-    for kernels in BACKENDS:
+    y = tensor(np.moveaxis(out.y.reshape(channels, shape[0], *shape[2:]), 0, 1)) if relu else None
+    for kernels in backends:
         got = kernels.norm_backward_constant(
             tensor(g),
             tensor(x),
-            None if y is None else tensor(y.numpy()),
+            y,
             constants,
             spec=spec,
             g_exponent=-9,
@@ -120,15 +120,20 @@ def check_layer(shape, seed, flags, bits=8, spec=SPEC):
             equal(got.dresidual, wanted.dresidual)
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [(1, 1), (1, 16), (3, 5), (1, 3, 1, 1), (2, 17, 4, 4), (1, 64, 13, 3), (4, 33, 40, 31)],
-    ids=str,
-)
-def test_every_instruction_set(isa, threads, shape):
+def check_layers(shape, kernels):
     for seed in range(3):
-        check_layer(shape, seed, (False, True, True, False))
-        check_layer(shape, seed, (True, False, False, True), bits=5)
+        check_layer(shape, seed, (False, True, True, False), backends=[kernels])
+        check_layer(shape, seed, (True, False, False, True), bits=5, backends=[kernels])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_instruction_set(isa, threads, shape):
+    check_layers(shape, NATIVE)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_eager(threads, shape):
+    check_layers(shape, EAGER)
 
 
 @settings(max_examples=80, deadline=None)
