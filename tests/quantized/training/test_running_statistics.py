@@ -56,23 +56,55 @@ def test_forward_and_gradient_are_those_of_frozen_statistics(backend):
         assert torch.equal(running, frozen)
 
 
-def test_the_averages_move_as_the_judge_says(backend):
-    x = quantized.quantize(torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(2)), -5)
-    config = quantized.Config(statistics="running", momentum=0.01)
+def noise(exponent: int) -> quantized.QTensor:
+    x = torch.randn(1, 4, 3, 3, generator=torch.Generator().manual_seed(2))
+    return quantized.QTensor(quantized.quantize(x, -5).values, exponent)
+
+
+def extremes(exponent: int) -> quantized.QTensor:
+    return quantized.QTensor(torch.tensor([-127, 127] * 18).char().view(1, 4, 3, 3), exponent)
+
+
+@pytest.mark.parametrize(
+    ("x", "momentum", "change"),
+    [(noise(-5), 0.01, 0), (noise(-9), 0.01, -1), (extremes(-3), 1.0, 1)],
+    ids=["steps stay", "steps shrink", "steps grow"],
+)
+def test_the_averages_move_as_the_judge_says(backend, x, momentum, change):
+    config = quantized.Config(statistics="running", momentum=momentum)
     net = quantized.prepare(nn.Sequential(nn.Identity(), trained_norm()), config, backend=backend)
     norm = net.layers[-1].norm
-    exponent = torch.maximum(norm.running_exponent, torch.full((4,), -5))
+    seen = torch.full((4,), x.exponent)
+    exponent = torch.maximum(norm.running_exponent, seen)
     before = norm.running(exponent)
     net(x)
     data = x.values.transpose(0, 1).flatten(1).long().numpy()
-    if not torch.equal(exponent, torch.full((4,), -5, dtype=torch.int32)):
-        data = fp.rescale(data, (exponent.numpy() + 5)[:, None])
-    moved = fp.toward(before, fp.sides(data, threshold_of(before)), share(20, 100))
-    kept, exponents = fp.settle(moved, exponent.numpy(), np.full(4, -5))
+    data = fp.rescale(data, (exponent - seen).numpy()[:, None])
+    part = share(round(2048 * momentum), 100)
+    moved = fp.toward(before, fp.sides(data, threshold_of(before)), part)
+    kept, exponents = fp.settle(moved, exponent.numpy(), seen.numpy())
+    np.testing.assert_array_equal(exponents, exponent.numpy() + change)
     np.testing.assert_array_equal(norm.running_mean.numpy(), kept.mean)
     np.testing.assert_array_equal(norm.running_var.numpy(), kept.variance)
     np.testing.assert_array_equal(norm.running_exponent.numpy(), exponents)
     assert norm.num_batches_tracked == 101
+
+
+def test_the_first_batch_sets_the_statistics(backend):
+    x = quantized.quantize(torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(3)), -5)
+    model = nn.Sequential(nn.Identity(), l1bn.L1BatchNormAct2d(4))
+    net = quantized.prepare(model, RUNNING, backend=backend)
+    y = net(x).real()
+    mean, variance = net.layers[-1].norm.real()
+    real = x.real()
+    wanted = real.mean((0, 2, 3))
+    deviation = (real - wanted.view(1, -1, 1, 1)).abs().mean((0, 2, 3))
+    torch.testing.assert_close(mean, wanted, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        variance.sqrt(), deviation * (torch.pi / 2) ** 0.5, rtol=1e-3, atol=0
+    )
+    x_hat = (real - mean.view(1, -1, 1, 1)) / variance.sqrt().view(1, -1, 1, 1)
+    torch.testing.assert_close(y, x_hat.relu(), rtol=0, atol=0.05)
 
 
 @settings(max_examples=8, deadline=None)
