@@ -492,6 +492,13 @@ class OneOfAPairIsFrozenAndRaises(B):
         return self.act(self.bn(x) + self.b2(x))
 
 
+class EvaluatesALayer(B):
+    def forward(self, x):
+        y = self.act(self.b2(x))
+        self.bn.eval()
+        return self.act(self.bn(y))
+
+
 class PairWithOneCounter(B):
     def __init__(self):
         super().__init__()
@@ -706,6 +713,10 @@ class SaysSoInBetween(B):
         y = self.bn(x)
         self.seen = "x"
         return self.act(y)
+
+
+def test_a_forward_that_sets_a_mode_is_fused() -> None:
+    assert [item.path for item in convert_(EvaluatesALayer()).fused] == ["bn", "b2"]
 
 
 def test_what_runs_before_another_statement_is_not_reported_as_fused() -> None:
