@@ -11,11 +11,16 @@ Table = tuple[list[str], list[list[str]]]
 _LAYOUTS = {"contiguous": "NCHW", "channels_last": "channels_last"}
 
 
-def predicted() -> Table:
-    """Bytes and predicted times, layer by layer, and the geometric means."""
+def predictions() -> list[dict[str, str]]:
+    """What `predicted.py` wrote last."""
     newest = sorted((ROOT / "results").glob("????-??-??-gpu-predicted"))[-1]
     with (newest / "predicted.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def predicted() -> Table:
+    """Bytes and predicted times, layer by layer, and the geometric means."""
+    rows = predictions()
     variants = [
         name for name in dict.fromkeys(row["variant"] for row in rows) if name != "BN eager"
     ]

@@ -34,11 +34,6 @@ def parted(activation: Activation | None) -> tuple[str | None, float | None]:
     return name, float(parameter)
 
 
-def read_beside_x(residual: Tensor | None, call: Call) -> Tensor | None:
-    """The residual where backward has x and reads the residual all the same: z is made of both."""
-    return None if call.activation is None or clips(call.activation) else residual
-
-
 class Kept(NamedTuple):
     """What backward has: x, or the output and the bits in its place.
 

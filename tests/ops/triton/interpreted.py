@@ -245,6 +245,18 @@ def test_what_is_known_of_the_step_before_decides_what_is_kept() -> None:
         assert step(1.0)
 
 
+def test_parameters_in_one_memory_are_told_apart_and_freed_ones_forgotten() -> None:
+    memory, worst = Recovery(), torch.ones(1).view(torch.int32)
+    first, second = torch.ones(6).split(3)
+    memory.note(first, worst)
+    assert memory.may_keep_output(first, torch.float32)
+    assert not memory.may_keep_output(second, torch.float32)
+    for _ in range(1000):
+        memory.note(torch.ones(1), worst)
+    assert memory.may_keep_output(first, torch.float32)
+    assert len(memory._watched) < 600
+
+
 def test_a_dtype_or_device_it_cannot_serve_is_refused() -> None:
     with pytest.raises(ValueError, match="it takes GPU tensors, got meta"):
         l1_batch_norm(torch.empty(2, 3, device="meta"), None, None, training=True, backend="triton")

@@ -17,7 +17,7 @@ from judge import assert_close, make_case
 from l1bn.activation import keeps_output
 from l1bn.ops import spill
 from l1bn.ops.operators import parted
-from l1bn.ops.triton import operators
+from l1bn.ops.triton import operators, plan
 
 
 @pytest.fixture(autouse=True)
@@ -117,28 +117,43 @@ def test_a_compiled_network_calls_the_kernels_and_trains_alike() -> None:
     assert called.count("l1bn.triton_forward.default") == 3
 
 
+@pytest.fixture(params=["one launch", "several launches"])
+def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both schedules."""
+    if request.param == "several launches":
+        monkeypatch.setattr(plan, "SINGLE", 8)
+        monkeypatch.setattr(plan, "TILE", 64)
+    plan._plan.cache_clear()
+    yield
+    plan._plan.cache_clear()
+
+
+@pytest.mark.usefixtures("launches", "poisoned_allocations")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
-def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(layout: str) -> None:
-    case = make_case((4, 6, 5, 5), activation="relu", layout=layout)
+@pytest.mark.parametrize(("activation", "added"), [("relu", False), ("elu", True)])
+def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(
+    activation: str, added: bool, layout: str
+) -> None:
+    case = make_case((4, 6, 5, 5), activation=activation, residual=added, layout=layout)
     assert case.weight is not None
-    options, rows = ("relu", None, 1e-5), layout == "channels_last"
+    options, rows = (activation, None, 1e-5), layout == "channels_last"
     with torch.no_grad():
         for gamma in (1.0, 0.0):
             case.weight[2] = gamma
             given = case.x, case.weight, case.bias
-            y, statistics, bits = operators.forward(*given, None, *options, True)
+            y, statistics, bits = operators.forward(*given, case.residual, *options, True)
             lies = spill.behind(bits, y.numel(), y.dtype) is not None
             assert lies == (gamma == 0.0)
             assert not spill.is_copy(bits)
             assert bool(bits[-1]) == lies
             rest = statistics, *given[1:], *options, rows, True, True, True
-            found = operators.backward(case.grad, None, y, None, bits, *rest)
-            direct = operators.backward(case.grad, case.x, y, None, None, *rest)
+            found = operators.backward(case.grad, None, y, case.residual, bits, *rest)
+            direct = operators.backward(case.grad, case.x, y, case.residual, None, *rest)
             for one, other in zip(found, direct, strict=True):
                 assert_close(one, other, "single")
             if lies:
                 with pytest.raises(RuntimeError, match="got a copy of them without the input"):
-                    operators.backward(case.grad, None, y, None, bits.clone(), *rest)
+                    operators.backward(case.grad, None, y, case.residual, bits.clone(), *rest)
             else:
-                again = operators.backward(case.grad, None, y, None, bits.clone(), *rest)
+                again = operators.backward(case.grad, None, y, case.residual, bits.clone(), *rest)
                 assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from l1bn.activation import clips
 from l1bn.ops import operators, spill
 from l1bn.ops.cpu import kernels
 from l1bn.ops.cpu.layout import bits_bytes, from_dense, has_rows, layout_of, to_layout
@@ -56,7 +57,8 @@ class _Kernels:
             if behind is None:
                 raise spill.refuse_copy()
             x, bits = from_dense(behind, layout, grad.shape), None
-            residual = operators.read_beside_x(residual, call)
+            if call.activation is None or clips(call.activation):
+                residual = None  # elsewhere z is made of both
         elif bits is not None:
             bits = bits[:-FLAG]
         found = kernels.Kept(layout, statistics, x, bits, residual, y)

@@ -59,7 +59,6 @@ class _Kernels:
             behind = spill.behind(bits, y.numel(), y.dtype)
             if behind is not None:
                 x, bits = behind.as_strided(y.shape, y.stride()), None
-                residual = operators.read_beside_x(residual, call)
             elif spill.is_copy(bits) and bits[-1]:  # waits for the device, there alone
                 raise spill.refuse_copy()
         dense_call = call._replace(weight=decide.plain(call.weight), bias=decide.plain(call.bias))
