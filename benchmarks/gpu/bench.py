@@ -42,16 +42,14 @@ class Scale:
     compiled: bool
 
 
-def _resnet50(batch: int) -> list[tuple[tuple[int, ...], str, bool, bool]]:
+def _resnet50(batch: int) -> Iterator[tuple[tuple[int, ...], str, bool, bool]]:
     shapes = [(64, 112), (64, 56), (256, 56), (512, 28), (1024, 14), (2048, 7)]
-    found = []
     for channels, size in shapes:
         shape = (batch, channels, size, size)
         residual = channels >= 256
-        found.append((shape, "bfloat16", True, residual))
+        yield shape, "bfloat16", True, residual
         if batch == 64:
-            found.append((shape, "float32", False, residual))
-    return found
+            yield shape, "float32", False, residual
 
 
 FULL = Scale(

@@ -88,23 +88,24 @@ def test_opcheck_of_expanded_inputs(expanded: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("activation", "added"), [("relu", False), ("leaky_relu", True)])
 def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(
-    dtype: torch.dtype, layout: str
+    activation: str, added: bool, dtype: torch.dtype, layout: str
 ) -> None:
-    case = make_case((4, 6, 5, 5), dtype, activation="relu", layout=layout)
+    case = make_case((4, 6, 5, 5), dtype, activation=activation, residual=added, layout=layout)
     assert case.weight is not None
     case.weight[2] = 0.0
     with torch.no_grad():
         given = case.x, case.weight, case.bias
-        y, statistics, bits = operators.forward(*given, None, "relu", None, 1e-5, True)
+        y, statistics, bits = operators.forward(*given, case.residual, activation, None, 1e-5, True)
         _, place = to_layout(case.x)
         assert bits.shape == (bits_bytes(place) + operators.FLAG,)
         assert bits.untyped_storage().nbytes() > case.x.numel() * case.x.element_size()
         rows = layout == "channels_last"
-        options = "relu", None, 1e-5, rows, True, True, True
+        options = activation, None, 1e-5, rows, True, True, True
         rest = statistics, *given[1:], *options
-        found = operators.backward(case.grad, None, y, None, bits, *rest)
-        direct = operators.backward(case.grad, case.x, y, None, None, *rest)
+        found = operators.backward(case.grad, None, y, case.residual, bits, *rest)
+        direct = operators.backward(case.grad, case.x, y, case.residual, None, *rest)
         for one, other in zip(found, direct, strict=True):
             assert torch.equal(one, other)
         with pytest.raises(RuntimeError, match="got a copy of them without the input"):
