@@ -3,10 +3,10 @@
     python -m benchmarks.integers.small_batches
 
 Writes ``results/small_batches.csv``, a row per run, and its environment; runs of some batches or
-rates replace their rows. Every run sees the same
-images in the same order and steps after 64 of them: a batch of 4 adds up the gradients of 16
-backward passes. ``momentum`` is that of 64 images, spread over the batches that make them. The
-network was trained in float32 on upright digits and adapts to mirrored ones, as on a device.
+rates replace their rows. Every run sees the same images in the same order and steps after 64 of
+them: a batch of 4 adds up the gradients of 16 backward passes. ``momentum`` is that of 64 images,
+spread over the batches that make them. The network was trained in float32 on upright digits and
+adapts to mirrored ones, as on a device.
 """
 
 from __future__ import annotations
