@@ -192,7 +192,7 @@ def generate(config: GenerateConfig) -> int:
                 simulate(small, stimulus, stall=0.2)
             channels = sum(len(stimulus) for stimulus in stimuli)
             print(f"bit-exact against the integer model: {channels} channels of {count} elements")
-    wrapped = {"axi": config.axi or config.registers, "registers": config.registers}
+    wrapped = {"axi": config.axi, "registers": config.registers}
     boundary = emit.describe_interface(unit, **wrapped)
     pictures = drawings.write(unit, boundary, config.out)
     written = emit.write(unit, config.out, **wrapped, pictures=pictures)

@@ -89,6 +89,13 @@ def test_manifest_lists_the_ports_of_the_verilog(axi, tmp_path):
     assert found == {(p["name"], p["direction"], p["width"]) for p in manifest["ports"]}
 
 
+@pytest.mark.parametrize("options", UNITS[::3], ids=str)
+def test_no_wire_bears_the_name_of_what_has_none(options):
+    """Amaranth calls a signal ``signal`` where several are assigned by one statement."""
+    text = emit.verilog_text(UnitConfig(width=6, elements=16, **options), registers=True)
+    assert not re.findall(r"\b(?:wire|reg) (?:\[.*\] )?(signal(?:_\d+)?)\b", text)
+
+
 def test_axi_command_is_a_word_of_whole_bytes(tmp_path):
     _, manifest = written(tmp_path, True, width=8, elements=64, overlap=True)
     offsets = {f["name"]: f["offset"] for f in manifest["layouts"]["command"]}

@@ -45,7 +45,8 @@ class SkidBuffer(wiring.Component):
         m = Module()
         word = Signal.like(self.word_out, reset_less=True)
         caught, waits = self.caught, self.waits
-        valid, moves = Signal(), Signal()
+        valid = Signal()
+        moves = Signal()
         m.d.comb += [
             self.word_out.eq(word), self.valid_out.eq(valid), self.ready_in.eq(~waits),
             moves.eq(self.ready_out | ~valid),

@@ -37,11 +37,15 @@ class RegisterBus(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         """Hold address and data until both are there; answer from registers."""
         m = Module()
-        has_address, has_data = Signal(), Signal()
+        has_address = Signal()
+        has_data = Signal()
         address = Signal.like(self.s_axi_awaddr, reset_less=True)
-        data, strobes = Signal(WORD, reset_less=True), Signal(STEP, reset_less=True)
-        answers, answer = Signal(), Signal(2, reset_less=True)
-        whole, runs = Signal(), Signal()
+        data = Signal(WORD, reset_less=True)
+        strobes = Signal(STEP, reset_less=True)
+        answers = Signal()
+        answer = Signal(2, reset_less=True)
+        whole = Signal()
+        runs = Signal()
         m.d.comb += [
             self.s_axi_awready.eq(~has_address), self.s_axi_wready.eq(~has_data),
             self.s_axi_bvalid.eq(answers), self.s_axi_bresp.eq(answer),
@@ -62,7 +66,8 @@ class RegisterBus(wiring.Component):
         return m
 
     def _reads(self, m: Module) -> None:
-        asked, answers = Signal(), Signal()
+        asked = Signal()
+        answers = Signal()
         address = Signal.like(self.s_axi_araddr, reset_less=True)
         value = Signal(WORD, reset_less=True)
         m.d.comb += [
@@ -146,8 +151,11 @@ class RegisterNormUnit(wiring.Component):
         if config.counted:
             bits = config.log2_elements + 1
             scalars["count"] = Signal(bits, name="count", init=config.elements)
-        operation, fill = Signal(2), Signal()
-        busy, done, enable = Signal(), Signal(), Signal()
+        operation = Signal(2)
+        fill = Signal()
+        busy = Signal()
+        done = Signal()
+        enable = Signal()
         dgamma = Signal.like(unit.dgamma, reset_less=True)
         dbeta = Signal.like(unit.dbeta, reset_less=True)
         status = Cat(busy, done, unit.command_error, unit.framing_error, unit.phase)
