@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from l1bn import fixed_point as fp
 from l1bn.fixed_point.norm.constant import batch_mean, share, threshold_of
+from l1bn.fixed_point.norm.running import part_way
 
 K = math.sqrt(math.pi / 2)
 SPEC = fp.NormSpec(width=8)
@@ -92,6 +93,24 @@ def test_a_stream_of_small_batches_gives_the_deviation_of_all(count):
         assert not unmoved.any()
     assert np.abs(running.mean / ONE - mean).max() < 0.1 * sigma.max()
     assert np.abs(np.sqrt(running.variance / ONE) / sigma - 1).max() < 0.1
+
+
+def test_averages_that_should_stay_do():
+    """σ is kept as its square: a root that is rounded down would let it sink."""
+    x = np.arange(1, 101)[:, None] * np.array([-1, 1])
+    nothing = np.zeros(100, np.int64)
+    first = fp.toward(fp.Running(nothing, nothing), fp.sides(x, nothing), 2048)
+    running = first
+    for _ in range(5):
+        running = fp.toward(running, fp.sides(x, threshold_of(running)), 1)
+    np.testing.assert_array_equal(running.mean, first.mean)
+    np.testing.assert_array_equal(running.variance, first.variance)
+
+
+def test_a_part_of_the_way_is_rounded_to_nearest():
+    old, new = np.zeros(5, np.int64), np.array([1, 3, -1, 100, -100])
+    assert part_way(old, new, 1024).tolist() == [1, 2, 0, 50, -50]
+    assert part_way(old, new, 512).tolist() == [0, 1, 0, 25, -25]
 
 
 def test_the_first_batches_count_as_a_plain_average():
