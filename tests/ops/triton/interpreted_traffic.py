@@ -50,7 +50,7 @@ def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def counted(case: tuple, monkeypatch: pytest.MonkeyPatch, keep_x: bool) -> list[tuple[Launch, int]]:
     """The launches of a training step of a layer, with the bytes that each of them moved."""
     layout, activation, residual = case
-    made = make_case((8, 8, 32, 64), torch.bfloat16, activation=activation, residual=residual,
+    made = make_case((4, 8, 32, 64), torch.bfloat16, activation=activation, residual=residual,
                      layout=layout)  # fmt: skip
     traffic = Traffic(monkeypatch)
     found: list[tuple[Launch, int]] = []
