@@ -67,14 +67,18 @@ class QatLearner(FloatLearner):
         mapping = get_default_qat_qconfig_mapping("x86")
         super().__init__(prepare_qat_fx(plain(model).train(), mapping, (example,)))
 
-    def classes(self, x: quantized.QTensor) -> Tensor:
-        """Return the class of each image, by the converted network."""
+    def converted(self) -> nn.Module:
+        """Return the network that infers in 8 bits."""
         from torch.ao.quantization.quantize_fx import convert_fx
 
         torch.backends.quantized.engine = "x86"
-        converted = convert_fx(copy.deepcopy(self.model).eval())
+        network: nn.Module = convert_fx(copy.deepcopy(self.model).eval())
+        return network
+
+    def classes(self, x: quantized.QTensor) -> Tensor:
+        """Return the class of each image, by the converted network."""
         with torch.no_grad():
-            found: Tensor = converted(x.real()).argmax(1)
+            found: Tensor = self.converted()(x.real()).argmax(1)
         return found
 
 

@@ -6,6 +6,7 @@ import argparse
 import copy
 import warnings
 
+import pytest
 import torch
 
 from benchmarks.integers import qat, small_batches
@@ -24,7 +25,7 @@ def test_the_plain_form_computes_what_the_model_does() -> None:
     torch.testing.assert_close(found.eval()(x), model.eval()(x))
 
 
-def test_qat_rounds_in_training_and_converts_to_8_bits() -> None:
+def test_qat_rounds_in_training_and_converts_to_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits")
     options = argparse.Namespace(model="resnet8", width=0.25)
     with warnings.catch_warnings():
@@ -37,8 +38,15 @@ def test_qat_rounds_in_training_and_converts_to_8_bits() -> None:
             learner.learn(x, labels)
             learner.step(0.05)
         rounded = copy.deepcopy(learner.model).eval()(x.real()).argmax(1)
-        agree = (learner.classes(x) == rounded).float().mean()
+        converted = learner.converted()
+        agree = (converted(x.real()).argmax(1) == rounded).float().mean()
     assert agree > 0.8
+    assert any(
+        type(m).__module__.startswith("torch.ao.nn.intrinsic.quantized")
+        for m in converted.modules()
+    )
+    monkeypatch.setattr(learner, "converted", lambda: lambda images: -images.flatten(1))
+    assert torch.equal(learner.classes(x), x.real().flatten(1).argmin(1))
     names = {type(m).__name__ for m in learner.model.modules()}
     assert {"ConvBnReLU2d", "FusedMovingAvgObsFakeQuantize"} <= names
 
