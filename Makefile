@@ -127,7 +127,7 @@ sensitivity: $(VENV)/.demo  ## where L1BN and BN part: conditions, terms left ou
 	    runs/converted/first-l2-seed* runs/sensitivity/l2-relu-first-seed* $(wildcard runs/integer-resnet20/l2-seed*)
 	$(BIN)/python -m benchmarks.accuracy.layer_analysis --data $(CIFAR10) --out $(DATED)-layers
 
-LIBERTY = $(or $(L1BN_LIBERTY),../shared/liberty)
+LIBERTY = $(or $(L1BN_LIBERTY),$(error set L1BN_LIBERTY to a folder of cell libraries))
 # One script for abc and a channel of each stimulus treats all units alike. The units of the tables at 8 bits take half an hour of
 # a quiet core, at 16 bits another hour: RTL_WIDTH="8 16". RTL_SCOPE="--variants all" has every unit and its parts, hours.
 RTL_SCOPE = --variants main --no-parts

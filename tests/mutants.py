@@ -794,9 +794,9 @@ MUTANTS = [
     ),
     Mutant(
         "fusion: what was promised is lost with an error",
-        "convert/fusion/decide.py",
-        "_l1bn=self, **kwargs)\n        except BaseException:\n            self.settle()",
-        "_l1bn=self, **kwargs)\n        except BaseException:\n            pass",
+        "convert/fusion/block.py",
+        "                frame.settle()\n                raise",
+        "                raise",
         WRITTEN,
     ),
     Mutant(

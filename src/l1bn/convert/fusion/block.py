@@ -118,7 +118,13 @@ def _override(cls: type, name: str, method: Method) -> Callable[..., object]:
         if method.serves(getattr(cls, name)):
             if self.training:
                 turned.tell(self)
-            return Frame().run(method.run, self, *args, **kwargs)
+            frame = Frame()
+            try:
+                y = method.run(self, *args, _l1bn=frame, **kwargs)
+            except BaseException:
+                frame.settle()
+                raise
+            return frame.close(y)
         mine = next(c for c in type(self).__mro__ if c.__dict__.get(ORIGINAL) is cls)
         return getattr(super(mine, self), name)(*args, **kwargs)
 

@@ -81,19 +81,11 @@ class Frame:
     def __init__(self) -> None:
         self._open: list[Promise] = []  # whose layers have not run, in the order of their calls
 
-    def run(self, forward: Callable[..., object], /, *args: object, **kwargs: object) -> object:
-        """Call a rewritten forward. Whatever it promised has run when it returns or raises."""
-        try:
-            y = forward(*args, _l1bn=self, **kwargs)
-        except BaseException:
-            self.settle()
-            raise
-        if self._open:
-            self.settle()
-        return self.value(y) if type(y) is Promise else y
-
     def open(self, forward: Callable[..., object], block: nn.Module, x: Tensor) -> object:
-        """The same for a caller in this frame: what it returns and what it promised may wait."""
+        """Call a rewritten forward in this frame: what it returns may be a promise.
+
+        Whatever else it promised has run when it returns, and all of it when it raises.
+        """
         before = tuple(self._open)
         try:
             y = forward(block, x, _l1bn=self)
@@ -181,6 +173,12 @@ class Frame:
             self.settle()
         return (operator.iadd if inplace else operator.add)(a, b)
 
+    def close(self, y: object) -> object:
+        """What the forward of this frame returns. Whatever was promised has run then."""
+        if self._open:
+            self.settle()
+        return self.value(y) if type(y) is Promise else y
+
     def value(self, x: object) -> object:
         """The tensor that a promise stands for; anything else is itself."""
         if type(x) is not Promise:
@@ -247,6 +245,10 @@ class Frame:
 
     def _keep(self, promise: Promise, x: Tensor, activation: Activation) -> Tensor:
         """Compute a promise with its activation in one call, after what was called before."""
+        if len(self._open) == 1 and promise.residual is None:  # nearly always; as below
+            self._open.clear()
+            promise.x = None
+            return promise.norm._normalize(x, activation)
         before, other = self._open.index(promise), promise.residual
         pairs = type(other) is Promise and self._are_one_call(other, promise, activation)
         later = self._open[before + 1 :]
@@ -256,7 +258,7 @@ class Frame:
         if pairs and type(other) is Promise:
             y = _pair(other, promise, activation)
         else:
-            y = promise.norm._normalize(x, activation, _tensor(other))
+            y = promise.norm._normalize(x, activation, None if other is None else _tensor(other))
         promise.x = promise.residual = None
         if later:
             self._open = later

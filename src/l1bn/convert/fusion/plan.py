@@ -59,8 +59,15 @@ class Method:
             function is self.function
             and function.__code__ is self.code
             and function.__defaults__ is self.defaults[0]
-            and _same(function.__kwdefaults__, self.defaults[1])
+            and (function.__kwdefaults__ is self.defaults[1] or self._has_defaults(function))
         )
+
+    def _has_defaults(self, function: FunctionType) -> bool:
+        """By identity: values may be of any type, with an equality of their own."""
+        now, then = function.__kwdefaults__, self.defaults[1]
+        if now is None or then is None:
+            return False
+        return now.keys() == then.keys() and all(now[name] is v for name, v in then.items())
 
 
 @dataclass(frozen=True)
@@ -113,13 +120,6 @@ def method_of(
     keywords = function.__kwdefaults__
     defaults = function.__defaults__, None if keywords is None else dict(keywords)
     return Method(function, function.__code__, defaults, run, frozenset(sites))
-
-
-def _same(one: dict[str, object] | None, other: dict[str, object] | None) -> bool:
-    """By identity: values may be of any type, with an equality of their own."""
-    if one is None or other is None:
-        return one is other
-    return one.keys() == other.keys() and all(one[k] is v for k, v in other.items())
 
 
 def _rewrite(cls: type[nn.Module], source: Source) -> tuple[Rewriter, Method]:
