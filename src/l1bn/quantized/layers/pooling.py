@@ -162,9 +162,9 @@ class MaxPoolLayer(IntegerLayer):
         taps = self.window.taps(self.window.pad(x.values, -128), x.shape[2:])
         best, place = taps[0], torch.zeros_like(taps[0])
         for index, tap in enumerate(taps[1:], start=1):
-            larger = tap > best
-            best = torch.where(larger, tap, best)
-            place = torch.where(larger, index, place)
+            # PyTorch has vectors for these of 8 bits, and none for ``where``.
+            place = torch.maximum(place, (tap > best).view(torch.int8) * index)
+            best = torch.maximum(best, tap)
         if self.training:
             self._place, self._shape = place.to(torch.int8), x.shape
         return QTensor(channels_last(best), x.exponent)
@@ -176,7 +176,7 @@ class MaxPoolLayer(IntegerLayer):
             raise RuntimeError(f"{self.name}: expected a forward pass in training mode first")
         count = self.window.kernel[0] * self.window.kernel[1]
         values = error.values if self.window.disjoint else error.values.int()
-        parts = [torch.where(place == index, values, 0) for index in range(count)]
+        parts = [(place == index).to(values.dtype) * values for index in range(count)]
         total = spread_taps(self.window, parts, shape[2:])
         if self.window.disjoint:
             return (QTensor(total, error.exponent),)
