@@ -225,6 +225,7 @@ TOLERANCES: dict[str, tuple[float | None, float | None]] = {
     "rounded": (2**-7, 2**-13),  # one rounding to a 16-bit format
     "half": (2**-7, 2**-7),  # another formula, in a 16-bit format
     "half sums": (2**-5, 2**-5),  # the same for sums of rounded numbers
+    "eight-bit steps": (0.0, 0.05),  # outputs in steps of 1/16 against the real numbers
     "eight bits": (0.02, 0.0),  # integers of 8 bits against the real numbers they stand for
 }
 
