@@ -261,6 +261,21 @@ def test_learning_stops_when_it_is_told_to(browser: Browser) -> None:
     assert browser.text("learn") == "Learn"
 
 
+def test_a_file_that_comes_while_it_learns_is_refused(browser: Browser, tmp_path: Path) -> None:
+    browser.learn(2)
+    file = tmp_path / "learned.json"
+    file.write_bytes(browser.download("#export", "learned.json"))
+    browser.run("document.getElementById('steps').value = 1000")
+    browser.click("#learn")
+    browser.wait("return Number(document.getElementById('done').textContent) > 5")
+    browser.run("document.getElementById('import').disabled = false")  # its dialog was open before
+    browser.element("#import").send_keys(str(file))
+    browser.says("Not taken: stop learning first.")
+    browser.click("#learn")
+    browser.says("Stopped after")
+    assert int(browser.text("done")) > 5
+
+
 def test_what_was_learned_goes_out_and_comes_in_again(browser: Browser, tmp_path: Path) -> None:
     for _ in range(4):
         browser.draw(THREE)

@@ -286,7 +286,9 @@ class Page {
     input.value = "";
     if (file === undefined) return;
     try {
-      if (!(await this.take(await fromFile(file)))) return;
+      const record = await fromFile(file);
+      if (this.learning) throw new Error("stop learning first"); // the dialog was open before
+      if (!(await this.take(record))) return;
       await this.keep(this.state);
       say(`Taken over from ${file.name}.`);
     } catch (error) {
