@@ -1,0 +1,1 @@
+"""Units on FPGAs: synthesis by yosys, placement and routing by nextpnr, activity by Icarus."""
