@@ -182,6 +182,30 @@ def test_a_first_derivative_of_which_there_may_be_a_second_is_the_same(layout: s
 
 
 @pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_batched_gradients(activation: str | None) -> None:
+    case = make_case((4, 3, 5, 6), activation=activation, residual=True)
+    leaves = list(case.leaves().values())
+
+    def call(*leaves: Tensor) -> Tensor:
+        x, weight, bias, residual = leaves
+        return TRITON.train(x, residual, Call(weight, bias, activation, case.eps))[0]
+
+    y = call(*leaves)
+    grads = torch.randn(3, *y.shape)
+    together = torch.autograd.grad(y, leaves, grads, is_grads_batched=True, retain_graph=True)
+    mapped = torch.func.vmap(lambda g: torch.autograd.grad(y, leaves, g, retain_graph=True))(grads)
+    apart = [torch.autograd.grad(y, leaves, g, retain_graph=True) for g in grads]
+    for i, want in enumerate(zip(*apart, strict=True)):
+        assert_close(together[i], torch.stack(want), "cancelling")
+        assert_close(mapped[i], torch.stack(want), "cancelling")
+    small = tuple(v[:2, :1, :2, :2] if v.dim() > 1 else v[:1] for v in map(torch.detach, leaves))
+    vectorized = torch.autograd.functional.jacobian(call, small, vectorize=True)
+    one_by_one = torch.autograd.functional.jacobian(call, small)
+    assert_close(vectorized, one_by_one, "cancelling")
+
+
+@pytest.mark.usefixtures("launches")
 def test_the_same_input_gives_the_same_bits() -> None:
     case = make_case((3, 2, 9, 8), activation="relu", residual=True)
     first = run(case, "triton")

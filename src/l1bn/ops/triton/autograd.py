@@ -11,6 +11,7 @@ from l1bn.activation import Activation, clips, keeps_output
 from l1bn.ops import formula
 from l1bn.ops.records import Call, Context, Running, SavedOutput
 from l1bn.ops.second_derivative import double_backward, frozen_backward
+from l1bn.ops.tracing import is_looked_at
 from l1bn.ops.triton import decide, launch
 from l1bn.ops.triton.decide import Wanted, plain
 from l1bn.ops.triton.plan import format_of
@@ -84,7 +85,7 @@ class _Train(torch.autograd.Function):
         grad_scale = others[0] if others else None
         if grad is None and grad_scale is None:
             return (None,) * 5
-        if grad is None or grad_scale is not None or torch.is_grad_enabled():
+        if grad is None or grad_scale is not None or is_looked_at(grad):
             return _differentiable(ctx, grad, grad_scale)
         kept, weight, bias = _restored(ctx)
         call = Call(plain(weight), plain(bias), ctx.options.activation, ctx.options.eps)
