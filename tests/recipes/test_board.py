@@ -51,6 +51,7 @@ def test_a_report_counts_bytes_and_instructions(run: Path, tmp_path: Path, capsy
     _needs("cortex-m4")
     out = tmp_path / "report"
     options = ["--target", "cortex-m4", "--batch", "2", "--learn", "2", "--batches", "1", "40"]
+    options += ["--every", "3"]
     assert main(["device", "report", "--network", str(run), "--out", str(out), *options]) == 0
     said = capsys.readouterr().out
     assert "inference:" in said
@@ -76,9 +77,27 @@ def test_a_report_counts_bytes_and_instructions(run: Path, tmp_path: Path, capsy
     assert earlier["onward_instructions"] > earlier["alone_instructions"]
     assert earlier["alone_instructions"] > last["alone_instructions"]
     assert last["alone"] == last["onward"]
+    assert "what each choice of learning layers costs" in said
+    assert "of last 2 layers: one in turn" in said
     page = (out / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 4
     assert "last 2 layers" in page
+    assert "of last 2 layers: 1 by gradients, all each 3 steps" in page
+    choices = figures["choices"]
+    ways = ["all"] * 4 + ["all", "last", "in turn", "largest"]
+    assert [choice["way"] for choice in choices] == ways
+    assert [c["learn"] for c in choices[:5]] == ["classifier", "4", "affine", "all", "2"]
+    for choice in choices:
+        assert choice["plain_instructions"] > choice["instructions"] > 0
+        assert choice["flash"] > 0
+        assert f"{choice['instructions']:,}" in page
+    whole = choices[4]["instructions"]
+    # The rows of the layers end before what follows the last of them.
+    assert 0 <= whole - sum(row["train_instructions"] for row in figures["layers"]) < whole / 100
+    lines = (out / "choices.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(choices)
+    assert lines[-1].startswith(f"2,largest,1,3,{choices[-1]['ram']},{choices[-1]['flash']},")
+    assert (out / "parts.csv").read_text().splitlines()[-1].startswith("head,")
     assert "network_train_part" in page
 
 
@@ -89,6 +108,8 @@ def test_a_report_needs_no_counter(run: Path, tmp_path: Path, capsys) -> None:
     assert "ms at" not in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "host counts no" in page
+    assert "products, step" in page
+    assert "plain C" not in page
     assert page.count("data:image/svg+xml") == 3
 
 
@@ -213,6 +234,8 @@ def test_mistakes_get_one_line(run: Path, tmp_path: Path, capsys, monkeypatch) -
         error = capsys.readouterr().err
         assert text in error
         assert error.count("\n") == 1
+    assert main(["device", "report", *here[2:], "--every", "0"]) == 2
+    assert "--largest, --every: expected at least 1 block" in capsys.readouterr().err
     assert main(["device", "run", *here[2:], "--steps", "100000"]) == 2
     assert "--steps: expected at most" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -70,21 +70,33 @@ static void start_profile(void) {
 }
 
 static int32_t logits[NETWORK_BATCH * NETWORK_CLASSES];
+static int64_t norms[32];
+static uint32_t chosen;
+
+/* A step of the blocks that are given, or of as many as are asked for by the gradients so far. */
+static enum l1bn_status take(uint32_t step) {
+  const int8_t* images = trial_images + step * NETWORK_BATCH * TRIAL_IMAGE;
+  const uint16_t* labels = trial_labels + step * NETWORK_BATCH;
+  const uint32_t rate = trial_rates[step];
+  chosen = trial_blocks[step];
+  if (trial_largest[step] == 0u)
+    return l1bn_train_part(&network, images, labels, rate, chosen, logits);
+  chosen = l1bn_largest(norms, network.network->blocks, trial_largest[step]);
+  return l1bn_train_measured(&network, images, labels, rate, chosen, logits, norms);
+}
 
 int trial(void) {
   network_init();
   for (uint32_t step = 0; step != TRIAL_STEPS; ++step) { /* there may be none */
-    const int8_t* images = trial_images + step * NETWORK_BATCH * TRIAL_IMAGE;
     start_profile();
     const uint64_t start = port_instructions();
-    const enum l1bn_status status =
-        l1bn_train_part(&network, images, trial_labels + step * NETWORK_BATCH, trial_rates[step],
-                        trial_blocks[step], logits);
+    const enum l1bn_status status = take(step);
     write_number("step", port_instructions() - start);
     if (status != L1BN_OK) {
       write_number("status", (uint64_t)status);
       return 1;
     }
+    write_number("blocks", chosen & network.network->blocks);
     if (step == 0u) write_profile("train");
     write_bytes("logits", (const uint8_t*)logits, sizeof(logits));
   }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ from l1bn.tools import ToolError
 
 if TYPE_CHECKING:
     from l1bn.device import Build, Learn
+    from l1bn.device.trial.choices import Choice, Measured
     from l1bn.device.trial.run import Outcome, Work
     from l1bn.quantized import IntegerNetwork
     from l1bn.recipes.classification.integer import IntegerPreprocess
@@ -47,7 +48,10 @@ class BoardConfig:
         ram: KiB that arena and state may take; sums are computed twice where that helps.
         depths: What else might learn, for report's comparison.
         batches: Images of a step, for report's comparison.
-        parts: Let report measure steps in which some layers rest: two for each that learns.
+        parts: Let report measure steps in which some layers rest: two for each that learns, and a
+            round of ``every`` in which those with the largest gradients learn.
+        largest: Layers that learn in a step of such a round.
+        every: Steps of a round; in the first of them all learn, and are measured.
         clock: Clock for which report estimates times, one instruction a cycle [MHz].
         examples: Images of each class that web keeps, so that the network does not forget; half as
             many again test it.
@@ -75,6 +79,8 @@ class BoardConfig:
     depths: tuple[str, ...] = ("classifier", "4", "affine", "all")
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
     parts: bool = True
+    largest: int = 1
+    every: int = 8
     clock: float = 100.0
     examples: int = 16
 
@@ -98,8 +104,7 @@ def device_command(arguments: list[str]) -> int:
     if name == "web":
         return _web(config, build, data, prepare)
     if name == "report":
-        work = _work(config, data, prepare, _sets(config, build))
-        return _report(config, build, work, model)
+        return _report(config, build, _report_work(config, build, data, prepare), model)
     work = _work(config, data, prepare, [build.blocks.all] * config.steps)
     return _say(config, build, work, _run(config, build, work))
 
@@ -137,11 +142,22 @@ def _learn(text: str) -> Learn:
     return int(text) if text.isdigit() else text  # type: ignore[return-value]
 
 
-def _sets(config: BoardConfig, build: Build) -> Sequence[int]:
-    """Return what learns in each step of a report."""
-    from l1bn.device.trial.plans import block_sets
+def _report_work(
+    config: BoardConfig, build: Build, data: ImageSet, prepare: IntegerPreprocess
+) -> Work:
+    """Return the steps of a report: one of all that learns, and those in which some layers rest."""
+    from l1bn.device.trial.choices import Policy, with_rounds
 
-    return block_sets(build) if config.parts and config.learn != "none" else [build.blocks.all]
+    one = _work(config, data, prepare, [build.blocks.all])
+    if not config.parts or not one.rates:
+        return one
+    try:
+        policy = Policy(config.largest, config.every)
+    except ValueError as error:
+        raise UserError(f"--largest, --every: {error}") from error
+    steps = with_rounds(build, one, policy)
+    images = _work(config, data, prepare, steps.learning())
+    return replace(steps, images=images.images, labels=images.labels)
 
 
 def _work(
@@ -250,12 +266,15 @@ def _say(config: BoardConfig, build: Build, work: Work, outcome: Outcome) -> int
 
 
 def _report(config: BoardConfig, build: Build, work: Work, model: str) -> int:
+    from l1bn.device.trial.choices import measure
     from l1bn.device.trial.plans import parts, plans
-    from l1bn.device.trial.report import flash_bytes, rows
+    from l1bn.device.trial.report import rows
     from l1bn.device.trial.targets import TARGETS
     from l1bn.recipes.report.board import BoardReport
 
-    outcome = _run(config, build, work)
+    target = TARGETS[config.target]
+    found = measure(build, work, target)
+    outcome = found.outcome
     depths = [_learn(text) for text in dict.fromkeys((*config.depths, config.learn))]
     figures: dict[str, object] = {
         "model": model,
@@ -269,16 +288,34 @@ def _report(config: BoardConfig, build: Build, work: Work, model: str) -> int:
         "ram_bytes": build.ram,
         "inference_arena_bytes": build.infer_memory.size,
         "stack_bytes": outcome.stack,
-        "flash_bytes": flash_bytes(TARGETS[config.target], config.out / "trial.elf", work),
+        "flash_bytes": found.flash or None,
     }
     counts = outcome.steps if any(outcome.steps) else ()
     report = BoardReport(
         figures=figures,
         rows=rows(build, outcome.instructions),
         parts=parts(build, counts) if len(work.rates) > 1 else [],
+        choices=_choices(build, config, work, found),
         plans=plans(build, depths, sorted({*config.batches, config.batch})),
         clock=config.clock,
     )
     report.show()
     print(f"plots and other depths and batches in {report.write(config.out)}")
     return 0
+
+
+def _choices(build: Build, config: BoardConfig, work: Work, found: Measured) -> list[Choice]:
+    """Return what each choice of learning layers costs; the network learns others afterwards."""
+    from l1bn import device
+    from l1bn.device.trial.choices import block_choices, depth_choices, whole_choice
+    from l1bn.device.trial.targets import TARGETS
+
+    some = len(work.rates) > 1
+    here = block_choices(build, config.learn, found) if some else []
+    if work.rates:
+        here.insert(0, whole_choice(build, config.learn, found))
+    others = [_learn(text) for text in dict.fromkeys(config.depths) if text != config.learn]
+    one = replace(work, rates=[config.lr])
+    depths = depth_choices(build, others, one, TARGETS[config.target])
+    device.choose(build.network, _learn(config.learn))
+    return [*depths, *here]

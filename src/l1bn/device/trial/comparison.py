@@ -22,7 +22,9 @@ def difference(build: Build, work: Work, outcome: Outcome) -> str | None:
         work: What both do.
         outcome: What the device did.
     """
-    wanted = _steps(build, work)
+    wanted, chosen = _steps(build, work)
+    if list(outcome.chosen) != chosen:
+        return "which layers learn"
     state = build.layout.pack()
     build.network.eval()
     wanted += [_infer(build, work, image) for image in range(work.inferences)]
@@ -39,27 +41,34 @@ def _images(work: Work, first: int, count: int) -> quantized.QTensor:
     return quantized.QTensor(work.images.values[first : first + count], work.images.exponent)
 
 
-def _steps(build: Build, work: Work) -> Logits:
-    """Take the training steps; return the logits of each batch before its step."""
-    network, options = build.network, build.options
+def _steps(build: Build, work: Work) -> tuple[Logits, list[int]]:
+    """Take the training steps; return of each the logits before it, and what learned."""
+    network, options, blocks = build.network, build.options, build.blocks
     if not work.rates:
-        return []
+        return [], []
     optimizer = quantized.SGD(
         network, 0.0, options.momentum, options.weight_decay, options.nesterov
     )
-    found = []
-    for step, (rate, chosen) in enumerate(zip(work.rates, work.learning(), strict=True)):
-        build.blocks.limit(network, chosen)
+    found, sets = [], []
+    norms = [0] * len(blocks.layers)
+    plan = zip(work.rates, work.learning(), work.measuring(), strict=True)
+    for step, (rate, given, largest) in enumerate(plan):
+        chosen = blocks.largest(norms, largest) if largest else given & blocks.all
+        blocks.limit(network, chosen)
         first = step * options.batch
         logits = network(_images(work, first, options.batch))
         labels = work.labels[first : first + options.batch]
         loss = quantized.cross_entropy(network, logits, labels, options.smoothing)
         network.backward(loss.error)
+        if largest:
+            now = blocks.norms(network)
+            norms = [n if chosen >> i & 1 else norms[i] for i, n in enumerate(now)]
         optimizer.lr = rate
         optimizer.step()
         found.append(_flat(logits))
-    build.blocks.limit(network)
-    return found
+        sets.append(chosen)
+    blocks.limit(network)
+    return found, sets
 
 
 def _infer(build: Build, work: Work, image: int) -> npt.NDArray[np.int32]:

@@ -133,5 +133,6 @@ def flash_bytes(target: Target, program: Path, work: Work) -> int | None:
         return None
     output = tools.run([f"{target.binutils}size", str(program)]).output
     text, data = (int(n) for n in output.splitlines()[1].split()[:2])
-    images = work.images.values.numel() + 2 * len(work.labels) + 4 * len(work.rates)
+    steps = 4 + 4 + 1  # rate, blocks and largest of each
+    images = work.images.values.numel() + 2 * len(work.labels) + steps * len(work.rates)
     return text + data - images

@@ -31,6 +31,8 @@ class Work:
         rates: Learning rate of each step.
         inferences: How many of the images to classify afterwards.
         blocks: Set of the blocks that learn in each step; empty lets all learn in all.
+        largest: How many blocks learn in each step, those with the largest gradients so far, which
+            the step measures; 0 takes ``blocks``, and empty does in all.
     """
 
     images: QTensor
@@ -38,6 +40,7 @@ class Work:
     rates: Sequence[float]
     inferences: int = 1
     blocks: Sequence[int] = ()
+    largest: Sequence[int] = ()
 
     def learning(self) -> Sequence[int]:
         """Return the set of each step.
@@ -48,6 +51,19 @@ class Work:
         if self.blocks and len(self.blocks) != len(self.rates):
             raise ValueError(f"expected blocks for {len(self.rates)} steps, got {len(self.blocks)}")
         return self.blocks or [EVERY] * len(self.rates)
+
+    def measuring(self) -> Sequence[int]:
+        """Return of each step how many blocks learn by their gradients; 0 for none.
+
+        Raises:
+            ValueError: If there are other numbers of them and of steps.
+        """
+        if self.largest and len(self.largest) != len(self.rates):
+            raise ValueError(
+                f"expected numbers of largest blocks for {len(self.rates)} steps, got "
+                f"{len(self.largest)}"
+            )
+        return self.largest or [0] * len(self.rates)
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,7 @@ class Outcome:
             inference; empty where the machine counts none.
         stack: Bytes of stack in use at most; 0 where unknown.
         steps: Instructions of each training step; zeros where unknown.
+        chosen: Set of the blocks that learned in each training step.
     """
 
     logits: list[npt.NDArray[np.int32]]
@@ -68,6 +85,7 @@ class Outcome:
     instructions: dict[str, tuple[int, int, int]]
     stack: int
     steps: Sequence[int] = ()
+    chosen: Sequence[int] = ()
 
 
 def compile_trial(
@@ -133,6 +151,7 @@ def _trial(build: Build, work: Work) -> str:
                 array("uint16_t", "trial_labels", work.labels.tolist()),
                 array("uint32_t", "trial_rates", rates),
                 array("uint32_t", "trial_blocks", work.learning()),
+                array("uint8_t", "trial_largest", work.measuring()),
                 "#endif\n",
             ]
         )
@@ -143,6 +162,7 @@ def _read(build: Build, text: str) -> Outcome:
     logits: list[npt.NDArray[np.int32]] = []
     counts: dict[str, list[int]] = {}
     steps: list[int] = []
+    chosen: list[int] = []
     state, stack, part = b"", 0, ""
     for title, lines in _sections(text.splitlines()):
         data = bytes.fromhex("".join(lines))
@@ -157,13 +177,15 @@ def _read(build: Build, text: str) -> Outcome:
             counts.setdefault(f"{part} {direction}", []).append(int(number))
         elif title.startswith("step "):
             steps.append(int(title.split()[1]))
+        elif title.startswith("blocks "):
+            chosen.append(int(title.split()[1]))
         elif title.startswith("stack "):
             stack = int(title.split()[1])
     columns = ("train forward", "train backward", "infer forward")
     names = build.layers
     rows = zip(*(counts.get(c, [0] * len(names)) for c in columns), strict=True)
     found = dict(zip(names, rows, strict=True)) if counts else {}
-    return Outcome(logits, state, found, stack, steps)
+    return Outcome(logits, state, found, stack, steps, chosen)
 
 
 def _sections(lines: Iterable[str]) -> list[tuple[str, list[str]]]:

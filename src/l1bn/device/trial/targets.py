@@ -10,6 +10,8 @@ from l1bn.device.source.runtime import sources
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 """Language and warnings of every compiler."""
+PLAIN = ("-DL1BN_PLAIN",)
+"""Flags that take plain C where a processor has vectors."""
 _BARE = (
     "-ffreestanding",
     "-nostdlib",
@@ -39,6 +41,7 @@ class Target:
         runner: Command that runs a program; the program's path follows.
         binutils: Prefix of objdump and size; None where what they say is no device's.
         counts: Whether the emulator counts instructions.
+        vectors: Whether its sums of products have a form that ``PLAIN`` turns off.
     """
 
     compiler: str
@@ -50,6 +53,7 @@ class Target:
     runner: tuple[str, ...] = ()
     binutils: str | None = None
     counts: bool = False
+    vectors: bool = False
 
     def missing(self, run: bool = True) -> str | None:
         """Say in one line what to install, or return None where all tools are there.
@@ -99,6 +103,7 @@ def _cortex_m(
     clock: str = "mps2.c",
     script: str = "cortex_m.ld",
     flags: tuple[str, ...] = (),
+    vectors: bool = False,
 ) -> Target:
     return Target(
         "arm-none-eabi-gcc",
@@ -109,6 +114,7 @@ def _cortex_m(
         runner=("qemu-system-arm", "-M", *board, *_QEMU),
         binutils="arm-none-eabi-",
         counts=True,
+        vectors=vectors,
     )
 
 
@@ -122,14 +128,15 @@ TARGETS = {
     "host": Target("gcc", (), ("trial.c", "host.c")),
     "cortex-m0": _cortex_m("cortex-m0", *_NRF51, clock="nrf51.c"),
     "cortex-m3": _cortex_m("cortex-m3", "mps2-an385"),
-    "cortex-m4": _cortex_m("cortex-m4", "mps2-an386"),
-    "cortex-m7": _cortex_m("cortex-m7", "mps2-an500"),
+    "cortex-m4": _cortex_m("cortex-m4", "mps2-an386", vectors=True),
+    "cortex-m7": _cortex_m("cortex-m7", "mps2-an500", vectors=True),
     "cortex-m55": _cortex_m(
         "cortex-m55",
         "mps3-an547",
         clock="systick.c",
         script="cortex_m55.ld",
         flags=_INTEGER_MVE,
+        vectors=True,
     ),
     "riscv32": Target(
         "riscv64-unknown-elf-gcc",

@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from l1bn.device.trial.choices import Choice
 from l1bn.device.trial.plans import Part, Plan
 from l1bn.device.trial.report import Row
 from l1bn.recipes.files.writing import write_text
-from l1bn.recipes.report import board_plots
+from l1bn.recipes.report import board_choices, board_plots
 from l1bn.recipes.report.page import data_address, render
 
 _COLUMNS = ("layer", "flash", "state", "kept", "MACs", "MACs, step", "instr.", "instr., step")
@@ -29,6 +30,7 @@ class BoardReport:
         rows: Of each layer.
         plans: Of other depths and batches.
         parts: Of steps in which some layers rest.
+        choices: What each choice of learning layers costs.
         clock: Clock for which times are estimated [MHz].
     """
 
@@ -36,17 +38,26 @@ class BoardReport:
     rows: Sequence[Row]
     plans: Sequence[Plan]
     parts: Sequence[Part]
+    choices: Sequence[Choice]
     clock: float
 
     def write(self, folder: Path) -> Path:
-        """Write ``report.json`` and ``report.html``; return the path of the latter."""
+        """Write ``report.json``, ``choices.csv``, ``parts.csv`` and ``report.html``.
+
+        Returns:
+            The path of the page.
+        """
         content = {
             **self.figures,
             "layers": [dataclasses.asdict(row) for row in self.rows],
             "plans": [dataclasses.asdict(plan) for plan in self.plans],
             "parts": [dataclasses.asdict(part) for part in self.parts],
+            "choices": [dataclasses.asdict(choice) for choice in self.choices],
         }
+        folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "report.json", json.dumps(content, indent=2) + "\n")
+        write_text(folder / "choices.csv", board_choices.csv_text(Choice, self.choices))
+        write_text(folder / "parts.csv", board_choices.csv_text(Part, self.parts))
         path = folder / "report.html"
         write_text(path, self.html())
         return path
@@ -69,6 +80,8 @@ class BoardReport:
             rows=[[str(row[0]), *map(_grouped, row[1:])] for row in self.table()],
             plans=[self._shown(plan) for plan in self.plans],
             parts=self.parts,
+            choices=board_choices.cells(self.choices),
+            choice_columns=board_choices.columns(self.choices),
             plots={name: data_address(svg.encode(), "svg+xml") for name, svg in drawn.items()},
         )
 
@@ -116,6 +129,7 @@ class BoardReport:
             table.add_row(str(row[0]), *map(_grouped, row[1:]))
         console = Console(width=120, soft_wrap=True)
         console.print(table)
+        console.print(board_choices.terminal_table(self.choices))
         for sentence in self.sentences():
             console.print(sentence)
 
