@@ -1,4 +1,4 @@
-"""What each choice of learning layers costs: counted on the device, which chooses as Python does."""
+"""What each choice of learning layers costs, counted on devices that choose as Python does."""
 
 from __future__ import annotations
 

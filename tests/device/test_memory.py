@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
 
 from l1bn import device
 from l1bn.device.program.memory import ALIGNMENT, Placement, aligned
-from small_networks import lenet, resnet8, trained
+from small_networks import dscnn, lenet, resnet8, trained, uneven
 
 
 def _disjoint(memory: Placement) -> None:
@@ -54,3 +56,39 @@ def test_a_frozen_part_is_kept_for_one_image_only() -> None:
         device.build(network, (1, 8, 8), device.Options(batch=b)).train_memory.size for b in (1, 32)
     )
     assert many - one < 32 * aligned(24 + 3 * 4 * 10 + 10) + 1000
+
+
+CASES: dict[str, tuple[Any, device.Learn, dict[str, Any]]] = {
+    "everything": (resnet8, "all", {}),
+    "one image": (resnet8, "all", {"batch": 1, "momentum": 0.0}),
+    "last stage": (resnet8, 4, {"batch": 2}),
+    "affine": (resnet8, "affine", {}),
+    "classifier": (lenet, "classifier", {"batch": 1}),
+    "separable": (dscnn, "all", {"batch": 4}),
+    "uneven windows": (uneven, "all", {"momentum": 0.0}),
+    "inference alone": (resnet8, "none", {}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_refusal_says_the_least_that_suffices(name: str) -> None:
+    torch.manual_seed(0)
+    model, learn, options = CASES[name]
+    floats = model()
+    floats(torch.zeros(2, 1, 8, 8))
+    network = trained(floats)
+    device.choose(network, learn)
+
+    def plan(ram: int | None) -> device.Build:
+        return device.build(network, (1, 8, 8), device.Options(**options, ram=ram))
+
+    def needed(ram: int) -> int:
+        with pytest.raises(ValueError, match=f"expected to fit {ram} bytes of RAM, needs") as found:
+            plan(ram)
+        return int(re.search(r"needs (\d+)", str(found.value))[1])
+
+    least = needed(0)
+    assert plan(least).ram == least
+    assert needed(least - 1) == least
+    assert least <= plan(None).ram
+    _disjoint(plan(least).train_memory)

@@ -128,10 +128,14 @@ class Build:
 
     def numbered(self, ops: Sequence[Op]) -> list[Tensor]:
         """Return the tensors of the frozen steps and of others; the caller's images are first."""
-        found = {id(self.images): self.images}
-        for op in (*self.frozen, *ops):
-            found.update({id(t): t for t in op.tensors().values()})
-        return list(found.values())
+        return _numbered(self.images, [*self.frozen, *ops])
+
+
+def _numbered(images: Tensor, ops: Sequence[Op]) -> list[Tensor]:
+    found = {id(images): images}
+    for op in ops:
+        found.update({id(t): t for t in op.tensors().values()})
+    return list(found.values())
 
 
 def build(
@@ -224,7 +228,8 @@ class _Builder:
         results = [t.buffer for t in logits if t.buffer is not None]
         infer_memory = place([*frozen.ops, *infer.ops], {}, results)
         plan = partial(place, [*frozen.ops, *train.ops] if train.ops else [], shared, results)
-        train_memory = self._fit([*frozen.ops, *train.ops], plan, infer_memory)
+        inference = infer_memory.size, len(_numbered(self.images, [*frozen.ops, *infer.ops]))
+        train_memory = self._fit([*frozen.ops, *train.ops], plan, inference)
         return Build(
             network=self.network,
             options=self.options,
@@ -248,32 +253,39 @@ class _Builder:
         used = {id(b): b for op in train for b in op.buffers() if id(b) in written}
         return dict.fromkeys(used.values(), self.options.batch)
 
-    def _fit(self, ops: list[Op], plan: Callable[[], Placement], infer: Placement) -> Placement:
-        """Place a training step; where it does not fit, compute sums twice and keep none."""
-        memory = plan()
-        limit = self.options.ram
+    def _fit(
+        self, ops: list[Op], plan: Callable[[], Placement], inference: tuple[int, int]
+    ) -> Placement:
+        """Place a training step; where it does not fit, compute sums twice and keep none.
+
+        Args:
+            ops: Its steps.
+            plan: Places them as they are now.
+            inference: Bytes and tensors of an inference, which shares the memory.
+        """
+        memory, limit = plan(), self.options.ram
         if limit is None:
             return memory
-        room = limit - self._beside(ops)
-        while memory.size > room:
+        tried = []  # sums that are computed twice may need more beside them than they save
+        while True:
+            arena = max(memory.size, inference[0])
+            tensors = max(len(_numbered(self.images, ops)), inference[1])
+            total = arena + self.layout.size + 2 * tensors
+            if total <= limit:
+                return memory
+            tried.append((total, arena))
             op = _largest_sums(ops, memory)
             if op is None:
-                break
+                raise ValueError(self._refusal(*min(tried)))
             _compute_twice(op)
-            memory, room = plan(), limit - self._beside(ops)
-        need = max(memory.size, infer.size)
-        if need > room:
-            raise ValueError(
-                f"expected to fit {limit} bytes of RAM, needs {need - room + limit}: "
-                f"{need} for activations and errors, {self.layout.size} for what learns; take a "
-                "smaller batch, let fewer layers learn, or set momentum to 0"
-            )
-        return memory
+            memory = plan()
 
-    def _beside(self, ops: Sequence[Op]) -> int:
-        """Return the bytes of state and exponents."""
-        tensors = {id(t) for op in ops for t in op.tensors().values()} | {id(self.images)}
-        return self.layout.size + 2 * len(tensors)
+    def _refusal(self, need: int, arena: int) -> str:
+        return (
+            f"expected to fit {self.options.ram} bytes of RAM, needs {need}: {arena} for "
+            f"activations and errors, {self.layout.size} for what learns; take a smaller batch, "
+            "let fewer layers learn, or set momentum to 0"
+        )
 
     def _exponents(self) -> dict[int, int]:
         """Run the frozen part on an image of zeros; its exponents depend on no image."""
