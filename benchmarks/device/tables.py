@@ -1,4 +1,4 @@
-"""Tables of what a network takes on a device, from the CSV files that `device/memory.py` writes."""
+"""Tables of what a network takes on a device, from the CSV files of `memory.py` and `choices.py`."""
 
 from __future__ import annotations
 
@@ -54,10 +54,35 @@ def targets() -> Table:
     return [*head, "with its vectors", "a step, plain [millions]", "with its vectors"], body
 
 
+def choices() -> Table:
+    """RAM, flash and instructions of a step, by the way in which layers are chosen."""
+    columns = ("instructions", "worst_instructions", "plain_instructions")
+    body = [
+        [
+            _chosen(row),
+            *(f"{int(row[c]):,}" for c in ("ram", "flash")),
+            *(millions(row[c]) for c in (*columns, "plain_worst_instructions")),
+        ]
+        for row in read("device_choices")
+    ]
+    head = ["what learns", "RAM [bytes]", "flash [bytes]", "a step [millions]", "worst step"]
+    return [*head, "a step, plain [millions]", "worst step, plain"], body
+
+
+def _chosen(row: Row) -> str:
+    whole, count = LEARN[row["learn"]], row["count"]
+    return {
+        "all": whole,
+        "last": f"of {whole}: last {'layer' if count == '1' else f'{count} layers'}",
+        "in turn": f"of {whole}: one layer in turn",
+        "largest": f"of {whole}: the layer with the largest gradients",
+    }[row["way"]]
+
+
 def millions(count: str) -> str:
     """Three digits of a number of instructions."""
     value = int(count) / 1e6
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-TABLES = {"memory": memory, "targets": targets}
+TABLES = {"memory": memory, "targets": targets, "choices": choices}
