@@ -22,6 +22,10 @@ from l1bn.ops.triton.forward import (
 from l1bn.ops.triton.plan import STATISTICS, Plan, bits_like, format_of, in_order, plan_of
 
 
+#: Lanes of a warp: AMD's data-centre cards have twice as many as NVIDIA's.
+LANES = 64 if torch.version.hip else 32
+
+
 class Kept(NamedTuple):
     """Saved activations of a call, and its statistics.
 
@@ -175,7 +179,7 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
     shared = _sizes(plan) | _tiling(plan, like.dtype) | _curve(call)
     # z is made of the residual again where x is kept alone, and rid of it where y is.
     added = kept.residual if recovered or kept.y is None else None
-    if added is not None and kept.y is None and shared["num_warps"] == 8:
+    if added is not None and kept.y is None and shared["num_warps"] == 8 and LANES == 32:
         shared["num_warps"] = 16  # z from x and the residual, and its slope: registers run short
     sources = {
         "grad": grad, "y": kept.y, "x": kept.x, "residual": added, "weight": call.weight,
