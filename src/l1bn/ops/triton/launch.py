@@ -21,7 +21,6 @@ from l1bn.ops.triton.forward import (
 )
 from l1bn.ops.triton.plan import STATISTICS, Plan, bits_like, format_of, in_order, plan_of
 
-
 #: Lanes of a warp: AMD's data-centre cards have twice as many as NVIDIA's.
 LANES = 64 if torch.version.hip else 32
 
