@@ -251,6 +251,45 @@ __attribute__((noinline)) void bend_slopes(int64_t activation, A parameter, A* v
   });
 }
 
+// Whether a gradient can wait in a tensor of its type for the second pass as it is computed.
+template <class T>
+constexpr bool kHolds = sizeof(T) == sizeof(Acc<T>);
+
+// Whether backward sums over the channels.
+inline bool has_sums(const l1bn_backward_args& a) { return !a.frozen || a.dweight || a.dbias; }
+
+// Where the pass for the sums leaves the gradient of z for the pass that writes: in the tensor
+// which that will write. Null where it is not there to begin with, or would lose digits.
+template <class T>
+T* held_gradient(const l1bn_backward_args& a) {
+  if (!kHolds<T> || !bends(a.problem.activation) || !has_sums(a)) return nullptr;
+  return static_cast<T*>(a.dresidual ? a.dresidual : a.dx);
+}
+
+// g = grad · act'(z), over z in `g`; it also goes to `held`, where that is not null, past the caches
+// where `stream` says so. Whole packs are written to `g`.
+template <class T>
+__attribute__((noinline)) void bend_gradients(int64_t activation, Acc<T> parameter, const T* grad,
+                                              Acc<T>* g, T* held, bool stream, int64_t n) {
+  using P = Pack<Acc<T>>;
+  using V = typename P::V;
+  const V p = parameter - V{};
+  with_curve(activation, [&](auto curve) {
+    for_packs(n, [&](auto how, int64_t i) L1BN_INLINED {
+      const P z = P::load(g + i);
+      P out = how.get(grad + i);
+      L1BN_UNROLL
+      for (int k = 0; k < P::kParts; ++k) out.v[k] = out.v[k] * decltype(curve)::slope(z.v[k], p);
+      out.store(g + i);
+      if (!kHolds<T> || !held) return;
+      if (stream)
+        how.stream(held + i, out);
+      else
+        how.put(held + i, out);
+    });
+  });
+}
+
 // y to z, and act'(z) beside it, for the two that can be inverted.
 template <class A>
 __attribute__((noinline)) void invert_values(int64_t activation, A parameter, A* v, A* slopes,
@@ -271,12 +310,6 @@ __attribute__((noinline)) void invert_values(int64_t activation, A parameter, A*
   else
     with(LeakyRelu{});
 }
-
-// The constants of sixteen elements: z = (x - centre) · factor + shift.
-template <class A>
-struct Affine {
-  Pack<A> centre, factor, shift;
-};
 
 // An activation as the kernels of an element type use it.
 template <class T>
@@ -325,34 +358,24 @@ class Curve {
     for_packs(n, [&](auto how, int64_t i) L1BN_INLINED { how.put(y + i, P::load(z + i)); });
   }
 
-  // g = grad · act'(z), with z from x, the residual where there is one, and affine(i), the
-  // constants of the elements from i on. Whole packs are written, here and below.
-  template <class F>
-  void bend(const T* grad, const T* x, const T* residual, A* g, int64_t n, F&& affine) const {
-    A buffer[kBend];
-    for_parts(n, [&](int64_t from, int64_t count) {
-      for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
-        const Affine<A> line = affine(from + i);
-        P z = (how.get(x + from + i) - line.centre) * line.factor + line.shift;
-        if (residual) z += how.get(residual + from + i);
-        z.store(buffer + i);
-      });
-      bend_slopes(activation_, parameter_, buffer, count);
-      for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
-        (how.get(grad + from + i) * P::load(buffer + i)).store(g + from + i);
-      });
-    });
+  // g = grad · act'(z), over z in `g`; see bend_gradients.
+  void gradient(const T* grad, A* g, T* held, bool stream, int64_t n) const {
+    bend_gradients(activation_, parameter_, grad, g, held, stream, n);
   }
 
-  // g = grad · act'(z) and z less the residual, from the output y; `z` may be null.
-  void unbend(const T* grad, const T* y, const T* residual, A* g, A* z, int64_t n) const {
+  // g = grad · act'(z) and z less the residual, from the output y; `z` may be null. Whole packs are
+  // written to them. g also goes to `held`, where that is not null.
+  void unbend(const T* grad, const T* y, const T* residual, A* g, A* z, T* held,
+              int64_t n) const {
     A buffer[kBend], slopes[kBend];
     for_parts(n, [&](int64_t from, int64_t count) {
       for_packs(count,
                 [&](auto how, int64_t i) L1BN_INLINED { how.get(y + from + i).store(buffer + i); });
       invert_values(activation_, parameter_, buffer, slopes, count);
       for_packs(count, [&](auto how, int64_t i) L1BN_INLINED {
-        (how.get(grad + from + i) * P::load(slopes + i)).store(g + from + i);
+        const P of_z = how.get(grad + from + i) * P::load(slopes + i);
+        of_z.store(g + from + i);
+        if (kHolds<T> && held) how.put(held + from + i, of_z);
         if (!z) return;
         P before = P::load(buffer + i);
         if (residual) before = before - how.get(residual + from + i);

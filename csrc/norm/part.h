@@ -16,6 +16,10 @@ struct Full {
   L1BN_INLINE void put(T* p, const Pack<Acc<T>>& a) const {
     store(p, a);
   }
+  template <class T>
+  L1BN_INLINE void stream(T* p, const Pack<Acc<T>>& a) const {
+    put_streaming(p, a);
+  }
   template <class A>
   L1BN_INLINE Pack<A> keep(const Pack<A>& a) const {
     return a;
@@ -41,6 +45,10 @@ struct Part {
     T padded[kLanes];
     store(padded, a);
     memcpy(p, padded, count * sizeof(T));
+  }
+  template <class T>
+  L1BN_INLINE void stream(T* p, const Pack<Acc<T>>& a) const {
+    put(p, a);
   }
   template <class A>
   L1BN_INLINE Pack<A> keep(const Pack<A>& a) const {

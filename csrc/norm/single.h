@@ -75,9 +75,9 @@ class Single {
 
   // Of a channel whose sums by packs are not finite, the same sums in double and without the
   // elements that have no gradient: zero times an infinite x is no number. So the instruction sets
-  // agree on what is infinite and what is no number. Called before anything is written, for the
-  // input's gradient may lie over the output's.
-  void mend(int64_t c, double* grad_sum, double* product) const {
+  // agree on what is infinite and what is no number. Called before the input's gradient is written,
+  // which may lie over the output's; `held` has that of z by then, or is null.
+  void mend(int64_t c, const T* held, double* grad_sum, double* product) const {
     if (is_finite(*grad_sum) && is_finite(*product)) return;
     if (scale[c] != scale[c]) return;
     const l1bn_problem& p = args.problem;
@@ -85,7 +85,8 @@ class Single {
     for (int64_t n = 0; n < p.outer; ++n)
       for (int64_t i = (n * p.channels + c) * p.inner, last = i + p.inner; i < last; ++i) {
         A z = 0;
-        const A g = masked(c, i, &z);
+        const A g = held ? value_of(held + i) : masked(c, i, &z);
+        if (held && !x) bent(c, i, &z);
         if (g == 0) continue;
         sum += double(g);
         with += double(g) * double(factor(c, i, z));

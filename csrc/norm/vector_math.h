@@ -38,34 +38,33 @@ L1BN_INLINE FloatV polynomial(FloatV x, const float (&c)[N]) {
   return sum;
 }
 
-// e^x = scale · (1 + rest), where scale is a power of two, in two factors that are normal numbers.
+// e^x = scale · (1 + rest) for x <= 0, where scale is a power of two, or 0 where e^x is no normal
+// number.
 struct Exponential {
-  FloatV rest, scale, more;
+  FloatV rest, scale;
 
   explicit L1BN_INLINE Exponential(FloatV x) {
-    x = limited(x, -104, 89);
+    x = larger<float>(all_of<FloatV>(-88), x);
     const FloatV shifted = x * 1.44269504088896341f + 12582912.0f;  // the nearest integer, low bits
     const FloatV n = shifted - 12582912.0f;
     const FloatV r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     static const float c[] = {5.0000001201e-1f, 1.6666665459e-1f, 4.1665795894e-2f,
                               8.3334519073e-3f, 1.3981999507e-3f, 1.9875691500e-4f};
     rest = polynomial(r, c) * (r * r) + r;
-    const IntV k = IntV(shifted) - 0x4b400000, half = k >> 1;
-    scale = FloatV((half + 127) << 23);
-    more = FloatV((k - half + 127) << 23);
+    scale = FloatV((IntV(shifted) - (0x4b400000 - 127)) << 23);
   }
 };
 
+// e^x for x <= 0.
 L1BN_INLINE FloatV exp_of(FloatV x) {
   const Exponential e(x);
-  return (e.rest + 1.0f) * e.scale * e.more;
+  return e.rest * e.scale + e.scale;
 }
 
 // e^x - 1 for x <= 0, to full precision near 0.
 L1BN_INLINE FloatV expm1_of(FloatV x) {
   const Exponential e(x);
-  const FloatV scale = e.scale * e.more;
-  return e.rest * scale + (scale - 1.0f);
+  return e.rest * e.scale + (e.scale - 1.0f);
 }
 
 // log(1 + x) for -1 < x <= 0, to full precision near 0.

@@ -137,7 +137,7 @@ class SlimBackward : Slim<T> {
       double grad_sum = summed ? of[0][c] : 0, product = summed ? of[1][c] : 0;
       const double gamma = Base::param(args.weight, c, 1), sigma = double(scale[c]);
       if (x) product -= double(mean[channels + c]) * grad_sum;
-      single.mend(c, &grad_sum, &product);
+      single.mend(c, nullptr, &grad_sum, &product);
       const double grad_weight = grad_weight_of(product, x ? sigma : gamma, sigma);
       slopes.get()[c] = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight,
                                     summed ? of[2][c] : 0, args.problem.eps, args.frozen);

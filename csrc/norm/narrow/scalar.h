@@ -215,7 +215,7 @@ class SmallBackward : Small<T> {
   void parameters(const Team& team) const {
     for (int64_t c = team.index; c < args.problem.channels; c += team.size) {
       double grad_sum = Base::total(team, 0, c), product = Base::total(team, 1, c);
-      single.mend(c, &grad_sum, &product);
+      single.mend(c, nullptr, &grad_sum, &product);
       const double gamma = Base::param(args.weight, c, 1);
       const double sigma = double(static_cast<const A*>(args.scale)[c]);
       const double grad_weight = grad_weight_of(product, args.x ? sigma : gamma, sigma);

@@ -31,6 +31,7 @@ struct PlanesBackward {
   const uint16_t* const bits;
   T* const dx;
   T* const dresidual;
+  T* const held;  // where the first pass leaves the gradient of z for the second, or null
   const A* const mean;
   const A* const scale;
   const int64_t plane_units;
@@ -55,13 +56,14 @@ struct PlanesBackward {
         bits(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         dx(static_cast<T*>(a.dx)),
         dresidual(static_cast<T*>(a.dresidual)),
+        held(held_gradient<T>(a)),
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
         plane_units((inner + kLanes - 1) / kLanes),
         curve(a.problem),
         single(a),
         active(clips(a.problem.activation)),
-        summed(!a.frozen || a.dweight || a.dbias),
+        summed(has_sums(a)),
         lines(channels),
         sums(p, summed ? kKinds : 0),
         positive(summed ? size_t(p.threads) * p.batch : 0) {
@@ -97,14 +99,21 @@ struct PlanesBackward {
     alignas(64) A g[kLongestBlock];
     alignas(64) A z[kLongestBlock];
   };
-  __attribute__((noinline)) void bend(const Line& line, int64_t from, int64_t block, bool with_z,
+  // With `sums`, in the first pass, the gradient goes to `held` too.
+  __attribute__((noinline)) void bend(const Line& line, int64_t from, int64_t block, bool sums,
                                       Bent& to) const {
     const T* const r_from = residual ? residual + from : nullptr;
+    T* const held_to = sums && held ? held + from : nullptr;
     if (!x)
-      return curve.unbend(grad + from, y + from, r_from, to.g, with_z ? to.z : nullptr, block);
-    const Affine<A> affine = {P::all(line.centre), P::all(line.factor), P::all(line.shift)};
-    curve.bend(grad + from, x + from, r_from, to.g, block,
-               [&](int64_t) L1BN_INLINED { return affine; });
+      return curve.unbend(grad + from, y + from, r_from, to.g, sums ? to.z : nullptr, held_to,
+                          block);
+    const P centre = P::all(line.centre), factor = P::all(line.factor), shift = P::all(line.shift);
+    for_packs(block, [&](auto how, int64_t i) L1BN_INLINED {
+      P z = (how.get(x + from + i) - centre) * factor + shift;
+      if (r_from) z += how.get(r_from + i);
+      z.store(to.g + i);
+    });
+    curve.gradient(grad + from, to.g, held_to, false, block);
   }
 
   // Of such a block Σ g, Σ g·(x − µ) or Σ g·(z − β), and the elements with x >= µ.
@@ -204,10 +213,12 @@ struct PlanesBackward {
 
   template <bool kInput, bool kActive>
   void write(const Batch& batch) const {
-    const bool in_place = dx == grad;
+    const T* const gradient = held ? held : grad;
+    T* const residual_to = held ? nullptr : dresidual;  // which is `held` then
+    const bool in_place = dx == gradient, bends = !kActive && curve && !held;
     Bent bent;
     Stage<T> stage_x(plan.streaming && !in_place);
-    Stage<T> stage_r(plan.streaming && dresidual && dresidual != grad);
+    Stage<T> stage_r(plan.streaming && residual_to && residual_to != grad);
     const P low_pack = P::all(low), high_pack = P::all(high);
     batch.share(outer, inner).walk(true, [&](int64_t plane, int64_t offset, int64_t length) {
       for (int64_t i = 0; i < batch.count; ++i) {
@@ -217,16 +228,15 @@ struct PlanesBackward {
         const P below = P::all(line.slope.below);
         const P centre = P::all(line.centre), rest = P::all(line.rest);
         for_blocks(length, [&](int64_t start, int64_t block) {
-          const T* g_from = grad + from + start;
+          const T* g_from = gradient + from + start;
           const T* y_from = kActive ? y + from + start : nullptr;
           const T* x_from = kInput ? x + from + start : nullptr;
-          const bool bends = !kActive && curve;
           if (bends) bend(line, from + start, block, false, bent);
           const uint16_t* b =
               bits ? bits + (plane * channels + c) * plane_units + (offset + start) / kLanes
                    : nullptr;
           T* to = dx ? stage_x.begin(dx + from + start, block) : nullptr;
-          T* to_r = dresidual ? stage_r.begin(dresidual + from + start, block) : nullptr;
+          T* to_r = residual_to ? stage_r.begin(residual_to + from + start, block) : nullptr;
           if constexpr (kDots<T> && kActive && !kInput) {
             if (b) return Slopes<T>{line.slope, top()}.write(g_from, y_from, b, to, to_r, block);
           }
@@ -242,7 +252,7 @@ struct PlanesBackward {
             else
               bit = b ? b[chunk] : 0;
             const P result = g * slope + choose(bit, above, below);
-            how.put(to + pos, in_place && !curve ? how.fresh(result, from_memory) : result);
+            how.put(to + pos, in_place && !bends ? how.fresh(result, from_memory) : result);
           });
         });
       }
@@ -259,7 +269,7 @@ struct PlanesBackward {
   }
 
   void write_any(const Batch& batch) const {
-    if (!dx && !dresidual) return;
+    if (!dx && (!dresidual || held)) return;
     if (x)
       active ? write<true, true>(batch) : write<true, false>(batch);
     else
@@ -280,7 +290,7 @@ struct PlanesBackward {
       }
       const double gamma = param(args.weight, c, 1), sigma = double(scale[c]);
       if (x) product -= double(mean[channels + c]) * grad_sum;
-      single.mend(c, &grad_sum, &product);
+      single.mend(c, held, &grad_sum, &product);
       const double grad_weight = grad_weight_of(product, x ? sigma : gamma, sigma);
       lines.get()[c].slope = slope_of<A>(gamma, sigma, elements, grad_sum, grad_weight, above,
                                          args.problem.eps, args.frozen);

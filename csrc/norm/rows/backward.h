@@ -11,7 +11,7 @@ template <class T>
 struct RowsBackward {
   using A = Acc<T>;
   using P = Pack<A>;
-  static constexpr int kConstants = 5;
+  static constexpr int kConstants = 7;
 
   const l1bn_backward_args& args;
   const Plan plan;
@@ -24,18 +24,20 @@ struct RowsBackward {
   const uint16_t* const bits;
   T* const dx;
   T* const dresidual;
+  T* const held;  // where the first pass leaves the gradient of z for the second, or null
   const A* const mean;
   const A* const scale;
   const Curve<T> curve;
   const Single<T> single;
   const bool streaming;
   const int64_t width;
-  Buffer<P> constants;  // per group: centre, slope, above, below, rest of the mean
+  // Per group: centre, slope, above, below, rest of the mean; and behind an activation that bends,
+  // where x is there, the factor and the shift of z = (x - centre) * factor + shift.
+  Buffer<P> constants;
   Buffer<Wide> sums;    // per member and group: g, g·q, positive
   Buffer<P> running;    // the same, not yet flushed
-  // Only behind an activation that bends. Per sixteen channels: z = (x - centre) * factor + shift.
-  Buffer<P> affine;
-  Buffer<A> bent;  // per member a tile of the gradient of z and, where x is not there, of z
+  // Behind an activation that bends, per member: a tile of the gradient of z, and one of z.
+  Buffer<A> bent;
 
   RowsBackward(const l1bn_backward_args& a, const Plan& p)
       : args(a),
@@ -50,6 +52,7 @@ struct RowsBackward {
         bits(static_cast<const uint16_t*>(a.x ? nullptr : a.bits)),
         dx(static_cast<T*>(a.dx)),
         dresidual(static_cast<T*>(a.dresidual)),
+        held(held_gradient<T>(a)),
         mean(static_cast<const A*>(a.mean)),
         scale(static_cast<const A*>(a.scale)),
         curve(a.problem),
@@ -62,7 +65,6 @@ struct RowsBackward {
         constants(kConstants * width),
         sums(size_t(p.threads) * 3 * width),
         running(size_t(p.threads) * 3 * width),
-        affine(curve && a.x ? 3 * width : 0),
         bent(curve ? size_t(p.threads) * 2 * tile() : 0) {}
 
   double param(const void* vector, int64_t c, double missing) const {
@@ -72,23 +74,28 @@ struct RowsBackward {
   // Elements of a tile, and what the last pack may write behind them.
   int64_t tile() const { return kTileRows * channels + kLanes; }
 
-  // The tile's gradient of z, and z behind it where x is not there and `with_z` asks for it.
-  __attribute__((noinline)) const A* bend(const Team& team, int64_t row, int64_t stop,
-                                          bool with_z) const {
+  // The tile's gradient of z, and z behind it where x is not there and `with_z` asks for it. The
+  // gradient also goes to `to`, where that is not null.
+  __attribute__((noinline)) const A* bend(const Team& team, int64_t row, int64_t stop, bool with_z,
+                                          T* to) const {
     A* const g = bent.get() + int64_t(team.index) * 2 * tile();
     const int64_t from = row * channels, count = (stop - row) * channels;
     const T* const r_from = residual ? residual + from : nullptr;
     if (!x) {
-      A* const z = with_z ? g + tile() : nullptr;
-      curve.unbend(grad + from, y + from, r_from, g, z, count);
+      curve.unbend(grad + from, y + from, r_from, g, with_z ? g + tile() : nullptr,
+                   to ? to + from : nullptr, count);
       return g;
     }
-    for (int64_t at = 0; at < count; at += channels)
-      curve.bend(grad + from + at, x + from + at, r_from ? r_from + at : nullptr, g + at, channels,
-                 [&](int64_t c) L1BN_INLINED {
-                   const P* const line = affine.get() + 3 * (c / kLanes);
-                   return Affine<A>{line[0], line[1], line[2]};
-                 });
+    const P* const of_group = constants.get();
+    for (int64_t line = 0; line < count; line += channels)
+      for (int64_t group = 0; group < width; ++group) {
+        const int64_t at = line + groups.start(group);
+        const P* const c = of_group + kConstants * group;
+        P z = (load(x + from + at) - c[0]) * c[5] + c[6];
+        if (r_from) z += load(r_from + at);
+        z.store(g + at);
+      }
+    curve.gradient(grad + from, g, to ? to + from : nullptr, streaming, count);
     return g;
   }
 
@@ -151,7 +158,7 @@ struct RowsBackward {
     P* const sum = running.get() + int64_t(team.index) * 3 * width;
     for (int64_t i = 0; i < 3 * count; ++i) sum[i] = zero;
     for_tiles(first, last, false, [&](int64_t row, int64_t stop) L1BN_INLINED {
-      if (!kActive && curve) bent_g = bend(team, row, stop, true) - row * columns.channels;
+      if (!kActive && curve) bent_g = bend(team, row, stop, true, held) - row * columns.channels;
       for (; row < stop; ++row)
         for (int64_t g = 0; g < count; ++g)
           add(row * columns.channels + columns.start(g), of_group + kConstants * g, row * count + g,
@@ -162,6 +169,7 @@ struct RowsBackward {
           sum[3 * g + kind] = zero;
         }
     });
+    if (held && streaming) stream_fence();
   }
 
   template <bool kInput, bool kActive, bool kStream>
@@ -170,21 +178,22 @@ struct RowsBackward {
     gradient_range(args.problem.activation, &low_value, &high_value);
     const P low = P::all(low_value), high = P::all(high_value);
     const A* bent_g = nullptr;
-    const T* const g_from = grad;
+    const T* const g_from = held ? held : grad;
     const T* const y_from = y;
     const T* const x_from = x;
     T* const to = dx;
-    T* const to_r = dresidual;
+    T* const to_r = held ? nullptr : dresidual;  // which is `held` then
     const uint16_t* const units_from = bits;
     const P* const of_group = constants.get();
     const Groups columns = groups;
     const int64_t count = width;
     const int64_t whole = channels / kLanes;
+    const bool bending = !kActive && curve && !held;
     // What is repeated was written already; behind what bends it comes out the same again.
-    const bool repeats = whole < count && dx == grad && !curve;
+    const bool repeats = whole < count && dx == g_from && !bending;
     const unsigned last_fresh = 0xffffu << groups.fresh(count - 1);
     auto one = [&](int64_t at, const P* c, int64_t unit, auto tail) L1BN_INLINED {
-      const P from_memory = !kActive && curve ? P::load(bent_g + at) : load(g_from + at);
+      const P from_memory = bending ? P::load(bent_g + at) : load(g_from + at);
       P g = from_memory;
       if constexpr (kActive) g = between(load(y_from + at), low, high, g);
       if (to_r) put<kStream>(to_r + at, g);
@@ -208,7 +217,7 @@ struct RowsBackward {
         });
         if (done) return;
       }
-      if (!kActive && curve) bent_g = bend(team, row, stop, false) - row * columns.channels;
+      if (bending) bent_g = bend(team, row, stop, false, nullptr) - row * columns.channels;
       for (; row < stop; ++row) {
         const int64_t at = row * columns.channels, unit = row * count;
         L1BN_UNROLL_SOME
@@ -259,20 +268,16 @@ struct RowsBackward {
     team.wait();
   }
 
-  // Channels from 16·g on, unlike those of a group: the last ones do not reach back.
   void affine_of(int64_t g) const {
-    A centre[kLanes] = {}, factor[kLanes] = {}, shift[kLanes] = {};
-    for (int64_t j = 0; j < kLanes && g * kLanes + j < channels; ++j) {
-      const int64_t c = g * kLanes + j;
+    A factor[kLanes] = {}, shift[kLanes] = {};
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const int64_t c = groups.start(g) + j;
       const double gamma = param(args.weight, c, 1);
-      centre[j] = mean[c];
       factor[j] = A(gamma / double(scale[c]));
       shift[j] = shift_of(args, c, gamma, mean[channels + c], scale[c]);
     }
-    P* const to = affine.get() + 3 * g;
-    to[0] = P::load(centre);
-    to[1] = P::load(factor);
-    to[2] = P::load(shift);
+    constants.get()[kConstants * g + 5] = P::load(factor);
+    constants.get()[kConstants * g + 6] = P::load(shift);
   }
 
   void lanes_total(const Team& team, int kind, int64_t group, double* lanes) const {
@@ -297,7 +302,7 @@ struct RowsBackward {
         const int64_t c = start + j;
         const double gamma = param(args.weight, c, 1), sigma = double(scale[c]);
         if (x) product[j] -= double(mean[channels + c]) * grad_sum[j];
-        single.mend(c, &grad_sum[j], &product[j]);
+        single.mend(c, held, &grad_sum[j], &product[j]);
         const double grad_weight = grad_weight_of(product[j], x ? sigma : gamma, sigma);
         const Slope<A> s = slope_of<A>(gamma, sigma, double(rows), grad_sum[j], grad_weight,
                                        positive[j], args.problem.eps, args.frozen);
@@ -318,12 +323,12 @@ struct RowsBackward {
 
   void member(const Team& team) const {
     const int64_t first = rows * team.index / team.size, last = rows * (team.index + 1) / team.size;
-    const bool summed = !args.frozen || args.dweight || args.dbias;
+    const bool summed = has_sums(args);
     centres(team);
     if (summed) accumulate_any(team, first, last);
     finish(team, summed);
-    if (!dx && !dresidual) return;
-    if (streaming)
+    if (!dx && (!dresidual || held)) return;
+    if (streaming && dx != held)  // what is held has just been read
       write_any<true>(team, first, last);
     else
       write_any<false>(team, first, last);
@@ -331,7 +336,7 @@ struct RowsBackward {
 
   int64_t run() const {
     if (!constants.get() || !sums.get() || !running.get()) return L1BN_NO_MEMORY;
-    if (curve && (!bent.get() || (x && !affine.get()))) return L1BN_NO_MEMORY;
+    if (curve && !bent.get()) return L1BN_NO_MEMORY;
     auto body = [&](Team team) { member(team); };
     parallel_run(plan.threads, body);
     return 0;

@@ -79,36 +79,6 @@ L1BN_INLINE bool if_narrow(int64_t channels, F&& f) {
   return false;
 }
 
-// Store to memory past the caches where the address allows it.
-template <class T>
-L1BN_INLINE void put_streaming(T* p, const Pack<Acc<T>>& a) {
-#if defined(__x86_64__)
-  using Out = Stored<T>;
-  const Out out = stored_as(p, a);
-  char* const to = reinterpret_cast<char*>(p);
-  L1BN_UNROLL
-  for (int i = 0; i < Out::kCount; ++i) {
-    char* const piece = to + i * Out::kPiece;
-#if defined(L1BN_AVX512)
-    if constexpr (Out::kPiece == 64) {
-      _mm512_stream_si512(reinterpret_cast<__m512i*>(piece), __m512i(out.v[i]));
-      continue;
-    }
-#endif
-#if defined(__AVX2__)
-    if constexpr (Out::kPiece == 32) {
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(piece), __m256i(out.v[i]));
-      continue;
-    }
-#endif
-    if constexpr (Out::kPiece == 16)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(piece), __m128i(out.v[i]));
-  }
-#else
-  store(p, a);
-#endif
-}
-
 template <bool kStream, class T>
 L1BN_INLINE void put(T* p, const Pack<Acc<T>>& a) {
   if constexpr (kStream)
