@@ -21,7 +21,7 @@ def _compiled_operators_load() -> bool:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         return True
-    libraries = [path for folder in folders for path in Path(folder).glob("_C.*")]
+    libraries = [path for folder in folders for path in Path(folder).glob("_C*")]
     try:
         for library in libraries:
             torch.ops.load_library(library)

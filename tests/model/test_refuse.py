@@ -51,8 +51,6 @@ def test_compiled(verb: Any) -> None:
 
 
 @every_verb
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:.torch.jit.trace_method. is deprecated:DeprecationWarning")
 def test_scripted_part(verb: Any) -> None:
     part = torch.jit.trace(nn.BatchNorm2d(3).eval(), torch.zeros(1, 3, 2, 2))
     refused(

@@ -16,8 +16,7 @@ folder=build/matrix-$torch
 "$folder/bin/python" -m pip install -q "$want" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
 # Held by a constraint: tools that want another torch must not replace it.
 "$folder/bin/python" -m pip freeze | sed -nE 's/^(torch==[0-9.]+).*/\1/p' >"$folder/torch.txt"
-"$folder/bin/python" -m pip install -q -c "$folder/torch.txt" '.[suite]'
-# Builds for GPUs bring a Triton, which the compiler of older ones asks for; builds for CPUs have none.
-"$folder/bin/python" -m pip uninstall -q -y triton
+"$folder/bin/python" -m pip install -q -c "$folder/torch.txt" --config-settings=build-dir="$folder/build" '.[suite]'
 "$folder/bin/python" -c 'import sys, torch; print("Python", sys.version.split()[0], "torch", torch.__version__)'
+"$folder/bin/l1bn" build
 "$folder/bin/python" -m pytest -n auto tests

@@ -48,7 +48,8 @@ def test_its_names_load_nothing_but_the_package_and_parts_of_torch(name):
     found = loaded_by(f"from l1bn import {name}")
     others = {n.partition(".")[0] for n in found} - {"l1bn", "torch"}
     assert not others, others
-    assert len([n for n in found if n.startswith("l1bn")]) <= 64
+    own = [n for n in found if n.startswith("l1bn") and "triton" not in n]
+    assert len(own) <= 64  # builds of torch for GPUs have the Triton backend looked at, too
 
 
 def test_neither_torch_nor_numpy_for_the_version():

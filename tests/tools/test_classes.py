@@ -188,6 +188,19 @@ def test_zennits_canonizer_acts(bn_net: nn.Module, l1_net: nn.Module, batch: Any
     assert_close(*relevance, "exact")
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+def test_what_a_tool_lays_over_a_tensor_is_what_the_layer_sees(name: str, training: bool) -> None:
+    """As zennit 1.0 does, which leaves the parameter where it was."""
+    layer, plain = l1bn.L1BatchNorm2d(3).train(training), l1bn.L1BatchNorm2d(3).train(training)
+    other = torch.rand(3) + 1
+    object.__setattr__(layer, name, other.clone())
+    setattr(plain, name, nn.Parameter(other) if name in ("weight", "bias") else other)
+    x = torch.randn(4, 3, 5, 5)
+    assert_close(layer(x), plain(x), "exact")
+    assert_close(getattr(layer, name), getattr(plain, name), "exact")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torch_prunings_regularizer_and_pruner_act(l1_net: nn.Module, batch: Any) -> None:
     tp = pytest.importorskip("torch_pruning")

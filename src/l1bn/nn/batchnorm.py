@@ -131,13 +131,7 @@ class _L1BatchNorm(_BatchNorm):
             raise TypeError(f"expected input to be a torch.Tensor, got {type(input).__name__}")
         self._check_input_dim(input)
         training = self.training
-        try:
-            # nn.Module finds these by name in Python, which for all costs more than a small kernel.
-            weight, bias = self._parameters["weight"], self._parameters["bias"]
-            mean, var = self._buffers["running_mean"], self._buffers["running_var"]
-        except KeyError:  # parametrized, for instance
-            weight, bias = self.weight, self.bias
-            mean, var = self.running_mean, self.running_var
+        weight, bias, mean, var = self._tensors()
         if not training:
             return input, mean, var, weight, bias, mean is None and var is None, 0.0, self.eps
         # In training the averages are passed only where they are to be updated. A checkpoint that
@@ -145,6 +139,20 @@ class _L1BatchNorm(_BatchNorm):
         if not self.track_running_stats or is_recomputed():
             return input, None, None, weight, bias, True, 0.0, self.eps
         return input, mean, var, weight, bias, True, self._update_factor(), self.eps
+
+    def _tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+        """γ, β and the running statistics, as ``self.weight`` and so on would find them.
+
+        nn.Module finds them by name in Python, which for all costs more than a small kernel.
+        """
+        own = self.__dict__  # where tools lay what they want the layer to see instead
+        if not ("weight" in own or "bias" in own or "running_mean" in own or "running_var" in own):
+            try:
+                weight, bias = self._parameters["weight"], self._parameters["bias"]
+                return weight, bias, self._buffers["running_mean"], self._buffers["running_var"]
+            except KeyError:  # parametrized, for instance
+                pass
+        return self.weight, self.bias, self.running_mean, self.running_var
 
     def _count(self) -> None:
         """Count a batch, after its call: an input that raises leaves no trace."""

@@ -39,8 +39,8 @@ def test_part_is_bit_exact(part, norm):
     [
         ("statistic", "$signed(x) >= $signed(level)", "$signed(x) > $signed(level)"),
         ("reciprocal", "26'h000cc42", "26'h000ce42"),
-        ("normalize", ") * $signed(b)", ") + $signed(b)"),
-        ("gradient", ") * $signed(b)", ") + $signed(b)"),
+        ("normalize", ") * $signed(", ") + $signed("),
+        ("gradient", ") * $signed(", ") + $signed("),
     ],
 )
 def test_a_fault_in_a_part_is_caught(part, right, wrong):
