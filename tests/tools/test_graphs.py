@@ -89,9 +89,7 @@ def test_scripted_layer_with_an_activation() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("dynamo", [False, True])
 @pytest.mark.parametrize("kind", ["eval", "untracked", "training"])
-def test_onnx_equals_in_onnxruntime(
-    batch: Any, kind: str, dynamo: bool, tmp_path: Path
-) -> None:
+def test_onnx_equals_in_onnxruntime(batch: Any, kind: str, dynamo: bool, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     net = l1bn.L1BatchNormAct2d(3, track_running_stats=kind != "untracked")
