@@ -154,9 +154,9 @@ def l1_batch_norm_pair(
     r"""Normalize two branches, add them and apply an activation: where a residual block ends.
 
     The same function as two calls of ``l1_batch_norm``, the second one's output being the
-    residual of the first one. In training with ReLU or ReLU6 the ``cpu`` backend keeps less for
-    backward: beside the output and the sign bits only one normalized branch, and that only where
-    the output is alive.
+    residual of the first one. In training with ReLU or ReLU6 two backends keep less for backward.
+    Beside the output and the sign bits, ``cpu`` keeps one normalized branch where the output is
+    alive, and ``triton`` keeps the second input.
 
     Args:
         first: the branch that would take the residual.

@@ -36,7 +36,7 @@ def test_the_kernels_in_the_interpreter(half: str) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("subject", ["compiled", "traffic"])
+@pytest.mark.parametrize("subject", ["compiled", "traffic", "pair", "pair_compiled"])
 def test_operators_and_bytes_in_the_interpreter(subject: str) -> None:
     _run(
         "-m", "pytest", "-p", "triton_interpreter", "-p", "no:xdist", "-q", "-W", "ignore",

@@ -14,11 +14,12 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from l1bn.activation import DESCRIPTIONS
+from l1bn.activation import DESCRIPTIONS, Activation
 from l1bn.ops import frozen
-from l1bn.ops.records import Call, Running
+from l1bn.ops.records import Branch, Call, Running
 from l1bn.ops.running import update_running_statistics
 from l1bn.ops.triton import operators
+from l1bn.ops.triton.pair import operators as pair_operators
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -79,8 +80,7 @@ class Triton:
         self, x: Tensor, residual: Tensor | None, call: Call, running: Running
     ) -> Tensor:
         """Normalize and move the running statistics, see ``l1bn.ops.registry.Backend``."""
-        in_kernel = running.mean.is_contiguous() and running.var.is_contiguous()
-        if torch.compiler.is_compiling() or not in_kernel:
+        if torch.compiler.is_compiling() or not _is_dense(running):
             y, mean, scale = self.train(x, residual, call)
             update_running_statistics(running, mean, scale, x.numel() // x.shape[1], call.eps)
             return y
@@ -88,9 +88,41 @@ class Triton:
 
         return train(x, residual, call, running)
 
+    def train_pair(self, first: Branch, second: Branch, activation: Activation) -> Tensor | None:
+        """Normalize and add two branches, see ``l1bn.ops.registry.PairBackend``."""
+        calls = (
+            Call(first.weight, first.bias, activation, first.eps),
+            Call(second.weight, second.bias, None, second.eps),
+        )
+        running = _running(first), _running(second)
+        if torch.compiler.is_compiling():
+            told = first.input.is_cpu or first.weight is not None
+            y, statistics = pair_operators.train(first.input, second.input, calls, told)
+            count = y.numel() // y.shape[1]
+            for i, state in enumerate(running):
+                if state is not None:
+                    mean, scale = statistics[i, 0], statistics[i, 2]
+                    update_running_statistics(state, mean, scale, count, calls[i].eps)
+            return y
+        if not all(v is None or _is_dense(v) for v in running):
+            return None
+        from l1bn.ops.triton.pair.node import train_pair
+
+        return train_pair(first, second, calls, running)
+
     def evaluate(self, x: Tensor, residual: Tensor | None, call: Call, running: Running) -> Tensor:
         """Normalize with running statistics: torch's own kernels, exactly ``F.batch_norm``."""
         return frozen.composed(x, residual, call, running)
+
+
+def _is_dense(running: Running) -> bool:
+    """Whether the kernels can move these statistics."""
+    return running.mean.is_contiguous() and running.var.is_contiguous()
+
+
+def _running(branch: Branch) -> Running | None:
+    mean, var = branch.running_mean, branch.running_var
+    return None if mean is None or var is None else Running(mean, var, branch.momentum)
 
 
 BACKEND = Triton()

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from l1bn.ops.triton.curve import from_output, slope
-from l1bn.ops.triton.forward import K, add_partials, is_last
+from l1bn.ops.triton.forward import K, affine
+from l1bn.ops.triton.sums import add_partials, is_last
 from l1bn.ops.triton.tiles import channel_index, narrow, over_channel, tile, tile_count, unpack_bits
 
 
@@ -21,12 +22,7 @@ def constants(weight, bias, statistics, channel, channels, ACC: tl.constexpr):
     high = tl.load(statistics + channel, inside, 0.0)
     low = tl.load(statistics + channels + channel, inside, 0.0)
     scale = tl.load(statistics + 2 * channels + channel, inside, 1.0)
-    factor = 1.0 / scale
-    if weight is not None:
-        factor = tl.load(weight + channel, inside, 0.0).to(ACC) / scale
-    offset = tl.zeros_like(scale)
-    if bias is not None:
-        offset = tl.load(bias + channel, inside, 0.0).to(ACC)
+    factor, offset = affine(weight, bias, scale, channel, channels, ACC)
     return high, low, factor, offset
 
 

@@ -39,7 +39,7 @@ def forward(
     dense = in_order(x.resolve_neg())
     added = None if residual is None else in_order(residual.resolve_neg(), dense)
     weight = call.weight
-    recoverable, worst = _ask(dense, weight) if wanted.output else (False, None)
+    recoverable, worst = ask(dense, weight) if wanted.output else (False, None)
     dense_call = call._replace(weight=plain(weight), bias=plain(call.bias))
     bits = recoverable and wanted.bits
     y, kept = launch.forward(
@@ -47,7 +47,7 @@ def forward(
     )
     if worst is not None and weight is not None and not dense.is_cpu:
         recovery.note(weight, worst)
-    return y, kept, recoverable and _recoverable(dense, worst)
+    return y, kept, recoverable and is_recoverable(dense, worst)
 
 
 def plain(vector: Tensor | None) -> Tensor | None:
@@ -55,7 +55,7 @@ def plain(vector: Tensor | None) -> Tensor | None:
     return None if vector is None else vector.resolve_neg().contiguous()
 
 
-def _ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
+def ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
     """Whether backward may read x̂ from y, and where forward leaves its largest r."""
     worst = torch.empty(1, dtype=torch.int32, device=x.device)
     if x.is_cpu:
@@ -65,8 +65,8 @@ def _ask(x: Tensor, weight: Tensor | None) -> tuple[bool, Tensor | None]:
     return recovery.may_keep_output(weight, x.dtype), worst
 
 
-def _recoverable(x: Tensor, worst: Tensor | None) -> bool:
-    """Look at r where there is nothing to wait for; elsewhere ``_ask`` has decided."""
+def is_recoverable(x: Tensor, worst: Tensor | None) -> bool:
+    """Look at r where there is nothing to wait for; elsewhere ``ask`` has decided."""
     if x.is_cpu and worst is not None:
         return float(worst.view(torch.float32)) <= LIMIT[x.dtype]
     return True

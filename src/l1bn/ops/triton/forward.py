@@ -13,32 +13,11 @@ import triton
 import triton.language as tl
 
 from l1bn.ops.triton.curve import activate
+from l1bn.ops.triton.sums import add_partials, is_last
 from l1bn.ops.triton.tiles import channel_index, narrow, over_channel, pack_bits, tile, tile_count
 
 #: √(π/2)
 K = tl.constexpr(1.2533141373155001)
-
-
-@triton.jit
-def add_partials(
-    partials, channel, channels, SPLITS: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr
-):
-    """Sum what the programs of a channel left, always in the same order."""
-    split = tl.arange(0, PADDED)
-    inside = (split < SPLITS)[:, None] & (channel < channels)[None, :]
-    at = partials + split[:, None] * channels + channel[None, :]
-    # From the second-level cache, which all multiprocessors share.
-    return tl.sum(tl.load(at, inside, 0.0, cache_modifier=".cg").to(ACC), axis=0)
-
-
-@triton.jit
-def is_last(done, SPLITS: tl.constexpr):
-    """Whether this program is the last of its channels to get here: it then sees all they stored.
-
-    None waits for another. Which one is the last depends on scheduling, what it adds up does not.
-    """
-    tl.debug_barrier()  # every thread of this program has stored its part
-    return tl.atomic_add(done + tl.program_id(0), 1, sem="acq_rel") == SPLITS - 1
 
 
 @triton.jit
@@ -106,6 +85,18 @@ def correct(high, low, deviation, drift, signs, count, eps_root):
 
 
 @triton.jit
+def affine(weight, bias, scale, channel, channels, ACC: tl.constexpr):
+    """Of equation (3), γ/σ and β."""
+    factor = 1.0 / scale
+    if weight is not None:
+        factor = tl.load(weight + channel, channel < channels, 0.0).to(ACC) / scale
+    offset = tl.zeros_like(scale)
+    if bias is not None:
+        offset = tl.load(bias + channel, channel < channels, 0.0).to(ACC)
+    return factor, offset
+
+
+@triton.jit
 def third_pass(
     x, residual, y, bits, weight, bias, high, low, scale, channel, split,
     images, channels, positions,
@@ -114,12 +105,7 @@ def third_pass(
     PARAMETER: tl.constexpr,
 ):  # fmt: skip
     """Equations (3) and (4): write y and the sign bits; return Σb and max|residual|."""
-    factor = 1.0 / scale
-    if weight is not None:
-        factor = tl.load(weight + channel, channel < channels, 0.0).to(ACC) / scale
-    offset = tl.zeros_like(scale)
-    if bias is not None:
-        offset = tl.load(bias + channel, channel < channels, 0.0).to(ACC)
+    factor, offset = affine(weight, bias, scale, channel, channels, ACC)
     above = tl.zeros((HIGH, WIDE), tl.int32)
     top = tl.zeros((HIGH, WIDE), ACC)
     for index in range(split, tile_count(images, positions, HIGH, WIDE, ROWS), SPLITS):
@@ -224,20 +210,14 @@ def mean_of(x, sums, channel, channels, positions, count, ROWS: tl.constexpr, AC
 
 
 @triton.jit
-def deviation_kernel(
-    x, partials, done, statistics,
-    running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
-    images, channels, positions, count,
-    EPS: tl.constexpr, EPS_ROOT: tl.constexpr,
+def partial_deviation(
+    x, partials, channel, split, images, channels, positions, count,
     SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Second launch: partial Σ|d|, Σd and Σsign(d); of the last program, all statistics."""
-    channel = channel_index(WIDE, ROWS)
-    split = tl.program_id(1)
-    total = count.to(ACC)
+    """The mean in two parts; a program's parts of Σ|d|, Σd and Σsign(d) are left in memory."""
     sums = add_partials(partials, channel, channels, SPLITS, PADDED, ACC)
-    high, low = mean_of(x, sums, channel, channels, positions, total, ROWS, ACC)
+    high, low = mean_of(x, sums, channel, channels, positions, count, ROWS, ACC)
     deviation, drift, signs = second_pass(
         x, high, low, split, images, channels, positions,
         SPLITS, HIGH, WIDE, ROWS, INDEX, ACC,
@@ -248,15 +228,51 @@ def deviation_kernel(
     tl.store(partials + size + at, deviation, inside)
     tl.store(partials + 2 * size + at, drift, inside)
     tl.store(partials + 3 * size + at, signs, inside)
+    return high, low
+
+
+@triton.jit
+def finish(
+    partials, statistics, high, low,
+    running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
+    channel, channels, count,
+    EPS: tl.constexpr, EPS_ROOT: tl.constexpr,
+    SPLITS: tl.constexpr, PADDED: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """What the last program does: all statistics from every program's parts."""
+    size = SPLITS * channels
+    deviation = add_partials(partials + size, channel, channels, SPLITS, PADDED, ACC)
+    drift = add_partials(partials + 2 * size, channel, channels, SPLITS, PADDED, ACC)
+    signs = add_partials(partials + 3 * size, channel, channels, SPLITS, PADDED, ACC)
+    high, low, scale = correct(high, low, deviation, drift, signs, count, EPS_ROOT)
+    store_statistics(statistics, high, low, scale, channel, channels)
+    move_running(
+        running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
+        high + low, scale, channel, channels, count, EPS, ACC,
+    )  # fmt: skip
+
+
+@triton.jit
+def deviation_kernel(
+    x, partials, done, statistics,
+    running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
+    images, channels, positions, count,
+    EPS: tl.constexpr, EPS_ROOT: tl.constexpr,
+    SPLITS: tl.constexpr, PADDED: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr,
+    ROWS: tl.constexpr, INDEX: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Second launch: partial Σ|d|, Σd and Σsign(d); of the last program, all statistics."""
+    channel = channel_index(WIDE, ROWS)
+    total = count.to(ACC)
+    high, low = partial_deviation(
+        x, partials, channel, tl.program_id(1), images, channels, positions, total,
+        SPLITS, PADDED, HIGH, WIDE, ROWS, INDEX, ACC,
+    )  # fmt: skip
     if is_last(done, SPLITS):
-        deviation = add_partials(partials + size, channel, channels, SPLITS, PADDED, ACC)
-        drift = add_partials(partials + 2 * size, channel, channels, SPLITS, PADDED, ACC)
-        signs = add_partials(partials + 3 * size, channel, channels, SPLITS, PADDED, ACC)
-        high, low, scale = correct(high, low, deviation, drift, signs, total, EPS_ROOT)
-        store_statistics(statistics, high, low, scale, channel, channels)
-        move_running(
+        finish(
+            partials, statistics, high, low,
             running_mean, running_var, momentum_tensor, momentum_high, momentum_low,
-            high + low, scale, channel, channels, total, EPS, ACC,
+            channel, channels, total, EPS, EPS_ROOT, SPLITS, PADDED, ACC,
         )  # fmt: skip
 
 

@@ -49,17 +49,17 @@ def accumulate(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _above(statistics: Tensor) -> Tensor:
+def above(statistics: Tensor) -> Tensor:
     """The number of set sign bits of each channel: integers, which add up alike in any order."""
     return statistics[3].view(torch.int64 if statistics.dtype == torch.float64 else torch.int32)
 
 
-def _sizes(plan: Plan) -> dict[str, object]:
+def sizes(plan: Plan) -> dict[str, object]:
     """Arguments that every kernel takes."""
     return {"images": plan.images, "channels": plan.channels, "positions": plan.positions}
 
 
-def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, object]:
+def tiling(plan: Plan, dtype: torch.dtype) -> dict[str, object]:
     """Constants that every kernel takes."""
     return {
         "HIGH": plan.high,
@@ -71,7 +71,7 @@ def _tiling(plan: Plan, dtype: torch.dtype) -> dict[str, object]:
     }
 
 
-def _curve(call: Call) -> dict[str, object]:
+def curve(call: Call) -> dict[str, object]:
     """The activation, as the kernels take it."""
     if call.activation is None:
         return {"ACTIVATION": 0, "PARAMETER": 0.0}
@@ -79,7 +79,7 @@ def _curve(call: Call) -> dict[str, object]:
     return {"ACTIVATION": ACTIVATIONS[found.name], "PARAMETER": parameter}
 
 
-def _momentum(running: Running | None) -> dict[str, object]:
+def running_arguments(running: Running | None) -> dict[str, object]:
     """The running statistics, and momentum as a tensor or in two float32 parts."""
     mean, var, momentum = running or (None, None, 0.0)
     if isinstance(momentum, Tensor):
@@ -124,17 +124,17 @@ def forward(
     y = torch.empty_like(x, memory_format=format_of(x))
     bits = bits_like(x, plan, flagged) if keep_bits else None
     statistics = torch.empty((STATISTICS, plan.channels), dtype=acc, device=x.device)
-    above = _above(statistics)
-    shared = _sizes(plan) | _tiling(plan, x.dtype)
+    counts = above(statistics)
+    shared = sizes(plan) | tiling(plan, x.dtype)
     into: dict[str, object] = {
         "x": x, "residual": residual, "y": y, "bits": bits,
         "flag": bits[-1:] if flagged and bits is not None else None,
         "weight": call.weight, "bias": call.bias,
-        "statistics": statistics, "above": above, "worst": worst,
+        "statistics": statistics, "above": counts, "worst": worst,
         "EPS_ROOT": math.sqrt(call.eps), "TINY": torch.finfo(x.dtype).tiny,
     }  # fmt: skip
-    into |= shared | _curve(call)
-    moved = _momentum(running) | {"count": plan.count, "EPS": call.eps}
+    into |= shared | curve(call)
+    moved = running_arguments(running) | {"count": plan.count, "EPS": call.eps}
     if plan.splits == 1:
         if worst is not None:
             worst.zero_()
@@ -143,7 +143,7 @@ def forward(
         partials = torch.empty((4, plan.splits, plan.channels), dtype=acc, device=x.device)
         done = torch.empty(plan.groups, dtype=torch.int32, device=x.device)
         shared |= {"x": x, "partials": partials, "done": done, "SPLITS": plan.splits}
-        sum_kernel[plan.grid](**shared, above=above, worst=worst)
+        sum_kernel[plan.grid](**shared, above=counts, worst=worst)
         deviation_kernel[plan.grid](
             **shared, **moved, statistics=statistics, EPS_ROOT=into["EPS_ROOT"], PADDED=plan.padded
         )
@@ -175,7 +175,7 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
         dresidual = torch.empty_like(like, memory_format=order)
     dweight = None if call.weight is None or not wanted[1] else torch.empty_like(call.weight)
     dbias = None if call.bias is None or not wanted[2] else torch.empty_like(call.bias)
-    shared = _sizes(plan) | _tiling(plan, like.dtype) | _curve(call)
+    shared = sizes(plan) | tiling(plan, like.dtype) | curve(call)
     # z is made of the residual again where x is kept alone, and rid of it where y is.
     added = kept.residual if recovered or kept.y is None else None
     if added is not None and kept.y is None and shared["num_warps"] == 8 and LANES == 32:
@@ -185,7 +185,7 @@ def backward(grad: Tensor, kept: Kept, call: Call, wanted: tuple[bool, ...]) -> 
         "bias": call.bias, "statistics": kept.statistics,
     }  # fmt: skip
     targets = sources | {
-        "bits": kept.bits, "dx": dx, "dresidual": dresidual, "above": _above(kept.statistics),
+        "bits": kept.bits, "dx": dx, "dresidual": dresidual, "above": above(kept.statistics),
         "dweight": dweight, "dbias": dbias, "count": plan.count,
         "EPS_ROOT": math.sqrt(call.eps), "RECOVERED": recovered,
     }  # fmt: skip

@@ -1,0 +1,1 @@
+"""act(norm(a) + norm(b)) on a GPU: where two branches of a residual block meet."""
