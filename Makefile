@@ -99,7 +99,7 @@ bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks
 	$(BIN)/python -m benchmarks.cpu.networks
 
 # On a machine with a GPU; PYTHON may be one that has torch for it, triton, pytest and transformers.
-bench-gpu:  ## test and time the GPU kernels on a GPU: 5 minutes
+bench-gpu:  ## test and time the GPU kernels on a GPU: 15 minutes at most
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu/bench.py --out $(DATED)-gpu
 
 bench-integer: env  ## time training in integers against float: 5 minutes, quiet

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.gpu.bench import FULL
+from benchmarks.gpu.scale import FULL
 from benchmarks.gpu.traffic import Case, bytes_of, launches_of
 
 #: A plain copy on an H100: bytes read and written in a second.

@@ -62,5 +62,5 @@ def test_the_kernels_compile_for_gpus_without_spills_or_float_atomics() -> None:
 def test_the_benchmark_runs_from_start_to_end(tmp_path: Path) -> None:
     _run("-W", "ignore", "benchmarks/gpu/bench.py", "--tiny", "--out", str(tmp_path))
     assert {path.name for path in tmp_path.glob("*.csv")} == {
-        "copy.csv", "operators.csv", "networks.csv",
+        "copy.csv", "operators.csv", "networks.csv", "parts.csv",
     }  # fmt: skip
