@@ -47,6 +47,8 @@ PARTS = {
     "copy": Part("operators.measure_copy", 5, "bandwidth of a plain copy"),
     "operators": Part("operators.measure_operators", 150, "norm + ReLU, eager and compiled"),
     "networks": Part("networks.measure_networks", 120, "training steps and their peak memory"),
+    "batch": Part("batch.measure_batch", 60, "the largest batch in 16 GiB"),
+    "plots": Part("plots.draw_plots", 10, "pictures of the tables"),
 }
 
 

@@ -19,6 +19,9 @@ class Scale:
     operators: tuple[tuple[tuple[int, ...], str, bool, bool], ...]
     networks: tuple[tuple[str, int, int], ...]
     compiled: bool
+    batches: tuple[tuple[str, int], ...]
+    batch_step: int
+    memory_mib: int
 
 
 def _resnet50(batch: int) -> Iterator[tuple[tuple[int, ...], str, bool, bool]]:
@@ -44,6 +47,9 @@ FULL = Scale(
     ),
     (("resnet18", 256, 224), ("resnet50", 256, 224)),
     True,
+    (("resnet18", 224), ("resnet50", 224)),
+    8,
+    16 * 1024,
 )
 TINY = Scale(
     "cpu",
@@ -52,6 +58,9 @@ TINY = Scale(
     (((2, 8, 4, 4), "float32", False, True), ((2, 8, 4, 4), "bfloat16", True, False)),
     (("tiny", 2, 32),),
     False,
+    (("tiny", 32),),
+    2,
+    1,
 )
 
 

@@ -61,6 +61,8 @@ def test_the_kernels_compile_for_gpus_without_spills_or_float_atomics() -> None:
 @pytest.mark.timeout(600)
 def test_the_benchmark_runs_from_start_to_end(tmp_path: Path) -> None:
     _run("-W", "ignore", "benchmarks/gpu/bench.py", "--tiny", "--out", str(tmp_path))
-    assert {path.name for path in tmp_path.glob("*.csv")} == {
-        "copy.csv", "operators.csv", "networks.csv", "parts.csv",
-    }  # fmt: skip
+    tables = {"copy", "operators", "networks", "batch", "parts"}
+    assert {path.stem for path in tmp_path.glob("*.csv")} == tables
+    assert {path.stem for path in tmp_path.glob("*.png")} == {"operators", "networks", "batch"}
+    parts = (tmp_path / "parts.csv").read_text().splitlines()
+    assert all(line.endswith(("outcome", "done")) for line in parts)
