@@ -1,4 +1,4 @@
-"""Tables of what a network takes on a device, from the CSV files of `memory.py` and `choices.py`."""
+"""Tables of what a network takes on a device, from the files of memory.py and choices.py."""
 
 from __future__ import annotations
 

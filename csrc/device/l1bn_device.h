@@ -21,25 +21,34 @@ enum l1bn_status {
 };
 
 enum l1bn_kind {
-  L1BN_PRODUCT = 0,         /* sums in 8 bits of one exponent, or in 32 */
-  L1BN_NORM = 1,            /* of a product's sums, or of a tensor */
-  L1BN_ADD = 2,             /* saturated, aligned */
-  L1BN_RELU = 3,            /* max(a, 0) */
-  L1BN_FLATTEN = 4,         /* channels first */
-  L1BN_AVERAGE = 5,         /* of windows that do not overlap */
-  L1BN_MAXIMUM = 6,         /* of windows; places are kept */
-  L1BN_DROPOUT = 7,         /* some numbers to zero, the others scaled */
-  L1BN_LOSS = 8,            /* the error of the logits */
-  L1BN_PRODUCT_ERROR = 9,   /* gradient in the input */
-  L1BN_PRODUCT_UPDATE = 10, /* gradient in weights and bias, and their step */
-  L1BN_NORM_ERROR = 11,     /* gradient in the input, and the step of gamma and beta */
-  L1BN_RELU_ERROR = 12,     /* masks in place */
-  L1BN_FLATTEN_ERROR = 13,  /* channels last again */
-  L1BN_AVERAGE_ERROR = 14,  /* spread evenly */
-  L1BN_MAXIMUM_ERROR = 15,  /* to the places */
-  L1BN_DROPOUT_ERROR = 16,  /* the same of their errors, in place */
-  L1BN_COPY = 17,           /* an error that two layers change */
-  L1BN_JOIN = 18            /* out += a, in 8 bits again */
+  L1BN_PRODUCT = 0,          /* sums in 8 bits of one exponent, or in 32 */
+  L1BN_NORM = 1,             /* of a product's sums, or of a tensor */
+  L1BN_ADD = 2,              /* saturated, aligned */
+  L1BN_RELU = 3,             /* max(a, 0) */
+  L1BN_HARDSWISH = 4,        /* by a table of all codes */
+  L1BN_FLATTEN = 5,          /* channels first */
+  L1BN_AVERAGE = 6,          /* of windows */
+  L1BN_MAXIMUM = 7,          /* of windows; places are kept */
+  L1BN_DROPOUT = 8,          /* some numbers to zero, the others scaled */
+  L1BN_UPSAMPLE = 9,         /* each pixel several times */
+  L1BN_PAD = 10,             /* zeros around an image, or less of it */
+  L1BN_COARSEST = 11,        /* out takes the larger exponent, or a's if it is the first */
+  L1BN_PLACE = 12,           /* channels of a among those of out */
+  L1BN_LOSS = 13,            /* the error of the logits */
+  L1BN_PRODUCT_ERROR = 14,   /* gradient in the input */
+  L1BN_PRODUCT_UPDATE = 15,  /* gradient in weights and bias, and their step */
+  L1BN_NORM_ERROR = 16,      /* gradient in the input, and the step of gamma and beta */
+  L1BN_RELU_ERROR = 17,      /* masks in place */
+  L1BN_HARDSWISH_ERROR = 18, /* times the slope, in place */
+  L1BN_FLATTEN_ERROR = 19,   /* channels last again */
+  L1BN_AVERAGE_ERROR = 20,   /* spread evenly */
+  L1BN_MAXIMUM_ERROR = 21,   /* to the places */
+  L1BN_DROPOUT_ERROR = 22,   /* the same of their errors, in place */
+  L1BN_UPSAMPLE_ERROR = 23,  /* sums of the copies */
+  L1BN_PAD_ERROR = 24,       /* of the image's own pixels */
+  L1BN_PART = 25,            /* the errors of some channels */
+  L1BN_COPY = 26,            /* an error that two layers change */
+  L1BN_JOIN = 27             /* out += a, in 8 bits again */
 };
 
 enum l1bn_mode {
@@ -52,7 +61,7 @@ enum l1bn_flag {
   L1BN_HAS_RELU = 1,     /* a norm ends in a ReLU */
   L1BN_WIDE = 2,         /* the sums stay 32 bits: logits */
   L1BN_SHARED_SHIFT = 4, /* one exponent for all channels before a norm */
-  L1BN_DISJOINT = 8,     /* windows of a maximum do not overlap */
+  L1BN_DISJOINT = 8,     /* windows do not overlap */
   L1BN_POW2 = 16,        /* sigma is a power of two */
   L1BN_TRAINS = 32,      /* a scale follows the batch */
   L1BN_TWICE = 64,       /* 32-bit sums are computed twice and never all kept */
@@ -70,8 +79,9 @@ typedef struct {
   uint16_t height, width, channels;
   uint16_t out_height, out_width, out_channels;
   uint16_t kernel_height, kernel_width;
-  uint16_t stride_y, stride_x;     /* from one window to the next */
-  uint16_t top, left;              /* what is added above and to the left */
+  uint16_t stride_y, stride_x; /* from one window to the next */
+  uint16_t top, left; /* what is added above and to the left; of an L1BN_PAD, 65536 more than
+                         what is cut away there is less than 0 */
   uint16_t dilation_y, dilation_x; /* from pixel to pixel within a window */
   uint16_t groups;                 /* parts of the channels that see each other only */
 } l1bn_window;
@@ -121,7 +131,8 @@ typedef struct {
   uint16_t window, norm, weight, bias;
   uint16_t scale; /* place of an exponent and a flag among the state's numbers; of a dropout, the
                      chance of a number to stay, of 65536, less one */
-  int16_t value;  /* kept fraction bits of a sum; block of an L1BN_NORM_ERROR, -1 for none; of a
+  int16_t value;  /* kept fraction bits of a sum; first channel of an L1BN_PLACE and L1BN_PART; 1
+                     for the first L1BN_COARSEST; block of an L1BN_NORM_ERROR, -1 for none; of a
                      dropout, 1 where whole channels go together */
 } l1bn_op;
 

@@ -12,7 +12,17 @@ from torch import nn
 
 import l1bn
 from l1bn import device, quantized
-from small_networks import digits, dscnn, lenet, odd, resnet8, take_step, trained, uneven
+from small_networks import (
+    arranged,
+    digits,
+    dscnn,
+    lenet,
+    odd,
+    resnet8,
+    take_step,
+    trained,
+    uneven,
+)
 
 STEPS = 20
 FEW = 6
@@ -45,6 +55,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], device.Learn, dict[str, Any], di
     "uneven windows": (uneven, "all", {}, {}),
     "uneven windows in little memory": (uneven, "all", {}, {"momentum": 0.0, "ram": 10_840}),
     "other layers": (odd, "all", {"residual_fraction": 4}, {}),
+    "joined, enlarged, padded": (arranged, "all", {}, {}),
+    "joined, enlarged, padded, nearest": (arranged, "all", {"stochastic": False}, {"ram": 20_100}),
+    "joined, enlarged, padded, frozen": (arranged, "classifier", {}, {}),
+    "joined, enlarged, padded, some": (arranged, 3, {"error_bits": 6}, {"batch": 3}),
     # Squares of its deviations carry into the upper half of 128 bits.
     "a large batch": (resnet8, "all", {}, {"batch": 32}),
     "channels that hardly vary": (flat, "all", {}, {}),
@@ -82,7 +96,9 @@ def test_a_device_learns_what_python_learns(name: str, on_host: Any) -> None:
     build = device.build(network, (1, 8, 8), device.Options(**{"batch": BATCH, **options}))
     host = on_host(build)
     before = host.state
-    steps = STEPS if name in ("resnet8", "no norm", "separable") else FEW
+    steps = (
+        STEPS if name in ("resnet8", "no norm", "separable", "joined, enlarged, padded") else FEW
+    )
     learn_side_by_side(build, host, steps=steps)
     assert host.state != before
     network.eval()

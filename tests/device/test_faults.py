@@ -286,18 +286,3 @@ def test_weights_that_learn_twice_are_refused():
     network = quantized.prepare(model)
     with pytest.raises(ValueError, match=r"expected weights of its own .* another layer's"):
         device.build(network, (1, 8, 8))
-
-
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (nn.AvgPool2d(3, 1), "expected a layer with a form on a device, got Overlapping"),
-        (nn.Upsample(scale_factor=2), "expected a layer with a form on a device, got Upsample"),
-        (nn.Hardswish(), "expected a layer with a form on a device, got HardswishLayer"),
-    ],
-)
-def test_layers_without_a_form_on_a_device_are_refused(layer, message):
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), layer, nn.Flatten(), nn.LazyLinear(2))
-    model(torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match=message):
-        device.build(quantized.prepare(model), (1, 8, 8))

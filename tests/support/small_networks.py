@@ -125,6 +125,38 @@ def odd() -> nn.Module:
     )
 
 
+class Branches(nn.Module):
+    """Channels of several layers side by side, the input's own among them, with other exponents."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(channels, 3, 3, padding=1)
+        self.two = nn.Sequential(
+            nn.Conv2d(channels, 2, 1, bias=False), l1bn.L1BatchNorm2d(2), nn.Hardswish()
+        )
+        self.mean = nn.AvgPool2d(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.one(x), x, self.two(x), self.mean(x)], 1)
+
+
+def arranged() -> nn.Module:
+    """Hardswish, joined channels, enlarged images, padding of its own, overlapping averages."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2, 1),
+        nn.Hardswish(),
+        Branches(4),
+        nn.Upsample(scale_factor=(2, 3)),
+        nn.ZeroPad2d((1, -2, 2, 0)),
+        nn.AvgPool2d((3, 4), (2, 3), (1, 2)),
+        nn.Hardswish(),
+        nn.ConstantPad2d((-1, 0, 0, 1), 0.0),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.LazyLinear(CLASSES),
+    )
+
+
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
     data = load_digits()

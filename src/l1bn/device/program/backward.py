@@ -6,21 +6,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from l1bn.device.program.blocks import Blocks
-from l1bn.device.program.lowering import Lowering, keeps_order, plain_window, raw, scratch_of
-from l1bn.device.program.steps import INPUT, NONE, Kind, Mode, Op, Tensor
+from l1bn.device.program.lowering import Lowering, keeps_order, raw, scratch_of
+from l1bn.device.program.steps import INPUT, NONE, Kind, Mode, Op, Tensor, Window
+from l1bn.device.program.windows import plain_window
 from l1bn.quantized.layers import (
     AddLayer,
     AveragePoolLayer,
     DropoutLayer,
     FlattenLayer,
+    HardswishLayer,
     IdentityLayer,
     IntegerLayer,
+    JoinLayer,
     MaxPoolLayer,
     NormLayer,
+    OverlappingAveragePoolLayer,
+    PadLayer,
     ProductLayer,
     ProductNormLayer,
     Relu6Layer,
     ReluLayer,
+    UpsampleLayer,
 )
 from l1bn.quantized.layers.product import Product
 
@@ -73,16 +79,15 @@ class Backward:
             self.errors[source] = error
             return
         fields = {"a": error, "out": have, "blocks": self.blocks.reach[source]}
-        self.step(index, Kind.JOIN, site=index, like=source, **fields)
+        shape = self.low.shape_of(source)
+        self.step(index, Kind.JOIN, plain_window(shape, shape), site=index, **fields)
 
-    def step(self, index: int, kind: Kind, like: int | None = None, **fields: object) -> Op:
-        """Add a step of a node, with the sizes of its forward step or of a tensor."""
+    def step(self, index: int, kind: Kind, window: Window | None = None, **fields: object) -> Op:
+        """Add a step of a node, with the sizes of its forward step or its own."""
         low = self.low
         layer = low.layer(index)
-        if like is None:
+        if window is None:
             window = low.made[index].window
-        else:
-            window = plain_window(low.shape_of(like), low.shape_of(like))
         fields.setdefault("site", layer.site)
         fields.setdefault("blocks", self.blocks.reach[index])
         op = Op(kind, layer.name, window, **fields)  # type: ignore[arg-type]
@@ -196,6 +201,26 @@ def _dropout(back: Backward, index: int, error: Tensor) -> None:
     back.send(index, 0, error)
 
 
+def _hardswish(back: Backward, index: int, error: Tensor) -> None:
+    if back.wants(index):
+        x = back.low.made[index].a
+        back.step(index, Kind.HARDSWISH_ERROR, a=error, out=error, x=x, blocks=back.before(index))
+        back.send(index, 0, error)
+
+
+def _join(back: Backward, index: int, error: Tensor) -> None:
+    low, first = back.low, 0
+    for place, source in enumerate(low.network.nodes[index].inputs):
+        before = low.shape_of(source)
+        if back.wants(index, place):
+            out = low.tensor(before)
+            window = plain_window(before, low.shape_of(index))
+            blocks = back.before(index, place)
+            back.step(index, Kind.PART, window, a=error, out=out, value=first, blocks=blocks)
+            back.send(index, place, out)
+        first += before[1]
+
+
 def _through(back: Backward, index: int, error: Tensor) -> None:
     if back.wants(index):
         back.send(index, 0, error)
@@ -230,9 +255,14 @@ _BACKWARD: dict[type[IntegerLayer], Callable[[Backward, int, Tensor], None]] = {
     AddLayer: _add,
     ReluLayer: _relu,
     Relu6Layer: _relu,
+    HardswishLayer: _hardswish,
     DropoutLayer: _dropout,
     FlattenLayer: _flatten,
     IdentityLayer: _through,
     AveragePoolLayer: _pool(Kind.AVERAGE_ERROR),
+    OverlappingAveragePoolLayer: _pool(Kind.AVERAGE_ERROR),
+    UpsampleLayer: _pool(Kind.UPSAMPLE_ERROR),
+    PadLayer: _pool(Kind.PAD_ERROR),
+    JoinLayer: _join,
     MaxPoolLayer: _pool(Kind.MAXIMUM_ERROR),
 }

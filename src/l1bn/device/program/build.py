@@ -12,6 +12,7 @@ import torch
 from l1bn.device.learning import layer_of
 from l1bn.device.program.backward import Backward
 from l1bn.device.program.blocks import Blocks
+from l1bn.device.program.forward import forward
 from l1bn.device.program.lowering import Lowering, Tables
 from l1bn.device.program.memory import Placement, place
 from l1bn.device.program.refuse import refuse_sharing, refuse_unknown
@@ -209,12 +210,12 @@ class _Builder:
         count = len(self.layers)
         frozen = self._lowering(1, False, {INPUT: self.images})
         for index in range(self.cut):
-            frozen.forward(index)
+            forward(frozen, index)
         infer = self._lowering(1, False, frozen.values)
         train = self._lowering(self.options.batch, True, frozen.values)
         for index in range(self.cut, count):
-            infer.forward(index)
-            train.forward(index)
+            forward(infer, index)
+            forward(train, index)
         if self.learns:
             backward = Backward(train, self.blocks)
             backward.loss()

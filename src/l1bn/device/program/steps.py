@@ -20,21 +20,30 @@ class Kind(IntEnum):
     NORM = 1
     ADD = 2
     RELU = 3
-    FLATTEN = 4
-    AVERAGE = 5
-    MAXIMUM = 6
-    DROPOUT = 7
-    LOSS = 8
-    PRODUCT_ERROR = 9
-    PRODUCT_UPDATE = 10
-    NORM_ERROR = 11
-    RELU_ERROR = 12
-    FLATTEN_ERROR = 13
-    AVERAGE_ERROR = 14
-    MAXIMUM_ERROR = 15
-    DROPOUT_ERROR = 16
-    COPY = 17
-    JOIN = 18
+    HARDSWISH = 4
+    FLATTEN = 5
+    AVERAGE = 6
+    MAXIMUM = 7
+    DROPOUT = 8
+    UPSAMPLE = 9
+    PAD = 10
+    COARSEST = 11
+    PLACE = 12
+    LOSS = 13
+    PRODUCT_ERROR = 14
+    PRODUCT_UPDATE = 15
+    NORM_ERROR = 16
+    RELU_ERROR = 17
+    HARDSWISH_ERROR = 18
+    FLATTEN_ERROR = 19
+    AVERAGE_ERROR = 20
+    MAXIMUM_ERROR = 21
+    DROPOUT_ERROR = 22
+    UPSAMPLE_ERROR = 23
+    PAD_ERROR = 24
+    PART = 25
+    COPY = 26
+    JOIN = 27
 
 
 class Mode(IntEnum):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l1bn import tools
 from l1bn.device.program.build import Build
-from l1bn.device.program.lowering import FOLDED_BYTES
+from l1bn.device.program.forward import FOLDED_BYTES
 from l1bn.device.program.steps import Kind, Mode, Op
 from l1bn.device.trial.run import Work
 from l1bn.device.trial.targets import Target
