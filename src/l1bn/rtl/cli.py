@@ -14,6 +14,7 @@ import tyro
 
 from l1bn import tools
 from l1bn.errors import UserError
+from l1bn.rtl.fpga.family import FamilyName
 from l1bn.rtl.silicon.liberty import DEFAULT_LIBERTY
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ class ReportConfig:
         parts: Measure the parts of a unit alone, too: statistic, reciprocal, normalize, gradient.
         gating: Clock gates, in every unit alike.
         cache: Folder of finished steps; an interrupted report goes on from there.
+        fpga: Place and route the units on FPGAs instead; liberty, recipes and gating do not count.
+        devices: Devices of that family: hx8k, up5k, up5k-dsp (its multipliers allowed), or all.
+        seeds: Runs of the placer for each unit.
     """
 
     out: Path = Path("rtl-report")
@@ -99,6 +103,9 @@ class ReportConfig:
     parts: bool = True
     gating: bool = True
     cache: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(user cache)")] = None
+    fpga: FamilyName | None = None
+    devices: tuple[str, ...] = ()
+    seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -234,51 +241,33 @@ def prove(config: ProveConfig) -> int:
 
 def report(config: ReportConfig) -> int:
     """Measure the units and write the report."""
+    if config.fpga is not None:
+        return report_fpga(config, config.fpga)
     absent = tools.missing("yosys", "iverilog", "vvp")
     if absent:
         raise tools.ToolError(absent)
     from l1bn.rtl.cache import Cache, default_folder
-    from l1bn.rtl.config import UnitConfig
     from l1bn.rtl.report import comparison, flow, part_flow
     from l1bn.rtl.report import report as writer
     from l1bn.rtl.silicon import synthesis
-    from l1bn.rtl.variants import select
 
-    chosen = select(config.variants)
+    units, whose_parts = _units(config), _alone(config)
     technologies = synthesis.prepare_all(config.liberty)
-    try:
-        units = [
-            (
-                technology,
-                variant.key,
-                variant.config(width, config.elements, counted=config.counted),
-            )
-            for technology in technologies
-            for width in config.width
-            for variant in chosen
-        ]
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    alone = [
-        (technology, UnitConfig(norm=norm, width=width, elements=config.elements))
-        for technology in technologies
-        for width in config.width
-        for norm in _NORMS
-        if config.parts
-    ]
+    chosen = [(technology, *unit) for technology in technologies for unit in units]
+    alone = [(technology, unit) for technology in technologies for unit in whose_parts]
     for technology in technologies:
         print(_left_out(technology.library), end="", file=sys.stderr)
     cache = Cache(config.cache or default_folder())
     effort = flow.Effort(config.recipes, config.gating)
-    say = _progress(len(units) + len(alone))
+    say = _progress(len(chosen) + len(alone))
     records, parts = [], []
-    for number, (technology, key, unit) in enumerate(units, 1):
+    for number, (technology, key, unit) in enumerate(chosen, 1):
         record = flow.measure(
             unit, technology, _stimuli(unit, config), effort=effort, cache=cache,
             say=partial(say, number), variant=key,
         )  # fmt: skip
         records.append(record)
-    for number, (technology, unit) in enumerate(alone, len(units) + 1):
+    for number, (technology, unit) in enumerate(alone, len(chosen) + 1):
         parts += part_flow.measure(
             unit, technology, _stimuli(unit, config), effort=effort, cache=cache,
             say=partial(say, number),
@@ -290,6 +279,46 @@ def report(config: ReportConfig) -> int:
     for path in paths:
         print(f"  {path}")
     return 0
+
+
+def report_fpga(config: ReportConfig, family: FamilyName) -> int:
+    """Measure the units on FPGAs and write the report."""
+    from l1bn.rtl.cache import Cache, default_folder
+    from l1bn.rtl.fpga import command
+
+    asked = command.Asked(family, config.devices, config.seeds, _units(config), _alone(config))
+    command.report_fpga(
+        asked, lambda unit: _stimuli(unit, config), config.out,
+        cache=Cache(config.cache or default_folder()), progress=_progress,
+    )  # fmt: skip
+    return 0
+
+
+def _units(config: ReportConfig) -> list[tuple[str, UnitConfig]]:
+    """The variants of a report, at each width."""
+    from l1bn.rtl.variants import select
+
+    chosen = select(config.variants)
+    try:
+        return [
+            (variant.key, variant.config(width, config.elements, counted=config.counted))
+            for width in config.width
+            for variant in chosen
+        ]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _alone(config: ReportConfig) -> list[UnitConfig]:
+    """The units whose parts a report measures alone."""
+    from l1bn.rtl.config import UnitConfig
+
+    return [
+        UnitConfig(norm=norm, width=width, elements=config.elements)
+        for width in config.width
+        for norm in _NORMS
+        if config.parts
+    ]
 
 
 def _left_out(library: Library) -> str:

@@ -16,6 +16,7 @@ from l1bn.rtl.verify import stimulus, testbench
 
 UNIT = UnitConfig(width=4, elements=16)
 ICE40 = FAMILIES["ice40"]
+HX8K = ICE40.targets[0]
 
 needs_flow = pytest.mark.skipif(
     tools.missing("yosys", "iverilog", "nextpnr-ice40") is not None,
@@ -27,7 +28,7 @@ needs_flow = pytest.mark.skipif(
 @pytest.mark.timeout(120)
 def test_cells_are_bit_exact_and_routed(tmp_path):
     cache = Cache(tmp_path)
-    netlist = route.synthesize(emit.verilog_text(UNIT), UNIT.name, ICE40, dsp=False, cache=cache)
+    netlist = route.synthesize(emit.verilog_text(UNIT), UNIT.name, ICE40, HX8K, cache=cache)
     found = netlist.resources()
     assert found.luts > 100
     assert found.flip_flops > 100
@@ -35,7 +36,7 @@ def test_cells_are_bit_exact_and_routed(tmp_path):
     sources = [netlist.verilog(), ICE40.models()]
     run = testbench.run(UNIT, sources, stimulus.extremes(UNIT), activity=True)
     assert netlist.moved_pins(run.phases["SCALARS"]) > run.clocks
-    clock = route.routed_mhz(netlist, dsp=False, seed=1, cache=cache)
+    clock = route.routed_mhz(netlist, HX8K, seed=1, cache=cache)
     assert 5 < clock < route.TARGET_MHZ
 
 

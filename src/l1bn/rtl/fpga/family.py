@@ -14,6 +14,23 @@ FamilyName = Literal["ice40"]
 
 
 @dataclass(frozen=True)
+class Target:
+    """A device of a family, and whether its multipliers may be used.
+
+    Attributes:
+        key: Name on the command line.
+        label: Name in tables.
+        place: Options of nextpnr.
+        synthesize: Options of yosys' ``synth_`` command.
+    """
+
+    key: str
+    label: str
+    place: tuple[str, ...]
+    synthesize: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of FPGAs that open tools place and route.
 
@@ -21,8 +38,7 @@ class Family:
         name: Its name, also that of yosys' ``synth_`` command.
         programs: What places and routes it; the first that is there.
         install: The command that installs the last of them.
-        logic, dsp: Device with multipliers forbidden and allowed, as options of nextpnr.
-        forbid, allow: The same for yosys.
+        targets: Its devices, the fastest first.
         luts: LUTs that a cell takes, by kind.
         multipliers: Kinds of cells that multiply.
         memories: Kinds of cells that hold a block of RAM.
@@ -33,19 +49,12 @@ class Family:
     name: FamilyName
     programs: tuple[str, ...]
     install: str
-    logic: tuple[str, ...]
-    dsp: tuple[str, ...]
-    forbid: tuple[str, ...]
-    allow: tuple[str, ...]
+    targets: tuple[Target, ...]
     luts: Mapping[str, int]
     multipliers: frozenset[str]
     memories: frozenset[str]
     cells: str
     clock_pins: tuple[str, ...]
-
-    def device(self, *, dsp: bool) -> tuple[str, ...]:
-        """Options of nextpnr that name the device."""
-        return self.dsp if dsp else self.logic
 
     def router(self) -> str:
         """The program that places and routes.
@@ -83,11 +92,12 @@ FAMILIES: dict[FamilyName, Family] = {
         name="ice40",
         programs=("nextpnr-ice40",),
         install="apt-get install nextpnr-ice40",
-        logic=("--hx8k", "--package", "ct256"),
         # The HX parts have no multipliers, the UltraPlus have, and are slower.
-        dsp=("--up5k", "--package", "sg48"),
-        forbid=(),
-        allow=("-dsp",),
+        targets=(
+            Target("hx8k", "HX8K", ("--hx8k", "--package", "ct256")),
+            Target("up5k", "UP5K, LUTs only", ("--up5k", "--package", "sg48")),
+            Target("up5k-dsp", "UP5K, DSPs", ("--up5k", "--package", "sg48"), ("-dsp",)),
+        ),
         luts={"SB_LUT4": 1},
         multipliers=frozenset({"SB_MAC16"}),
         memories=frozenset({"SB_RAM40_4K"}),

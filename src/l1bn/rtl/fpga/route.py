@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l1bn import tools
 from l1bn.rtl.cache import Cache
-from l1bn.rtl.fpga.family import Family
+from l1bn.rtl.fpga.family import Family, Target
 from l1bn.rtl.fpga.netlist import FpgaNetlist
 
 #: Every unit is placed for a clock that none reaches: timing then decides alone.
@@ -42,20 +42,22 @@ write_json whole.json
 """
 
 
-def synthesize(source: str, top: str, family: Family, *, dsp: bool, cache: Cache) -> FpgaNetlist:
+def synthesize(
+    source: str, top: str, family: Family, target: Target, *, cache: Cache
+) -> FpgaNetlist:
     """Map Verilog to the cells of a family.
 
     Args:
         source: Verilog text.
         top: Top module.
         family: The family.
-        dsp: Whether multipliers of the device may be used.
+        target: The device, and whether its multipliers may be used.
         cache: Where results are kept.
 
     Raises:
         ToolError: If yosys is missing or fails.
     """
-    options = " ".join(family.allow if dsp else family.forbid)
+    options = " ".join(target.synthesize)
     command = f"synth_{family.name} {options} -top {top} -json unit.json"
 
     def compute() -> str:
@@ -71,12 +73,12 @@ def synthesize(source: str, top: str, family: Family, *, dsp: bool, cache: Cache
     return FpgaNetlist(text, top, family)
 
 
-def routed_mhz(netlist: FpgaNetlist, *, dsp: bool, seed: int, cache: Cache) -> float:
+def routed_mhz(netlist: FpgaNetlist, target: Target, *, seed: int, cache: Cache) -> float:
     """Highest clock of a unit in its frame, placed and routed [MHz].
 
     Args:
         netlist: The unit.
-        dsp: Which device.
+        target: The device.
         seed: Of the placer.
         cache: Where results are kept.
 
@@ -85,10 +87,27 @@ def routed_mhz(netlist: FpgaNetlist, *, dsp: bool, seed: int, cache: Cache) -> f
     """
     family = netlist.family
     program = family.router()
-    options = [*family.device(dsp=dsp), "--seed", str(seed), "--freq", str(TARGET_MHZ)]
+    options = [*target.place, "--seed", str(seed), "--freq", str(TARGET_MHZ)]
     frame = _frame(netlist)
     unit = json.dumps({"modules": {netlist.top: {"ports": netlist.ports, "cells": netlist.cells,
                                                  "netnames": {}}}})  # fmt: skip
+
+    def compute() -> str:
+        with tempfile.TemporaryDirectory(prefix="l1bn-") as name:
+            folder = Path(name)
+            (folder / "whole.json").write_text(_framed(netlist, unit, frame, cache))
+            files = ["--json", "whole.json", "--report", "report.json"]
+            tools.run([program, "-q", "--timing-allow-fail", *options, *files], folder)
+            clocks = json.loads((folder / "report.json").read_text())["fmax"]
+            return str(min(clock["achieved"] for clock in clocks.values()))
+
+    inputs = [unit, frame, _JOIN, *options, program, tools.version(program)]
+    return float(cache.text("routed", inputs, compute)[0])
+
+
+def _framed(netlist: FpgaNetlist, unit: str, frame: str, cache: Cache) -> str:
+    """The unit in its frame, as yosys' JSON: one design for every seed."""
+    family = netlist.family
 
     def compute() -> str:
         with tempfile.TemporaryDirectory(prefix="l1bn-") as name:
@@ -104,13 +123,9 @@ def routed_mhz(netlist: FpgaNetlist, *, dsp: bool, seed: int, cache: Cache) -> f
             _drop_stub(folder / "frame.json", netlist.top)
             (folder / "join.ys").write_text(_JOIN.format(cells=family.cells))
             tools.run(["yosys", "-q", "-s", "join.ys"], folder)
-            files = ["--json", "whole.json", "--report", "report.json"]
-            tools.run([program, "-q", "--timing-allow-fail", *options, *files], folder)
-            clocks = json.loads((folder / "report.json").read_text())["fmax"]
-            return str(min(clock["achieved"] for clock in clocks.values()))
+            return (folder / "whole.json").read_text()
 
-    inputs = [unit, frame, _JOIN, *options, program, tools.version(program)]
-    return float(cache.text("routed", inputs, compute)[0])
+    return cache.text("framed", [unit, frame, _JOIN, tools.version("yosys")], compute)[0]
 
 
 def _sizes(netlist: FpgaNetlist) -> dict[str, tuple[str, int]]:
