@@ -100,7 +100,7 @@ bench-cpu: env  ## time the native kernels against PyTorch's, and whole networks
 
 # On a machine with a GPU; PYTHON may be one that has torch for it, triton, pytest and transformers.
 bench-gpu:  ## test and time the GPU kernels on a GPU: 15 minutes at most
-	PYTHONPATH=src $(PYTHON) benchmarks/gpu/bench.py --out $(DATED)-gpu
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu/bench.py --out $(DATED)-gpu $(if $(IMAGES),--images $(IMAGES))
 
 bench-integer: env  ## time training in integers against float: 5 minutes, quiet
 	$(BIN)/python -m benchmarks.integers.conv

@@ -48,6 +48,7 @@ PARTS = {
     "operators": Part("operators.measure_operators", 150, "norm + ReLU, eager and compiled"),
     "networks": Part("networks.measure_networks", 120, "training steps and their peak memory"),
     "batch": Part("batch.measure_batch", 60, "the largest batch in 16 GiB"),
+    "accuracy": Part("accuracy.measure_accuracy", 150, "a ResNet-9 on packed images, 5 seeds"),
     "plots": Part("plots.draw_plots", 10, "pictures of the tables"),
 }
 
@@ -88,20 +89,27 @@ def main() -> int:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default: all")
     parser.add_argument("--seconds", type=float, default=900.0, help="for the whole run")
     parser.add_argument("--tiny", action="store_true", help="on a CPU, interpreted: no figures")
+    parser.add_argument("--images", type=Path, help="packed by pack.py, for the part accuracy")
     options = parser.parse_args()
+    if options.images is not None and not options.images.is_file():
+        parser.error(f"expected --images as a file that pack.py wrote, got {options.images}")
     if options.tiny:
         os.environ["TRITON_INTERPRET"] = "1"
     scale = TINY if options.tiny else FULL
-    announce(options.parts, options.seconds)
+    parts = options.parts or list(PARTS)
+    if not options.parts and not options.tiny and options.images is None:
+        parts.remove("accuracy")
+        print("accuracy left out: it needs --images")
+    announce(parts, options.seconds)
     import torch
 
     if scale.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("expected a GPU, torch sees none: --tiny runs everything on a CPU")
-    run = Run(scale, options.out, time.monotonic() + options.seconds)
-    return min(1, len(run_parts(options.parts, run)))
+    run = Run(scale, options.out, time.monotonic() + options.seconds, options.images)
+    return min(1, len(run_parts(parts, run)))
 
 
 if __name__ == "__main__":

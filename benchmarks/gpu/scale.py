@@ -10,6 +10,34 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How a network is trained: SGD with Nesterov's momentum, the rate up and down in lines.
+
+    Attributes:
+        width: channels of the first layer.
+        epochs: passes over the training images.
+        batch: images in a batch.
+        rate: largest learning rate.
+        decay: of the weights.
+        smoothing: of the labels.
+        most: images of either split at most, None for all.
+    """
+
+    width: int = 64
+    epochs: int = 10
+    batch: int = 512
+    rate: float = 0.4
+    decay: float = 5e-4
+    smoothing: float = 0.1
+    most: int | None = None
+
+    def rate_at(self, part: float) -> float:
+        """The learning rate after so much of the training, 0 to 1."""
+        rise = 0.2
+        return self.rate * (part / rise if part < rise else (1 - part) / (1 - rise))
+
+
+@dataclass(frozen=True)
 class Scale:
     """What a full and a tiny run differ in."""
 
@@ -22,6 +50,8 @@ class Scale:
     batches: tuple[tuple[str, int], ...]
     batch_step: int
     memory_mib: int
+    seeds: int
+    schedule: Schedule
 
 
 def _resnet50(batch: int) -> Iterator[tuple[tuple[int, ...], str, bool, bool]]:
@@ -50,6 +80,8 @@ FULL = Scale(
     (("resnet18", 224), ("resnet50", 224)),
     8,
     16 * 1024,
+    5,
+    Schedule(),
 )
 TINY = Scale(
     "cpu",
@@ -61,6 +93,8 @@ TINY = Scale(
     (("tiny", 32),),
     2,
     1,
+    2,
+    Schedule(width=4, epochs=1, batch=64, most=256),
 )
 
 

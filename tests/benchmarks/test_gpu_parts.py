@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks.gpu import bench
-from benchmarks.gpu.parts import batch
-from benchmarks.gpu.scale import FULL, TINY, Run
+from benchmarks.gpu import bench, pack
+from benchmarks.gpu.parts import accuracy, batch
+from benchmarks.gpu.parts.fast_net import Images, trained
+from benchmarks.gpu.scale import FULL, TINY, Run, Schedule
 
 
 @pytest.mark.parametrize("most", [0, 7, 8, 9, 100, 800])
@@ -46,3 +49,61 @@ def test_a_part_that_fails_does_not_stop_the_others(
     assert failed == ["copy"]
     assert "has no attribute 'nothing'" in capsys.readouterr().err
     assert (tmp_path / "batch.png").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "digits.npz"
+    pack.pack("digits", path)
+    return path
+
+
+def test_packed_images_are_the_images(digits: Path) -> None:
+    data, packed = pack.load_data("digits"), pack.unpack(digits)
+    assert torch.equal(packed.train_images, data.train.images)
+    assert torch.equal(packed.test_labels, data.test.labels)
+    assert packed.classes == 10
+
+
+def test_another_file_is_no_packed_images(tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, images=np.zeros(3))
+    with pytest.raises(ValueError, match=r"expected the arrays train_images.*got images: pack"):
+        pack.unpack(path)
+
+
+def test_without_images_a_gpu_run_says_how_to_pack_them(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected --images FILE.npz .* uoft-cs/cifar10"):
+        accuracy.measure_accuracy(Run(FULL, tmp_path, time.monotonic() + 900))
+
+
+def test_a_batch_is_cut_out_of_the_padded_images(digits: Path) -> None:
+    images = Images(pack.unpack(digits), "cpu", 32)
+    index = torch.tensor([3, 7])
+
+    random = torch.Generator().manual_seed(0)
+    cut = images.batch(index, random, mirror=False)
+    padded = torch.nn.functional.pad(images.train[index].float(), [4] * 4, mode="reflect")
+    views = [
+        images.normalized(padded[:, :, i : i + 16, j : j + 16])
+        for i in range(9)
+        for j in range(9)
+    ]  # fmt: skip
+    for place in range(2):
+        assert any(torch.equal(cut[place], view[place]) for view in views)
+    assert cut.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_seed_gives_the_same_network_again(digits: Path) -> None:
+    images = Images(pack.unpack(digits), "cpu", 128)
+    schedule = Schedule(width=4, epochs=1, batch=64)
+    one, again = (trained(images, 10, "l1", 3, schedule, False) for _ in range(2))
+    other = trained(images, 10, "l1", 4, schedule, False)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(one.head.weight, other.head.weight)
+
+
+def test_the_rate_rises_and_falls_in_lines() -> None:
+    schedule = Schedule(rate=0.4)
+    assert [schedule.rate_at(part) for part in (0.0, 0.1, 0.2)] == pytest.approx([0.0, 0.2, 0.4])
+    assert [schedule.rate_at(part) for part in (0.6, 1.0)] == pytest.approx([0.2, 0.0])

@@ -61,7 +61,7 @@ def test_the_kernels_compile_for_gpus_without_spills_or_float_atomics() -> None:
 @pytest.mark.timeout(600)
 def test_the_benchmark_runs_from_start_to_end(tmp_path: Path) -> None:
     _run("-W", "ignore", "benchmarks/gpu/bench.py", "--tiny", "--out", str(tmp_path))
-    tables = {"copy", "operators", "networks", "batch", "parts"}
+    tables = {"copy", "operators", "networks", "batch", "accuracy", "accuracy_summary", "parts"}
     assert {path.stem for path in tmp_path.glob("*.csv")} == tables
     assert {path.stem for path in tmp_path.glob("*.png")} == {"operators", "networks", "batch"}
     parts = (tmp_path / "parts.csv").read_text().splitlines()
