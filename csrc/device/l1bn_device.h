@@ -54,7 +54,8 @@ enum l1bn_kind {
 enum l1bn_mode {
   L1BN_FOLDED = 0,  /* constants in flash */
   L1BN_RUNNING = 1, /* running statistics in the state */
-  L1BN_BATCH = 2    /* statistics of the batch, which move the running ones */
+  L1BN_BATCH = 2,   /* statistics of the batch, which move the running ones */
+  L1BN_MOVING = 3   /* running statistics, which the batch moves afterwards */
 };
 
 enum l1bn_flag {

@@ -110,7 +110,7 @@ void l1bn_fold(l1bn_channel* channel, int32_t gamma, int32_t beta, int32_t fract
   channel->reciprocal = (int16_t)exponent;
 }
 
-static uint64_t root(uint64_t value) {
+uint64_t l1bn_root(uint64_t value) {
   uint64_t found = 0;
   for (int32_t bit = 31; bit >= 0; --bit) {
     const uint64_t next = found | ((uint64_t)1 << bit);
@@ -120,7 +120,7 @@ static uint64_t root(uint64_t value) {
 }
 
 void l1bn_evaluation(l1bn_statistics* s, int32_t mean, int32_t variance) {
-  const int64_t sigma = (int64_t)root((uint64_t)(variance < 0 ? 0 : variance) << RUNNING_BITS);
+  const int64_t sigma = (int64_t)l1bn_root((uint64_t)(variance < 0 ? 0 : variance) << RUNNING_BITS);
   s->count = EVALUATION_COUNT;
   s->total = mean;
   l1bn_deviation(s, sigma * INVERSE_K);
@@ -184,8 +184,8 @@ void l1bn_running_of(const l1bn_statistics* s, int32_t shift, int32_t* mean, int
                          wide_shift(below, FRACTION_BITS + 2 * l1bn_min(shift, 17)));
 }
 
-int32_t l1bn_coarsen(int32_t value, int32_t shift) {
+int32_t l1bn_coarsen(int64_t value, int32_t shift) {
   if (shift <= 0) return to_int32(l1bn_scaled(value, l1bn_min(-shift, 31)));
   const int32_t down = l1bn_min(shift, 40);
-  return to_int32((2 * (int64_t)value + ((int64_t)1 << down)) >> (down + 1));
+  return to_int32((2 * value + ((int64_t)1 << down)) >> (down + 1));
 }

@@ -52,7 +52,11 @@ int64_t l1bn_frozen_dgamma(const l1bn_statistics* statistics, int32_t total, int
 void l1bn_running_of(const l1bn_statistics* statistics, int32_t shift, int32_t* mean,
                      int32_t* variance);
 
-/* A running number in steps 2**shift times as coarse, within 32 bits. */
-int32_t l1bn_coarsen(int32_t value, int32_t shift);
+/* Largest integer whose square is no larger. */
+uint64_t l1bn_root(uint64_t value);
+
+/* A running number below 2**47 in steps 2**shift times as coarse, within 32 bits; what is above 32
+ * bits does not become finer. */
+int32_t l1bn_coarsen(int64_t value, int32_t shift);
 
 #endif

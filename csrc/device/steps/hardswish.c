@@ -1,8 +1,9 @@
 #include "run.h"
 
 #define CODES 256
-#define FAR 16 /* exponents beyond are as these: 3 is out of reach of 8 bits, or less than a step \
-                */
+#define FAR                                                                             \
+  16 /* exponents beyond are as these: 3 is out of reach of 8 bits, or less than a step \
+      */
 #define SLOPE_BITS 6
 #define ERROR 2 /* stream of random bits */
 

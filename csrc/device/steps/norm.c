@@ -1,8 +1,7 @@
 #include "channel.h"
+#include "moving.h"
 #include "parameter.h"
 #include "sums.h"
-
-#define DX 3 /* stream of random bits */
 
 /* What one channel's loops share. */
 typedef struct {
@@ -113,16 +112,77 @@ static void batch_channel(const walk* w, l1bn_channel* c) {
   }
 }
 
+/* Shift of the sums that brings them to the steps of the running statistics. */
+static int32_t running_shift(const walk* w) {
+  const int32_t exponent = in_state(w, w->norm->exponent)[w->channel];
+  return l1bn_max(0, l1bn_min(exponent - w->sums.exponent, L1BN_MAX_SHIFT));
+}
+
+/* The running statistics in the steps of the data. */
+static l1bn_running running_of(const walk* w, const l1bn_channel* c) {
+  const int32_t shift = c->exponent - in_state(w, w->norm->exponent)[w->channel];
+  const l1bn_running found = {
+      l1bn_coarsen(in_state(w, w->norm->mean)[w->channel], shift),
+      l1bn_coarsen(in_state(w, w->norm->variance)[w->channel], 2 * shift),
+  };
+  return found;
+}
+
+static void fold_average(const walk* w, l1bn_channel* c, const l1bn_running* average) {
+  l1bn_evaluation(&c->statistics, (int32_t)average->mean, (int32_t)average->variance);
+  fold_codes(w, c);
+}
+
 /* Shift, coefficient and offset from the running statistics. */
 static void running_channel(walk* w, l1bn_channel* c) {
-  const int32_t exponent = in_state(w, w->norm->exponent)[w->channel];
-  w->rescale = l1bn_max(0, l1bn_min(exponent - w->sums.exponent, L1BN_MAX_SHIFT));
+  w->rescale = running_shift(w);
   c->exponent = (int16_t)(w->sums.exponent + w->rescale);
-  const int32_t shift = c->exponent - exponent;
-  const int32_t mean = in_state(w, w->norm->mean)[w->channel];
-  const int32_t variance = in_state(w, w->norm->variance)[w->channel];
-  l1bn_evaluation(&c->statistics, l1bn_coarsen(mean, shift), l1bn_coarsen(variance, 2 * shift));
-  fold_codes(w, c);
+  const l1bn_running running = running_of(w, c);
+  fold_average(w, c, &running);
+}
+
+/* Sums of the channel, and of what is at or above a threshold. */
+static l1bn_sides sides_of(const walk* w, int32_t threshold) {
+  l1bn_sides s = {(int32_t)w->pixels, 0, 0, 0};
+  for (uint32_t p = 0; p < w->pixels; ++p) {
+    const int32_t x = w->x[p * w->channels + w->channel];
+    s.total += x;
+    if (x < threshold) continue;
+    s.high += x;
+    ++s.above;
+  }
+  return s;
+}
+
+static l1bn_running moved(const walk* w, const l1bn_running* from, int32_t momentum) {
+  const l1bn_sides sides = sides_of(w, l1bn_threshold_of(from));
+  return l1bn_toward(from, &sides, momentum);
+}
+
+/* Normalize by the running statistics, then move them; of the first batch, by its own. */
+static void moving_channel(walk* w, l1bn_channel* c) {
+  const int32_t batches = *in_state(w, w->norm->batches);
+  const int32_t seen = w->sums.exponent + w->rescale;
+  if (batches != 0) w->rescale = l1bn_max(w->rescale, running_shift(w));
+  c->exponent = (int16_t)(w->sums.exponent + w->rescale);
+  for (uint32_t p = 0; p < w->pixels; ++p) w->x[p * w->channels + w->channel] = narrowed(w, p);
+  l1bn_running now, next;
+  if (batches != 0) {
+    now = running_of(w, c);
+    next = moved(w, &now, l1bn_share(w->norm->momentum, batches));
+  } else {
+    const l1bn_sides sides = sides_of(w, 0);
+    const l1bn_running start = {l1bn_batch_mean(&sides), 0};
+    now = next = moved(w, &start, L1BN_WHOLE);
+  }
+  fold_average(w, c, &now);
+  for (uint32_t p = 0; p < w->pixels; ++p) {
+    const uint32_t at = p * w->channels + w->channel;
+    w->y[at] = normalized(w, c, w->x[at], at);
+  }
+  in_state(w, w->norm->exponent)[w->channel] = c->exponent + l1bn_settle(&next, c->exponent, seen);
+  in_state(w, w->norm->mean)[w->channel] = (int32_t)next.mean;
+  in_state(w, w->norm->variance)[w->channel] = (int32_t)next.variance;
 }
 
 static void folded_channel(walk* w, l1bn_channel* c) {
@@ -184,7 +244,7 @@ void l1bn_norm_forward(const l1bn_run* run, const l1bn_op* op) {
   walk w = walk_of(run, op);
   l1bn_channel* kept =
       op->channels == L1BN_NONE ? 0 : (l1bn_channel*)(void*)l1bn_at(run, op->channels);
-  const int batch = op->mode == L1BN_BATCH;
+  const int batch = op->mode == L1BN_BATCH || op->mode == L1BN_MOVING;
   const int shares = batch && w.sums.weight != 0 && (op->flags & L1BN_SHARED_SHIFT) != 0;
   const int32_t shared = shares ? shared_shift(&w) : 0;
   for (w.channel = 0; w.channel < w.channels; ++w.channel) {
@@ -193,7 +253,8 @@ void l1bn_norm_forward(const l1bn_run* run, const l1bn_op* op) {
     l1bn_sums_channel(run, op, w.channel, &w.sums);
     if (batch) {
       fit(&w, shared);
-      batch_channel(&w, &c);
+      if (op->mode == L1BN_BATCH) batch_channel(&w, &c);
+      if (op->mode == L1BN_MOVING) moving_channel(&w, &c);
     } else {
       if (op->mode == L1BN_RUNNING) running_channel(&w, &c);
       if (op->mode == L1BN_FOLDED) folded_channel(&w, &c);
@@ -203,98 +264,4 @@ void l1bn_norm_forward(const l1bn_run* run, const l1bn_op* op) {
   }
   if (batch) *in_state(&w, w.norm->batches) += 1;
   run->exponents[op->out] = (int16_t)-w.norm->fraction;
-}
-
-/* Masks the errors of a channel in place, and sums them. */
-static l1bn_slopes reduce(const l1bn_run* run, const l1bn_op* op, const l1bn_channel* c,
-                          uint32_t channel, int64_t* dbeta) {
-  const l1bn_window* w = &run->network->windows[op->window];
-  int8_t* g = l1bn_at(run, op->a);
-  const int8_t *x = l1bn_at(run, op->x), *y = op->y == L1BN_NONE ? 0 : l1bn_at(run, op->y);
-  const uint32_t pixels = run->count * l1bn_out_pixels(w);
-  int32_t total = 0, products = 0;
-  for (uint32_t p = 0; p < pixels; ++p) {
-    const uint32_t at = p * w->out_channels + channel;
-    if (y != 0 && y[at] <= 0) g[at] = 0;
-    total += g[at];
-    products += g[at] * x[at];
-  }
-  *dbeta = total;
-  if (op->mode == L1BN_BATCH) return l1bn_slopes_of(c, total, products);
-  const l1bn_slopes constant = {l1bn_frozen_dgamma(&c->statistics, total, products), {0, 0}};
-  return constant;
-}
-
-static int32_t error_at(const l1bn_channel* c, const l1bn_i32* offset, int32_t g, int32_t x) {
-  return g * c->coefficient + offset[x >= c->statistics.threshold];
-}
-
-/* The exponent that the input gradients of all channels share. */
-static int32_t common_exponent(const l1bn_run* run, const l1bn_op* op, const l1bn_i32* offsets) {
-  const l1bn_window* w = &run->network->windows[op->window];
-  const l1bn_channel* kept = (const l1bn_channel*)(void*)l1bn_at(run, op->channels);
-  const int8_t *g = l1bn_at(run, op->a), *x = l1bn_at(run, op->x);
-  const uint32_t pixels = run->count * l1bn_out_pixels(w);
-  const int32_t bits = run->network->error_bits;
-  const int32_t exponent = run->exponents[op->a] - run->network->norms[op->norm].fraction;
-  int32_t out = 0, found = 0;
-  for (uint32_t k = 0; k < w->out_channels; ++k) {
-    uint32_t peak = 0;
-    for (uint32_t p = 0; p < pixels; ++p) {
-      const uint32_t at = p * w->out_channels + k;
-      peak = l1bn_peak(peak, error_at(&kept[k], offsets + 2 * k, g[at], x[at]));
-    }
-    if (peak == 0) continue;
-    const int32_t needed =
-        exponent - kept[k].shift - kept[k].exponent + l1bn_max(1, l1bn_peak_shift(peak, bits));
-    out = found ? l1bn_max(out, needed) : needed;
-    found = 1;
-  }
-  return out;
-}
-
-static void input_errors(const l1bn_run* run, const l1bn_op* op, const l1bn_i32* offsets) {
-  const l1bn_window* w = &run->network->windows[op->window];
-  const l1bn_channel* kept = (const l1bn_channel*)(void*)l1bn_at(run, op->channels);
-  const int8_t *g = l1bn_at(run, op->a), *x = l1bn_at(run, op->x);
-  int8_t* out = l1bn_at(run, op->out); /* where x lies */
-  const l1bn_noise noise = l1bn_noise_of(run, op->site, DX);
-  const int32_t exponent = run->exponents[op->a] - run->network->norms[op->norm].fraction;
-  const int32_t common = common_exponent(run, op, offsets);
-  for (uint32_t k = 0; k < w->out_channels; ++k) {
-    const int32_t own = exponent - kept[k].shift - kept[k].exponent;
-    const int32_t shift = l1bn_max(1, l1bn_min(common - own, L1BN_MAX_SHIFT));
-    for (uint32_t p = 0; p < run->count * l1bn_out_pixels(w); ++p) {
-      const uint32_t at = p * w->out_channels + k;
-      const int32_t wide = error_at(&kept[k], offsets + 2 * k, g[at], x[at]);
-      out[at] = (int8_t)l1bn_rescale(wide, shift, run->network->error_bits, noise, at);
-    }
-  }
-  run->exponents[op->out] = (int16_t)common;
-}
-
-void l1bn_norm_error(const l1bn_run* run, const l1bn_op* op) {
-  const uint32_t channels = run->network->windows[op->window].out_channels;
-  const l1bn_norm* norm = &run->network->norms[op->norm];
-  const l1bn_channel* kept = (const l1bn_channel*)(void*)l1bn_at(run, op->channels);
-  /* gradients of gamma and beta, then two offsets of each channel */
-  l1bn_i64* dgamma = (l1bn_i64*)(void*)l1bn_at(run, op->sums);
-  l1bn_i64* dbeta = dgamma + channels;
-  l1bn_i32* offsets = (l1bn_i32*)(void*)(dbeta + channels);
-  for (uint32_t k = 0; k < channels; ++k) {
-    int64_t total;
-    const l1bn_slopes slopes = reduce(run, op, &kept[k], k, &total);
-    dgamma[k] = slopes.dgamma;
-    dbeta[k] = total;
-    offsets[2 * k] = slopes.offset[0];
-    offsets[2 * k + 1] = slopes.offset[1];
-  }
-  if (op->out != L1BN_NONE) input_errors(run, op, offsets);
-  if (op->value < 0 || (run->blocks >> op->value & 1u) == 0u) return;
-  const l1bn_parameter *gamma = &run->network->parameters[norm->gamma],
-                       *beta = &run->network->parameters[norm->beta];
-  const l1bn_gradient of_gamma = {0, dgamma, run->exponents[op->a], op->value};
-  const l1bn_gradient of_beta = {0, dbeta, run->exponents[op->a], op->value};
-  if (gamma->learns) l1bn_sgd_step(run, gamma, &of_gamma);
-  if (beta->learns) l1bn_sgd_step(run, beta, &of_beta);
 }

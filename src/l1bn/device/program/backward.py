@@ -196,8 +196,15 @@ def _dropout(back: Backward, index: int, error: Tensor) -> None:
     if not back.wants(index):
         return
     made = back.low.made[index]
-    shared = {"scale": made.scale, "value": made.value, "blocks": back.before(index)}
-    back.step(index, Kind.DROPOUT_ERROR, a=error, out=error, **shared)
+    back.step(
+        index,
+        Kind.DROPOUT_ERROR,
+        a=error,
+        out=error,
+        scale=made.scale,
+        value=made.value,
+        blocks=back.before(index),
+    )
     back.send(index, 0, error)
 
 

@@ -93,12 +93,9 @@ def _norm_flags(layer: NormLayer | ProductNormLayer) -> Flag:
 def _mode(low: Lowering, layer: NormLayer | ProductNormLayer) -> Mode:
     if not layer.training:
         return Mode.FOLDED
-    if low.training and layer.statistics == "running":
-        raise ValueError(
-            f'{layer.name}: expected statistics "batch" or "frozen" where it learns on a device, '
-            'got "running"; prepare it with Config(statistics=…), or call freeze_statistics()'
-        )
-    return Mode.BATCH if low.training and not layer.frozen else Mode.RUNNING
+    if not low.training or layer.frozen:
+        return Mode.RUNNING
+    return Mode.MOVING if layer.statistics == "running" else Mode.BATCH
 
 
 def _norm(low: Lowering, index: int) -> None:
@@ -114,7 +111,7 @@ def _norm(low: Lowering, index: int) -> None:
         )
     product = layer.product if isinstance(layer, ProductNormLayer) else None
     window = product_window(product, before, after) if product else plain_window(before, after)
-    keeps = low.learns(index)
+    keeps, moves = low.learns(index), mode in (Mode.BATCH, Mode.MOVING)
     low.add(
         index,
         Kind.NORM,
@@ -124,10 +121,10 @@ def _norm(low: Lowering, index: int) -> None:
         a=low.source(index),
         b=low.source(index, 1) if len(inputs) > 1 else None,
         out=low.tensor(after),
-        x=low.tensor(after) if mode is Mode.BATCH or keeps else None,
+        x=low.tensor(after) if moves or keeps else None,
         channels=raw(after[1] * CHANNEL_BYTES) if keeps else None,
         scratch=scratch_of(product.weight) if product else None,
-        sums=raw(4 * pixels) if product and mode is Mode.BATCH else None,
+        sums=raw(4 * pixels) if product and moves else None,
         norm=low.tables.norm(layer),
         weight=low.tables.parameter(product.weight if product else None),
         bias=low.tables.parameter(product.bias if product else None),

@@ -52,6 +52,7 @@ class Mode(IntEnum):
     FOLDED = 0
     RUNNING = 1
     BATCH = 2
+    MOVING = 3
 
 
 class Flag(IntFlag):
