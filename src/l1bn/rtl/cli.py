@@ -48,6 +48,7 @@ class GenerateConfig:
         passes: Statistics passes over x.
         overlap: Compute the next channels' statistics during the passes of this one.
         counted: A command sets the elements per channel, any number from 2 up.
+        squarer: L2 with overlap, one pass and one multiplier: a squarer of its own for Σx².
         axi: Wrap the unit in AXI4-Stream channels.
         registers: And give it registers behind AXI4-Lite, with an interrupt, for its commands.
         check: First simulate it bit by bit against the integer model.
@@ -62,6 +63,7 @@ class GenerateConfig:
     passes: int = 2
     overlap: bool = False
     counted: bool = False
+    squarer: bool = False
     axi: bool = False
     registers: bool = False
     check: bool = True
@@ -121,6 +123,7 @@ class ProveConfig:
         passes: As for generate.
         overlap: As for generate.
         counted: As for generate.
+        squarer: As for generate.
         bounded: Also what is proven by going through every run of a block, the reciprocal and the
             root: minutes from 5 bits on, hours at 8.
     """
@@ -133,6 +136,7 @@ class ProveConfig:
     passes: int = 2
     overlap: bool = False
     counted: bool = False
+    squarer: bool = False
     bounded: bool = True
 
 

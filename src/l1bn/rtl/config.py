@@ -25,7 +25,9 @@ class UnitConfig:
             the expansion around the previous batch's mean, repeated exactly where it is too far.
         overlap: Channels overlap: the statistics of the next channels are taken in the clocks in
             which this one occupies the multiplier. L1 in two passes; L2 in two passes on one
-            multiplier or in one pass on two.
+            multiplier or in one pass on two, or on one multiplier and a squarer.
+        squarer: Σx² of the next channel has a squarer of its own beside the one multiplier, folded:
+            half the partial products (L2 with overlap, in one pass).
         counted: A command sets N, any number from 2 to ``elements``. Divisions by N replace shifts.
 
     Raises:
@@ -40,6 +42,7 @@ class UnitConfig:
     passes: int = 2
     overlap: bool = False
     counted: bool = False
+    squarer: bool = False
 
     def __post_init__(self) -> None:
         if self.norm not in ("l1", "l2"):
@@ -67,7 +70,9 @@ class UnitConfig:
                 "sigma: expected 'exact' with counted=True, got 'pow2'; a unit without a divider "
                 "divides by powers of two only"
             )
-        if self.overlap:
+        if self.squarer:
+            self._check_squarer()
+        elif self.overlap:
             self._check_overlap()
         _ = self.spec  # checks the width
 
@@ -83,10 +88,19 @@ class UnitConfig:
                 f"passes={self.passes}, multipliers={self.multipliers}"
             )
 
+    def _check_squarer(self) -> None:
+        fits = self.norm == "l2" and self.overlap and self.passes == 1 and self.multipliers == 1
+        if not fits:
+            raise ValueError(
+                "squarer: expected norm='l2', overlap=True, passes=1 and multipliers=1 beside it, "
+                f"got norm={self.norm!r}, overlap={self.overlap}, passes={self.passes}, "
+                f"multipliers={self.multipliers}; elsewhere a multiplier is free for the squares"
+            )
+
     @property
     def side(self) -> bool:
-        """Whether the second multiplier has an accumulator of its own, for the next channel."""
-        return self.overlap and self.multipliers == 2
+        """Whether a second product has an accumulator of its own, for the next channel."""
+        return self.overlap and (self.multipliers == 2 or self.squarer)
 
     @property
     def holds_total(self) -> bool:
@@ -102,7 +116,7 @@ class UnitConfig:
     def name(self) -> str:
         """Short name, unique per configuration, such as ``l1_w8_n256_m1_p2``."""
         options = ("_pow2" if self.sigma == "pow2" else "") + ("_overlap" if self.overlap else "")
-        options += "_counted" if self.counted else ""
+        options += "_squarer" * self.squarer + "_counted" * self.counted
         size = f"w{self.width}_n{self.elements}"
         return f"{self.norm}_{size}_m{self.multipliers}_p{self.passes}{options}"
 

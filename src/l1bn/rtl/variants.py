@@ -17,6 +17,7 @@ class Options(TypedDict, total=False):
     sigma: Literal["exact", "pow2"]
     passes: int
     overlap: bool
+    squarer: bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ VARIANTS = (
     ),
     Variant("l2-overlap", "L2, overlapped", {"norm": "l2", "overlap": True}),
     Variant(
+        "l2-overlap-squarer",
+        "L2, overlapped, one pass, a squarer",
+        {"norm": "l2", "overlap": True, "passes": 1, "squarer": True},
+    ),
+    Variant(
         "l2-overlap-two-mult",
         "L2, overlapped, one pass, two multipliers",
         {"norm": "l2", "overlap": True, "passes": 1, "multipliers": 2},
@@ -85,6 +91,20 @@ COMPARISONS = (
         "l2-overlap-two-mult",
         1.0,
         0.0,
+    ),
+    (
+        "One multiplier, overlapped, against the best L2 on one (one pass, a squarer)",
+        "l1-overlap",
+        "l2-overlap-squarer",
+        None,
+        None,
+    ),
+    (
+        "Two multipliers, overlapped, against the best L2 on one (one pass, a squarer)",
+        "l1-overlap-two-mult",
+        "l2-overlap-squarer",
+        None,
+        None,
     ),
     (
         "One multiplier, overlapped, against the best L2 (two multipliers, one pass)",
@@ -111,7 +131,15 @@ COMPARISONS = (
 )
 
 #: The units of the two claims.
-MAIN = ("l1", "l2", "l1-overlap", "l1-overlap-two-mult", "l2-overlap", "l2-overlap-two-mult")
+MAIN = (
+    "l1",
+    "l2",
+    "l1-overlap",
+    "l1-overlap-two-mult",
+    "l2-overlap",
+    "l2-overlap-squarer",
+    "l2-overlap-two-mult",
+)
 
 
 def select(names: tuple[str, ...]) -> list[Variant]:

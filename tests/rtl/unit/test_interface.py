@@ -28,6 +28,7 @@ UNITS = [
     {"overlap": True, "multipliers": 2},
     {"norm": "l2"},
     {"norm": "l2", "overlap": True, "passes": 1, "multipliers": 2},
+    {"norm": "l2", "overlap": True, "passes": 1, "squarer": True},
     {"counted": True},
 ]
 

@@ -30,6 +30,7 @@ UNITS = [
     {"norm": "l2", "passes": 1, "multipliers": 2},
     {"norm": "l2", "overlap": True},
     {"norm": "l2", "overlap": True, "passes": 1, "multipliers": 2},
+    {"norm": "l2", "overlap": True, "passes": 1, "squarer": True},
 ]
 
 

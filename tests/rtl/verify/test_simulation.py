@@ -33,6 +33,7 @@ OVERLAPPED = [
     {"norm": "l1", "overlap": True, "multipliers": 2, "sigma": "pow2"},
     {"norm": "l2", "overlap": True},
     {"norm": "l2", "overlap": True, "passes": 1, "multipliers": 2},
+    {"norm": "l2", "overlap": True, "passes": 1, "squarer": True},
 ]
 
 
@@ -95,6 +96,8 @@ def test_overlap_takes_statistics_out_of_the_clocks():
     assert 64 - 10 <= l2 - clocks(norm="l2", overlap=True) < 64 + 10
     best = clocks(norm="l2", overlap=True, passes=1, multipliers=2)
     assert 3 * 64 - 10 <= l2 - best < 3 * 64 + 10
+    # A squarer leaves the two passes of the gradient, which a second multiplier makes one.
+    assert clocks(norm="l2", overlap=True, passes=1, squarer=True) - best == 64
 
 
 def _caught(monkeypatch_target, name, value, monkeypatch, stall=0.0, **options):
@@ -182,6 +185,10 @@ def test_planted_comparison_fault_is_caught(monkeypatch):
         (
             {"norm": "l2", "overlap": True, "multipliers": 2},
             "overlap: expected for L2BN 2 passes on 1 multiplier or 1 pass on 2, got passes=2",
+        ),
+        (
+            {"norm": "l2", "squarer": True, "passes": 1},
+            "squarer: expected norm='l2', overlap=True, passes=1 and multipliers=1 beside it, got",
         ),
         ({"width": 20}, "expected a width of 4 to 16 bits, got 20"),
     ],

@@ -38,6 +38,8 @@ def _element_blocks(config: UnitConfig) -> list[Block]:
     if config.multipliers == 2:
         second = config.width if l1 else config.coefficient
         factors.append(f"{config.width} × {second} bits")
+    if config.squarer:
+        factors.append(f"a square of {config.width} bits")
     path = (
         "element path: one per clock, four stages\n"
         f"{' and '.join(factors)} → sum {config.element} bits\n"

@@ -60,7 +60,7 @@ def claims(config: UnitConfig) -> Iterator[Claim]:
     )  # fmt: skip
     if config.side:
         yield _inductive(
-            "side products", "and so are those of the second multiplier",
+            "side products", "and so are those of the second multiplier or of the squarer",
             lambda: ProductsMonitor(config, aside=True), 1,
         )  # fmt: skip
     if config.sigma == "exact":

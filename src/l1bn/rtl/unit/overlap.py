@@ -8,6 +8,7 @@ All lanes move in lock step under one valid and one ready. In step t of a layer'
     L1, two passes              t - 2             t - 1, beside           t, beside
     L2, one multiplier          t - 1, after      t - 1, in its own pass  t, beside the deviation
     L2, two multipliers         t - 1             t, beside, one pass with its sum
+    L2, one and a squarer       t - 1             t, beside, one pass with its sum
     ==========================  ================  ======================  ======================
 
 The scalars of a channel are computed when its deviation is complete, so γ and β of a command belong
@@ -80,7 +81,9 @@ def _normalize_beside_statistics(m: Module, unit: Ports, parts: Parts) -> None:
                 path.select.eq(unit.element.payload.x >= parts.registers.level),
             ]
         else:
-            m.d.comb += [unit.squares.eq(1), path.aside.eq(1), path.load_b2.eq(unit.taken)]
+            m.d.comb += [unit.squares.eq(1), path.aside.eq(1)]
+            if not parts.config.squarer:
+                m.d.comb += path.load_b2.eq(unit.taken)
         with m.If(unit.final):
             m.next = "SPREAD" if l1 else "DRAIN_SQUARES"
     if not l1:

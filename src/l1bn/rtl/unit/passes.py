@@ -196,7 +196,7 @@ def load_coefficient(m: Module, parts: Parts, state: str, goes_to: str) -> None:
     """A state that puts the coefficient at the multiplier, one clock before a pass."""
     with m.State(state):
         m.d.comb += parts.path.load_b.eq(1)
-        if parts.config.side and parts.config.norm == "l2":
+        if parts.config.side and parts.config.norm == "l2" and not parts.config.squarer:
             m.d.comb += parts.path.load_b2.eq(1)
         if parts.config.norm == "l1" and parts.config.passes == 1 and goes_to == "NORMALIZE":
             # The bit of the backward pass is about the mean, not about the guess.

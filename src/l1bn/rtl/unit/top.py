@@ -189,7 +189,9 @@ class NormUnit(wiring.Component):
         if config.norm == "l2" and config.multipliers == 1:
             with m.Elif(self.half):
                 m.d.comb += path.b.eq(r.slope)
-        if config.side:
+        if config.squarer:
+            m.d.comb += path.a2.eq(self.element.payload.x_next)
+        elif config.side:
             ahead = self.element.payload.x_next
             m.d.comb += [
                 path.a2.eq(Mux(self.squares, ahead, x)),

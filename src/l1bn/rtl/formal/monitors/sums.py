@@ -91,7 +91,7 @@ class ProductsMonitor(Monitor):
 
     Args:
         config: The unit.
-        aside: The sum of the second multiplier, where it has one.
+        aside: The sum of the second multiplier or of the squarer, where it has one.
     """
 
     def __init__(self, config: UnitConfig, *, aside: bool = False) -> None:
@@ -106,7 +106,9 @@ class ProductsMonitor(Monitor):
         m.submodules.dut = Fragment.get(path, None)
         enter, clear = self.input(path.enter), self.input(path.clear)
         if self.aside:
-            tag, load, factors = path.aside, path.load_b2, (path.a2, path.b2)
+            squares = config.squarer
+            tag, load = path.aside, Signal() if squares else path.load_b2
+            factors = (path.a2,) if squares else (path.a2, path.b2)
             clears, parts = path.clear_side, path.reduces_aside
         else:
             tag, load, factors = path.use_sum, path.load_b, (path.a, path.b)

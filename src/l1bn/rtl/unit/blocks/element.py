@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -40,6 +40,27 @@ class Reduction(NamedTuple):
     sum: Signal
 
 
+def folded_square(value: Signal) -> Value:
+    """A square from half the partial products: those of two different bits are equal in pairs.
+
+    With the sign s and the bits u below it, value² is u² + s·2**n·(2**(n-2) − u). Row i of u² is
+    4**i · (u_i + 4·u_i·u[i+1:]). No row has a sign to extend: the sum wraps at 2n bits.
+    """
+    n = len(value)
+    sign, below = value[n - 1], value[: n - 1]
+    rows = []
+    for i in range(n - 1):
+        above = below[i + 1 :]
+        doubled = above & below[i].replicate(len(above)) if len(above) else Const(0, 1)
+        rows.append(Cat(Const(0, 2 * i), below[i], Const(0, 1), doubled))
+    # −u is ~u + 1 − 2**(n-1), which leaves s·2**n·(~u + 1) − s·2**(2n-2).
+    rows.append(Cat(Const(0, n), ~below & sign.replicate(n - 1)))
+    rows.append(Cat(Const(0, n), sign, Const(0, n - 3), sign, sign))
+    while len(rows) > 1:
+        rows = [sum(rows[i : i + 2], Const(0, 1))[: 2 * n] for i in range(0, len(rows), 2)]
+    return rows[0].as_signed()
+
+
 class ElementPath(wiring.Component):
     """Multiplier, accumulator and output stage.
 
@@ -49,7 +70,7 @@ class ElementPath(wiring.Component):
         a, b: Operands.
         second, a2, b2: Add a2 · b2 to this element (L2 with two multipliers).
         aside, load_b2, clear_side, side: Accumulate a2 · b2, of another channel, in ``side`` (two
-            multipliers and overlapped channels).
+            multipliers and overlapped channels), or a2 · a2 where there is a squarer.
         emit: The element leaves at the output; else it only accumulates.
         use_sum: Add to the sum register instead of to an offset.
         select: Which of the two offsets (L1's bit).
@@ -91,6 +112,8 @@ class ElementPath(wiring.Component):
                 "select_out": Out(1),
                 "offset_high": In(signed(config.need.element)),
             }
+        if config.squarer:
+            ports["a2"] = In(signed(config.width))
         if config.multipliers == 2:
             b2 = c if config.norm == "l2" else config.width
             ports |= {"a2": In(signed(config.width)), "b2": In(signed(b2))}
@@ -99,10 +122,11 @@ class ElementPath(wiring.Component):
         if config.side:
             ports |= {
                 "aside": In(1),
-                "load_b2": In(1),
                 "clear_side": In(1),
                 "side": Out(signed(config.need.product)),
             }
+        if config.side and not config.squarer:
+            ports["load_b2"] = In(1)
         super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
@@ -187,21 +211,26 @@ class ElementPath(wiring.Component):
         return active
 
     def _side_product(self, m: Module, stages: list[dict[str, Signal]], go: Signal) -> Signal | int:
-        """The second multiplier beside the first: it reduces another channel, or adds (L2)."""
-        l2 = self.config.norm == "l2"
-        a2, b2 = Signal.like(self.a2, reset_less=True), Signal.like(self.b2, reset_less=True)
+        """What multiplies beside the first: it reduces another channel, or adds (L2)."""
+        adds = self.config.norm == "l2" and not self.config.squarer
+        a2 = b2 = Signal.like(self.a2, reset_less=True)
+        if not self.config.squarer:
+            b2 = Signal.like(self.b2, reset_less=True)
         product = Signal(signed(len(a2) + len(b2)), reset_less=True)
         side = Signal.like(self.side, reset_less=True)
         m.d.comb += self.side.eq(side)
         moves, multiplies = self.aside, stages[0]["aside"]
-        if l2:
+        if adds:
             moves, multiplies = moves | self.second, multiplies | stages[0]["second"]
         with m.If(self.enter & moves):
             m.d.sync += a2.eq(self.a2)
-        with m.If(self.load_b2):
-            m.d.sync += b2.eq(self.b2)
         multiplied = Signal.like(product)
-        m.d.comb += multiplied.eq(a2 * b2)
+        if self.config.squarer:
+            m.d.comb += multiplied.eq(folded_square(a2))
+        else:
+            with m.If(self.load_b2):
+                m.d.sync += b2.eq(self.b2)
+            m.d.comb += multiplied.eq(a2 * b2)
         self.reduces_aside = Reduction((a2, b2), multiplied, product, self.side)
         with m.If(stages[0]["present"] & multiplies & go):
             m.d.sync += product.eq(multiplied)
@@ -209,7 +238,7 @@ class ElementPath(wiring.Component):
             m.d.sync += side.eq(0)
         with m.Elif(stages[1]["present"] & stages[1]["aside"] & go):
             m.d.sync += side.eq(side + product)
-        if not l2:
+        if not adds:
             return 0
         active = Signal.like(product)
         m.d.comb += active.eq(Mux(stages[1]["second"], product, 0))

@@ -84,7 +84,7 @@ def describe(config: UnitConfig) -> str:
     """One line about the unit."""
     norm = "L1" if config.norm == "l1" else "L2"
     sigma = ", power-of-two sigma" if config.sigma == "pow2" else ""
-    overlap = ", channels overlapped" if config.overlap else ""
+    overlap = ", a squarer" * config.squarer + ", channels overlapped" * config.overlap
     elements = f"2 to {config.elements}" if config.counted else f"{config.elements}"
     return (
         f"{norm} batch-normalization training unit, {config.width} bit, {elements} elements "
