@@ -30,7 +30,7 @@ from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.gpu import assembly
-from benchmarks.gpu.traffic import Case, Launch, launches_of
+from benchmarks.gpu.traffic import KERNELS, Case, Launch, launches_of
 from l1bn.activation import keeps_output
 from l1bn.ops.triton import launch
 
@@ -52,6 +52,9 @@ CASES = [
     Case((64, 64, 28, 28), torch.float16, False, ("leaky_relu", 0.2), False),
     Case((64, 64, 28, 28), torch.float32, False, "mish", False),
     Case((64, 64, 300, 300), torch.float64, False, None, False),
+    Case((64, 256, 56, 56), torch.bfloat16, True, "relu", False, joined=True),
+    Case((64, 512, 28, 28), torch.float32, False, "relu", False, joined=True),
+    Case((16, 512, 4, 4), torch.float16, False, "relu6", False, joined=True),
 ]
 
 
@@ -69,7 +72,7 @@ OPTIONS = ("num_warps", "num_stages")
 
 def source_of(recorded_launch: Launch) -> tuple[ASTSource, dict[str, Any]]:
     """The kernel with its types and constants, as a launch would specialize it."""
-    kernel = getattr(launch, recorded_launch.kernel)
+    kernel = KERNELS[recorded_launch.kernel]
     options = {k: v for k, v in recorded_launch.arguments.items() if k in OPTIONS}
     signature: dict[str, str] = {}
     constants: dict[tuple[int, ...], Any] = {}
@@ -140,7 +143,7 @@ def rows(quick: bool) -> Iterator[dict[str, Any]]:
                         "shape": "x".join(map(str, case.shape)), "dtype": str(case.dtype)[6:],
                         "layout": "channels_last" if case.last else "contiguous",
                         "activation": case.activation, "residual": case.residual,
-                        "keeps_x": keep_x,
+                        "joined": case.joined, "keeps_x": keep_x,
                         "warps": options["num_warps"],
                     }  # fmt: skip
                     row |= shown(compiled, name, one.kernel, case)

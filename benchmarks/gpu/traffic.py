@@ -7,7 +7,7 @@ to the loads and stores that Triton's interpreter makes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -18,8 +18,16 @@ from torch import Tensor
 from l1bn.activation import Activation, clips
 from l1bn.ops.records import Call, Running
 from l1bn.ops.triton import launch
+from l1bn.ops.triton.pair import launch as pair_launch
 
-KERNELS = [name for name in vars(launch) if name.endswith("_kernel")]
+#: The modules that launch kernels, which each names its own.
+LAUNCHERS = launch, pair_launch
+KERNELS: dict[str, Any] = {
+    name: kernel
+    for module in LAUNCHERS
+    for name, kernel in vars(module).items()
+    if name.endswith("_kernel")
+}
 #: How often a kernel goes over each tensor of the input's size.
 PASSES: dict[str, dict[str, int]] = {
     "sum_kernel": {"x": 1},
@@ -31,13 +39,32 @@ PASSES: dict[str, dict[str, int]] = {
                         "dresidual": 1},
     "backward_kernel": {"grad": 2, "y": 2, "x": 2, "residual": 2, "bits": 1, "dx": 1,
                         "dresidual": 1},
+    "pair_sum_kernel": {"a": 1, "b": 1},
+    "pair_deviation_kernel": {"a": 1, "b": 1},
+    "pair_normalize_kernel": {"a": 1, "b": 1, "y": 1, "bits": 1, "other_bits": 1},
+    "pair_forward_kernel": {"a": 3, "b": 3, "y": 1, "bits": 1, "other_bits": 1},
+    "pair_reduce_kernel": {"grad": 1, "y": 1, "a": 1, "b": 1},
+    "pair_gradient_kernel": {"grad": 1, "y": 1, "a": 1, "b": 1, "bits": 1, "other_bits": 1,
+                             "dx": 1, "other_dx": 1},
+    "pair_backward_kernel": {"grad": 2, "y": 2, "a": 2, "b": 2, "bits": 1, "other_bits": 1,
+                             "dx": 1, "other_dx": 1},
 }  # fmt: skip
+#: Passes over a tensor where the first pass alone reads it, because bits serve the second one.
+RECOVERED = {
+    "gradient_kernel": {"residual": 0},
+    "backward_kernel": {"residual": 1},
+    "pair_gradient_kernel": {"b": 0},
+    "pair_backward_kernel": {"b": 1},
+}
 #: Sets of partial sums that every program of a channel loads, that the last one loads, and that
 #: every one stores.
 PARTIALS = {
     "sum_kernel": (0, 0, 1),
     "deviation_kernel": (1, 3, 3),
     "reduce_kernel": (0, 2, 2),
+    "pair_sum_kernel": (0, 0, 2),
+    "pair_deviation_kernel": (2, 6, 6),
+    "pair_reduce_kernel": (0, 3, 3),
 }
 
 
@@ -58,7 +85,7 @@ def recorded(
 
     class Recorder:
         def __init__(self, name: str) -> None:
-            self.name, self.kernel = name, getattr(launch, name)
+            self.name, self.kernel = name, KERNELS[name]
 
         def __getitem__(self, grid: object) -> Callable[..., None]:
             def start(**arguments: Any) -> None:
@@ -68,8 +95,10 @@ def recorded(
 
             return start
 
-    recorders: dict[str, Any] = {name: Recorder(name) for name in KERNELS}
-    with mock.patch.multiple(launch, **recorders):
+    with ExitStack() as stack:
+        for module in LAUNCHERS:
+            recorders: dict[str, Any] = {n: Recorder(n) for n in KERNELS if hasattr(module, n)}
+            stack.enter_context(mock.patch.multiple(module, **recorders))
         yield launches
 
 
@@ -79,7 +108,7 @@ def bytes_of(one: Launch) -> int:
     passes = dict(PASSES[one.kernel])
     if found.get("RECOVERED"):
         # The second pass needs what the activation passes, not x̂.
-        passes["residual"] = 1 if one.kernel == "backward_kernel" else 0
+        passes |= RECOVERED[one.kernel]
     total = sum(
         times * found[name].numel() * found[name].element_size()
         for name, times in passes.items()
@@ -95,13 +124,17 @@ def bytes_of(one: Launch) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """A layer: shape, dtype, whether the channels lie last, activation, whether a residual."""
+    """A layer: shape, dtype, whether the channels lie last, activation, what is added.
+
+    ``joined`` is of a second input that is normalized as well.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     last: bool
     activation: Activation | None
     residual: bool
+    joined: bool = False
 
 
 def saved(kept: launch.Kept, activation: Activation | None, keep_x: bool) -> launch.Kept:
@@ -124,12 +157,23 @@ def launches_of(case: Case, keep_x: bool) -> tuple[list[Launch], list[Launch]]:
     def vector() -> Tensor:
         return torch.empty(case.shape[1], device="meta")
 
-    x, residual = tensor(), tensor() if case.residual else None
-    call = Call(vector(), vector(), case.activation, 1e-5)
     bits = not keep_x
+    worst = torch.empty(1, dtype=torch.int32, device="meta") if bits else None
+    call = Call(vector(), vector(), case.activation, 1e-5)
+    running = Running(vector(), vector(), 0.1)
+    if case.joined:
+        calls = call, Call(vector(), vector(), None, 1e-5)
+        with recorded() as forward:
+            states = running, Running(vector(), vector(), 0.1)
+            _, joined = pair_launch.forward(
+                tensor(), tensor(), calls, states, keep_bits=bits, worst=worst
+            )
+        with recorded() as backward:
+            joined = joined._replace(a=joined.a if keep_x else None)
+            pair_launch.backward(tensor(), joined, calls, (True,) * 6)
+        return forward, backward
+    x, residual = tensor(), tensor() if case.residual else None
     with recorded() as forward:
-        worst = torch.empty(1, dtype=torch.int32, device="meta") if bits else None
-        running = Running(vector(), vector(), 0.1)
         _, kept = launch.forward(x, residual, call, running, bits, worst)
     kept = saved(kept, case.activation, keep_x)
     with recorded() as backward:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from l1bn.activation import Activation, keeps_output
 from l1bn.doctor.warm import Layer, compile_for
 from l1bn.ops.records import Call
 from l1bn.ops.triton import launch, plan
+from l1bn.ops.triton.pair import launch as pair_launch
+from pairs import make
 
 
 class Traffic:
@@ -47,11 +51,9 @@ def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     plan._plan.cache_clear()
 
 
-def counted(case: tuple, monkeypatch: pytest.MonkeyPatch, keep_x: bool) -> list[tuple[Launch, int]]:
-    """The launches of a training step of a layer, with the bytes that each of them moved."""
-    layout, activation, residual = case
-    made = make_case((4, 8, 32, 64), torch.bfloat16, activation=activation, residual=residual,
-                     layout=layout)  # fmt: skip
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Launch, int]]]:
+    """Collect launches with the bytes that each of them moves."""
     traffic = Traffic(monkeypatch)
     found: list[tuple[Launch, int]] = []
 
@@ -60,8 +62,17 @@ def counted(case: tuple, monkeypatch: pytest.MonkeyPatch, keep_x: bool) -> list[
         start()
         found.append((one, traffic.bytes - before))
 
-    call = Call(made.weight, made.bias, activation, 1e-5)
     with recorded(run):
+        yield found
+
+
+def counted(case: tuple, monkeypatch: pytest.MonkeyPatch, keep_x: bool) -> list[tuple[Launch, int]]:
+    """The launches of a training step of a layer, with the bytes that each of them moved."""
+    layout, activation, residual = case
+    made = make_case((4, 8, 32, 64), torch.bfloat16, activation=activation, residual=residual,
+                     layout=layout)  # fmt: skip
+    call = Call(made.weight, made.bias, activation, 1e-5)
+    with counting(monkeypatch) as found:
         worst = None if keep_x else torch.zeros(1, dtype=torch.int32)
         _, kept = launch.forward(made.x, made.residual, call, None, not keep_x, worst)
         kept = saved(kept, activation, keep_x)
@@ -90,13 +101,47 @@ def test_every_kernel_moves_the_bytes_that_are_predicted(
         assert moved == pytest.approx(bytes_of(one), rel=0.02), one.kernel
 
 
+@pytest.mark.parametrize("keep_x", [False, True])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_two_branches_move_the_bytes_that_are_predicted(
+    launches: str, monkeypatch: pytest.MonkeyPatch, layout: str, keep_x: bool
+) -> None:
+    first, second = make((4, 8, 32, 64), torch.bfloat16, (layout, layout))
+    calls = Call(first.weight, first.bias, "relu", 1e-5), Call(second.weight, second.bias, None, 1)
+    with counting(monkeypatch) as found:
+        worst = None if keep_x else torch.zeros(1, dtype=torch.int32)
+        _, kept = pair_launch.forward(
+            first.x, second.x, calls, (None, None), keep_bits=not keep_x, worst=worst
+        )
+        kept = kept._replace(a=kept.a if keep_x else None)
+        pair_launch.backward(first.grad, kept, calls, (True,) * 6)
+    assert len(found) == (2 if launches == "one launch" else 5)
+    for one, moved in found:
+        assert moved == pytest.approx(bytes_of(one), rel=0.02), one.kernel
+
+
+def test_two_branches_in_one_call_move_fewer_bytes() -> None:
+    shape, dtype = (64, 256, 56, 56), torch.bfloat16
+    joined, first, second = (
+        sum(map(bytes_of, itertools.chain(*launches_of(case, keep_x))))
+        for case, keep_x in (
+            (Case(shape, dtype, True, "relu", False, joined=True), False),
+            (Case(shape, dtype, True, "relu", True), False),
+            (Case(shape, dtype, True, None, False), True),
+        )
+    )
+    assert joined < 0.8 * (first + second)
+
+
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(
     "shape", [(2, 3, 4, 4), (64, 64, 112, 112), (256, 2048, 7, 7), (9, 5, 1, 1)]
 )
 def test_at_most_three_launches_each_way(shape: tuple[int, ...], last: bool) -> None:
-    for activation, keep_x in (("relu", False), ("relu", True), ("gelu", True)):
-        forward, backward = launches_of(Case(shape, torch.bfloat16, last, activation, True), keep_x)
+    kinds = ("relu", False, False), ("relu", True, False), ("gelu", True, False)
+    for activation, keep_x, joined in (*kinds, ("relu", False, True), ("relu6", True, True)):
+        case = Case(shape, torch.bfloat16, last, activation, not joined, joined)
+        forward, backward = launches_of(case, keep_x)
         assert 1 <= len(forward) <= 3
         assert 1 <= len(backward) <= 3
 

@@ -25,7 +25,7 @@ def pair_reduce_pass(
     INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
 ):  # fmt: skip
     """Equations (5) and (6): Σg, Σg·dₐ with a or Σg·(z − norm(b) − βₐ) without, and Σg·d_b."""
-    high, low, _, offset = constants(weight, bias, statistics, channel, channels, ACC)
+    high, low, _inner, offset = constants(weight, bias, statistics, channel, channels, ACC)
     other_high, other_low, other_factor, other_offset = constants(
         other_weight, other_bias, statistics + STATISTICS * channels, channel, channels, ACC
     )
@@ -76,8 +76,8 @@ def pair_gradient_pass(
     INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
 ):  # fmt: skip
     """Equation (8) of both branches, from the last tile to the first, which reduction has read."""
-    high, low, _, _ = constants(None, None, statistics, channel, channels, ACC)
-    other_high, other_low, _, _ = constants(
+    high, low, _inner, _offset = constants(None, None, statistics, channel, channels, ACC)
+    other_high, other_low, _inner, _offset = constants(
         None, None, statistics + STATISTICS * channels, channel, channels, ACC
     )
     total = tile_count(images, positions, HIGH, WIDE, ROWS)
@@ -87,7 +87,7 @@ def pair_gradient_pass(
         )
         g = tl.load(grad + offsets, mask, 0.0).to(ACC)
         output = tl.load(y + offsets, mask, 0.0).to(ACC)
-        g, _ = from_output(g, output, ACTIVATION, PARAMETER)
+        g, _z = from_output(g, output, ACTIVATION, PARAMETER)
         g -= mean_g[None, :]
         if dx is not None:
             sign = signs_of(a, bits, high, low, offsets, mask, bytes_at, bytes_in, HIGH, WIDE, ACC)
