@@ -1,12 +1,12 @@
-"""Builds the runtime for this machine once, and networks against it."""
+"""Builds the runtime for this machine once, and networks against it; opens a page in a browser."""
 
 from __future__ import annotations
 
 import ctypes
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +14,11 @@ import pytest
 from l1bn import device, quantized, tools
 from l1bn.device.source import runtime
 from l1bn.device.trial import targets
+from l1bn.device.web.page import page
+from small_pages import known, needs_tools, planned
+
+if TYPE_CHECKING:
+    from page_browser import Browser
 
 FLAGS = ["-O1", "-g", "-fPIC", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
 
@@ -113,3 +118,28 @@ def on_host(objects: list[Path], tmp_path: Path) -> Callable[[device.Build], Hos
         return Host(build, library)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser at a page of a small network."""
+    from page_browser import Browser  # skips where selenium is missing
+
+    needs_tools()
+    if reason := tools.missing("chromium", "chromedriver"):
+        pytest.skip(reason)
+    html = tmp_path_factory.mktemp("page") / "page.html"
+    html.write_text(page(planned(), known(40, 20), "all"))
+    browser = Browser(html, tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """The page as it came; afterwards its console must be empty."""
+    chromium.open()
+    chromium.click("#over")
+    chromium.says("As it came")
+    yield chromium
+    assert chromium.errors() == []
