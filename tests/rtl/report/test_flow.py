@@ -17,7 +17,7 @@ from l1bn.cli import main
 from l1bn.errors import UserError
 from l1bn.rtl.cache import Cache
 from l1bn.rtl.config import UnitConfig
-from l1bn.rtl.report import flow
+from l1bn.rtl.report import flow, plots
 from l1bn.rtl.silicon import cells, synthesis, timing
 from l1bn.rtl.silicon.liberty import DEFAULT_LIBERTY
 from l1bn.rtl.silicon.netlist import from_yosys
@@ -236,6 +236,10 @@ def test_missing_programs_are_named(monkeypatch, capsys):
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["rtl", "report"]) == 2
     assert "apt-get install iverilog yosys" in capsys.readouterr().err
+
+
+def test_every_variant_has_a_mark_in_the_plots():
+    assert set(plots._MARKS) == {v.key for v in VARIANTS}
 
 
 def test_unknown_variant():

@@ -30,7 +30,8 @@ _COLOURS = {"l1": "#1f77b4", "l2": "#d95f02"}
 _MARKS = {
     "l1": "o", "l1-one-pass": "s", "l1-pow2": "^", "l1-one-pass-pow2": "v",
     "l2": "o", "l2-one-pass": "s", "l2-two-mult": "D", "l2-one-pass-two-mult": "P",
-    "l1-overlap": "o", "l1-overlap-two-mult": "P", "l2-overlap": "o", "l2-overlap-two-mult": "P",
+    "l1-overlap": "o", "l1-overlap-two-mult": "P", "l2-overlap": "o", "l2-overlap-squarer": "X",
+    "l2-overlap-two-mult": "P",
 }  # fmt: skip
 _PASSES = (
     ("STATISTICS", "sums", "#4c78a8"),
