@@ -26,12 +26,13 @@ class RegisterBus(wiring.Component):
         write, address, data: A write, for one clock.
         refused: The write must not be; combinational from ``write`` and ``address``.
         read_address, value: What is read, combinational.
+        unknown: Nothing is at ``read_address``: the read is answered with an error, and 0.
     """
 
     def __init__(self, bits: int) -> None:
         super().__init__({**bus_ports(bits), **{
             "write": Out(1), "address": Out(bits - 2), "data": Out(WORD), "refused": In(1),
-            "read_address": Out(bits - 2), "value": In(WORD),
+            "read_address": Out(bits - 2), "value": In(WORD), "unknown": In(1),
         }})  # fmt: skip
 
     def elaborate(self, platform: object) -> Module:
@@ -70,15 +71,18 @@ class RegisterBus(wiring.Component):
         answers = Signal()
         address = Signal.like(self.s_axi_araddr, reset_less=True)
         value = Signal(WORD, reset_less=True)
+        answer = Signal(2, reset_less=True)
         m.d.comb += [
             self.s_axi_arready.eq(~asked), self.s_axi_rvalid.eq(answers),
-            self.s_axi_rdata.eq(value), self.s_axi_rresp.eq(OKAY),
+            self.s_axi_rdata.eq(value), self.s_axi_rresp.eq(answer),
             self.read_address.eq(address[2:]),
         ]  # fmt: skip
         with m.If(self.s_axi_arvalid & ~asked):
             m.d.sync += [asked.eq(1), address.eq(self.s_axi_araddr)]
         with m.If(asked & ~answers):
-            m.d.sync += [answers.eq(1), value.eq(self.value)]
+            m.d.sync += [answers.eq(1), value.eq(self.value), answer.eq(OKAY)]
+            with m.If(self.unknown):
+                m.d.sync += answer.eq(SLVERR)
         with m.Elif(answers & self.s_axi_rready):
             m.d.sync += [answers.eq(0), asked.eq(0)]
 
@@ -102,7 +106,7 @@ class RegisterNormUnit(wiring.Component):
 
     No output depends on an input within a clock. Writes to read-only registers, and while a command
     runs to anything but ``status`` and ``interrupt_enable``, are answered with an error and change
-    nothing. A start clears ``done``.
+    nothing. So are reads of what is no register. A start clears ``done``.
 
     Ports:
         aclk, aresetn: Clock, and reset at 0, sampled by the clock.
@@ -168,6 +172,8 @@ class RegisterNormUnit(wiring.Component):
         written = {r.name: _at(r, bus) for r in registers.values()}
         free = written["status"] | written["interrupt_enable"]
         start = bus.write & written["control"] & bus.data[8] & ~busy
+        known = [_within(r, bus.read_address) for r in registers.values()]
+        m.d.comb += bus.unknown.eq(~Cat(*known).any())
         writable = [written[r.name] for r in registers.values() if r.access != "ro"]
         m.d.comb += bus.refused.eq((busy & ~free) | ~Cat(*writable).any())
         with m.If(bus.write & ~busy):
@@ -204,9 +210,13 @@ class RegisterNormUnit(wiring.Component):
 
 def _at(register: Register, bus: RegisterBus) -> Value:
     """Whether a write is to this register."""
+    return _within(register, bus.address)
+
+
+def _within(register: Register, address: Value) -> Value:
     first = register.address // STEP
     last = first + register.words - 1
-    return bus.address == first if first == last else (bus.address >= first) & (bus.address <= last)
+    return address == first if first == last else (address >= first) & (address <= last)
 
 
 def _as_read(register: Register, value: Signal) -> Value:

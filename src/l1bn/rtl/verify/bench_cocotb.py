@@ -171,7 +171,7 @@ async def extreme_channels_with_stalls(dut: Any) -> None:
 
 @cocotb.test()
 async def registers_hold_while_a_command_runs(dut: Any) -> None:
-    """A write then is refused and changes nothing; so is one to no register."""
+    """A write then is refused and changes nothing; so is one to no register, and a read of none."""
     driver = Driver(dut, 0.0)
     await driver.reset()
     assert await driver.write("gamma", -3) == AxiResp.OKAY
@@ -182,6 +182,8 @@ async def registers_hold_while_a_command_runs(dut: Any) -> None:
     assert await driver.read("gamma", signed=True) == -3
     assert not dut.irq.value
     assert (await driver.bus.write(0x3C, bytes(4))).resp == AxiResp.SLVERR
+    nothing = await driver.bus.read(0x3C, 4)
+    assert (nothing.resp, nothing.data) == (AxiResp.SLVERR, bytes(4))
     config = driver.config
     kind = (config.norm == "l2") | config.overlap << 1 | config.counted << 2
     shape = config.width | config.log2_elements << 8

@@ -68,7 +68,8 @@ def _registers(boundary: Interface) -> list[str]:
     about = (
         "AXI4-Lite, 32 bits, whole words. Writes to read-only (`ro`) registers, and while a "
         "command runs to anything but `status` and `interrupt_enable`, are answered with SLVERR "
-        "and change nothing. Signed values are read sign-extended."
+        "and change nothing; so are reads of an address without a register. Signed values are read "
+        "sign-extended."
     )
     lines = ["", "## Registers", "", about]
     lines += ["", "| Address | Register | Words | Access | Signed | Holds |"]
