@@ -49,6 +49,8 @@ PARTS = {
     "networks": Part("networks.measure_networks", 120, "training steps and their peak memory"),
     "batch": Part("batch.measure_batch", 60, "the largest batch in 16 GiB"),
     "accuracy": Part("accuracy.measure_accuracy", 150, "a ResNet-9 on packed images, 5 seeds"),
+    "gan": Part("gan.measure_gan", 45, "steps of DCGAN and WGAN-GP at full width"),
+    "sanitizer": Part("sanitizer.run_sanitizer", 150, "the kernels under compute-sanitizer"),
     "plots": Part("plots.draw_plots", 10, "pictures of the tables"),
 }
 

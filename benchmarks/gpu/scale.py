@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +39,16 @@ class Schedule:
 
 
 @dataclass(frozen=True)
+class Gan:
+    """A generator and its critic: model, images in a batch, their height, factor on the widths."""
+
+    model: Literal["dcgan", "wgan-gp"]
+    batch: int
+    size: int
+    width: float
+
+
+@dataclass(frozen=True)
 class Scale:
     """What a full and a tiny run differ in."""
 
@@ -52,6 +63,7 @@ class Scale:
     memory_mib: int
     seeds: int
     schedule: Schedule
+    gans: tuple[Gan, ...]
 
 
 def _resnet50(batch: int) -> Iterator[tuple[tuple[int, ...], str, bool, bool]]:
@@ -82,6 +94,7 @@ FULL = Scale(
     16 * 1024,
     5,
     Schedule(),
+    (Gan("dcgan", 128, 64, 1.0), Gan("wgan-gp", 64, 64, 1.0)),
 )
 TINY = Scale(
     "cpu",
@@ -95,6 +108,7 @@ TINY = Scale(
     1,
     2,
     Schedule(width=4, epochs=1, batch=64, most=256),
+    (Gan("dcgan", 4, 16, 0.125), Gan("wgan-gp", 4, 16, 0.125)),
 )
 
 

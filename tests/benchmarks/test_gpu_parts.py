@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import bench, pack
-from benchmarks.gpu.parts import accuracy, batch
+from benchmarks.gpu.parts import accuracy, batch, sanitizer
 from benchmarks.gpu.parts.fast_net import Images, trained
 from benchmarks.gpu.scale import FULL, TINY, Run, Schedule
 
@@ -107,3 +108,33 @@ def test_the_rate_rises_and_falls_in_lines() -> None:
     schedule = Schedule(rate=0.4)
     assert [schedule.rate_at(part) for part in (0.0, 0.1, 0.2)] == pytest.approx([0.0, 0.2, 0.4])
     assert [schedule.rate_at(part) for part in (0.6, 1.0)] == pytest.approx([0.2, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(0, "clean"), (sanitizer._FOUND, "errors"), (1, "failed")]
+)
+def test_how_the_sanitizer_ended_is_told_with_its_summary(code: int, outcome: str) -> None:
+    script = f"print('========= ERROR SUMMARY: {code} errors'); raise SystemExit({code})"
+    said = outcome, f"{code} errors"
+    assert sanitizer.watched([sys.executable, "-c", script], 60.0) == said
+
+
+def test_a_sanitizer_that_takes_too_long_is_ended() -> None:
+    script = "import time; time.sleep(60)"
+    assert sanitizer.watched([sys.executable, "-c", script], 0.2) == ("no time", "")
+
+
+def test_reports_fail_the_part_and_a_missing_sanitizer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(FULL, tmp_path, time.monotonic() + 900)
+    monkeypatch.setattr(sanitizer, "sanitizer", lambda: None)
+    sanitizer.run_sanitizer(run)
+    assert (tmp_path / "sanitizer.csv").read_text().count("not installed") == len(sanitizer.TOOLS)
+    program = tmp_path / "compute-sanitizer"
+    program.write_text("#!/bin/sh\nexit 9\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "sanitizer", lambda: str(program))
+    with pytest.raises(RuntimeError, match="expected no report of compute-sanitizer"):
+        sanitizer.run_sanitizer(run)
+    assert (tmp_path / "sanitizer.csv").read_text().count(",errors,") == len(sanitizer.TOOLS)
