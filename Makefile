@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-device compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants tidy bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-counted rtl-prove rtl-accuracy rtl-pictures docs wheel lint format env clean
+.PHONY: help demo demo-device compare-fashion-mnist gan-cifar10 test coverage test-matrix sanitize neon mutants tidy bench-cpu bench-gpu bench-integer integer-accuracy accuracy sensitivity rtl-report rtl-counted rtl-squarer rtl-luck rtl-fpga rtl-prove rtl-accuracy rtl-pictures docs wheel lint format env clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -144,6 +144,18 @@ rtl-counted: env  ## measure what a number of elements set by a command costs a 
 	    $(BIN)/l1bn rtl report --no-parts --stimuli gaussian --$$option \
 	    --variants l1-overlap l1-overlap-two-mult l2-overlap l2-overlap-two-mult \
 	    --out benchmarks/results/rtl/counted/$$(test $$option = counted && echo with || echo without) || exit; done
+
+rtl-squarer: env  ## measure L2BN with a folded squarer beside the other overlapped units: minutes
+	$(BIN)/l1bn rtl report --recipes twice --channels 1 --no-parts --stimuli gaussian --out benchmarks/results/rtl/squarer \
+	    --variants l1-overlap l1-overlap-two-mult l2-overlap l2-overlap-squarer l2-overlap-two-mult
+
+rtl-luck: env  ## synthesize the overlapped hardware units by several scripts and names: minutes
+	$(BIN)/python -m benchmarks.rtl.luck --out $(DATED)-rtl-luck
+
+rtl-fpga: env  ## place and route the hardware units on two FPGAs, five seeds each: 15 minutes, resumable
+	$(BIN)/l1bn rtl report --fpga ice40 --stimuli gaussian --devices hx8k --out $(DATED)-rtl-fpga/hx8k
+	$(BIN)/l1bn rtl report --fpga ice40 --stimuli gaussian --devices up5k-dsp --no-parts \
+	    --variants l1-overlap l2-overlap l2-overlap-squarer --out $(DATED)-rtl-fpga/up5k-dsp
 
 # The reciprocal and the root are decided on the smallest units only: at 8 bits they take hours.
 rtl-prove: env  ## prove what holds of the hardware units for every input: minutes

@@ -15,6 +15,8 @@ RESULTS = Path(__file__).parents[1] / "results" / "rtl" / "results.json"
 EARLIER = RESULTS.parent / "2026-11-23" / "results.json"
 #: Without and with a command that sets the number of elements.
 COUNTED = [RESULTS.parent / "counted" / name / RESULTS.name for name in ("without", "with")]
+#: The overlapped units, L2BN with a squarer among them.
+SQUARER = RESULTS.parent / "squarer" / RESULTS.name
 LIBRARIES = {
     "osu018_stdcells": "OSU 0.18 µm",
     "sky130_fd_sc_hd__tt_025C_1v80": "sky130",
@@ -125,7 +127,32 @@ def counted(stimulus: str) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def squarer(stimulus: str) -> tuple[list[str], list[list[str]]]:
+    """The overlapped units, and how L1BN on one and on two multipliers compares with each of L2."""
+    head = ["Unit", "area", "clocks per element", "ns", "pJ"]
+    head += ["L1 on one multiplier: speed", "energy saved", "on two: speed", "energy saved"]
+    records = {r["variant"]: r for r in json.loads(SQUARER.read_text())["records"]}
+    ours = [records[key]["stimuli"][stimulus] for key in ("l1-overlap", "l1-overlap-two-mult")]
+    rows = []
+    for variant in VARIANTS:
+        if variant.key not in records:
+            continue
+        record, cost = records[variant.key], records[variant.key]["stimuli"][stimulus]
+        time, energy = cost["time_per_element"], cost["energy_per_element"]
+        ratios = ["–"] * 4
+        if record["config"]["norm"] == "l2":
+            ratios = []
+            for one in ours:
+                saved = 1 - one["energy_per_element"] / energy
+                ratios += [f"{time / one['time_per_element']:.2f}×", f"{100 * saved:.1f} %"]
+        clocks = cost["clocks_per_element"]
+        figures = [f"{record['area']:.0f}", f"{clocks:.2f}", f"{time:.1f}", f"{energy:.0f}"]
+        rows.append([variant.label, *figures, *ratios])
+    return head, rows
+
+
 TABLES = {
+    "squarer": squarer,
     "like": like,
     "frontier": frontier,
     "recorded": recorded,
