@@ -188,6 +188,7 @@ def generate(config: GenerateConfig) -> int:
     """Write Verilog and manifest."""
     from l1bn.rtl import drawings
     from l1bn.rtl.unit import emit
+    from l1bn.rtl.verify.latency import latencies
     from l1bn.rtl.verify.simulate import simulate
     from l1bn.rtl.verify.stimulus import extremes, gaussian
 
@@ -206,7 +207,8 @@ def generate(config: GenerateConfig) -> int:
     wrapped = {"axi": config.axi, "registers": config.registers}
     boundary = emit.describe_interface(unit, **wrapped)
     pictures = drawings.write(unit, boundary, config.out)
-    written = emit.write(unit, config.out, **wrapped, pictures=pictures)
+    clocks = [latency.row() for latency in latencies(unit)]
+    written = emit.write(unit, config.out, **wrapped, pictures=pictures, clocks=clocks)
     paths = [*written.all(), *(config.out / name for name in pictures.values())]
     if config.registers:
         paths.append(testbench_file(config.out, written.source.stem))

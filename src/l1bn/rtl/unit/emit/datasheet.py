@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from l1bn.rtl.unit.emit.headers import words
 from l1bn.rtl.unit.emit.interface import Interface
 
@@ -11,14 +13,15 @@ def markdown(
     title: str,
     formats: dict[str, dict[str, object]],
     pictures: dict[str, str],
+    clocks: Sequence[Sequence[str]] = (),
 ) -> str:
-    """Pictures by title, then ports, fields, codes and formats as tables."""
+    """Pictures by title, then clocks, ports, fields, codes and formats as tables."""
     level = "low" if boundary.reset_level == 0 else "high"
     lines = [
         f"# {boundary.module}", "", f"{title}.", "",
         f"Clock `{boundary.clock}`, rising edge. Reset `{boundary.reset}`, synchronous, active "
         f"{level}.",
-        *_pictures(boundary, pictures),
+        *_pictures(boundary, pictures), *_clocks(clocks),
         "", "## Streams", "", "| Stream | Direction | Data | Valid | Ready | Last |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -60,6 +63,18 @@ def _pictures(boundary: Interface, pictures: dict[str, str]) -> list[str]:
     for title, file in pictures.items():
         lines += ["", f"{title}:", "", f"![{title}]({file})"]
     return lines
+
+
+def _clocks(rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return []
+    about = (
+        "From the clock in which a command is there to the one in which it is taken, in a "
+        "simulation of the bare unit in which neither end stalls."
+    )
+    lines = ["", "## Latency", "", about, ""]
+    lines += ["| Command | Elements per channel | Elements taken | Clocks |", "|---|---|---|---|"]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def _registers(boundary: Interface) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -156,6 +157,7 @@ def write(
     axi: bool = False,
     registers: bool = False,
     pictures: dict[str, str] | None = None,
+    clocks: Sequence[Sequence[str]] = (),
 ) -> Written:
     """Write the Verilog and its papers into ``folder``, each named after the unit.
 
@@ -165,6 +167,7 @@ def write(
         axi: As ``verilog_text``.
         registers: As ``verilog_text``.
         pictures: What the datasheet shows: files in ``folder`` by title.
+        clocks: Rows of its table of latencies.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wrapped = {"axi": axi or registers, "registers": registers}
@@ -179,7 +182,7 @@ def write(
     written.header.write_text(headers.c_header(boundary, title))
     written.package.write_text(headers.sv_package(boundary, title))
     written.datasheet.write_text(
-        datasheet.markdown(boundary, title, formats(config), pictures or {})
+        datasheet.markdown(boundary, title, formats(config), pictures or {}, clocks)
     )
     written.constraints.write_text(design.constraints(boundary))
     written.core.write_text(design.core(boundary, title))
