@@ -44,17 +44,15 @@ PASSES: dict[str, dict[str, int]] = {
     "pair_normalize_kernel": {"a": 1, "b": 1, "y": 1, "bits": 1, "other_bits": 1},
     "pair_forward_kernel": {"a": 3, "b": 3, "y": 1, "bits": 1, "other_bits": 1},
     "pair_reduce_kernel": {"grad": 1, "y": 1, "a": 1, "b": 1},
-    "pair_gradient_kernel": {"grad": 1, "y": 1, "a": 1, "b": 1, "bits": 1, "other_bits": 1,
-                             "dx": 1, "other_dx": 1},
-    "pair_backward_kernel": {"grad": 2, "y": 2, "a": 2, "b": 2, "bits": 1, "other_bits": 1,
+    "pair_gradient_kernel": {"grad": 1, "y": 1, "bits": 1, "other_bits": 1, "dx": 1,
+                             "other_dx": 1},
+    "pair_backward_kernel": {"grad": 2, "y": 2, "a": 1, "b": 1, "bits": 1, "other_bits": 1,
                              "dx": 1, "other_dx": 1},
 }  # fmt: skip
 #: Passes over a tensor where the first pass alone reads it, because bits serve the second one.
 RECOVERED = {
     "gradient_kernel": {"residual": 0},
     "backward_kernel": {"residual": 1},
-    "pair_gradient_kernel": {"b": 0},
-    "pair_backward_kernel": {"b": 1},
 }
 #: Sets of partial sums that every program of a channel loads, that the last one loads, and that
 #: every one stores.
@@ -108,7 +106,7 @@ def bytes_of(one: Launch) -> int:
     passes = dict(PASSES[one.kernel])
     if found.get("RECOVERED"):
         # The second pass needs what the activation passes, not x̂.
-        passes |= RECOVERED[one.kernel]
+        passes |= RECOVERED.get(one.kernel, {})
     total = sum(
         times * found[name].numel() * found[name].element_size()
         for name, times in passes.items()
@@ -166,7 +164,7 @@ def launches_of(case: Case, keep_x: bool) -> tuple[list[Launch], list[Launch]]:
         with recorded() as forward:
             states = running, Running(vector(), vector(), 0.1)
             _, joined = pair_launch.forward(
-                tensor(), tensor(), calls, states, keep_bits=bits, worst=worst
+                tensor(), tensor(), calls, states, keep_bits=True, worst=worst
             )
         with recorded() as backward:
             joined = joined._replace(a=joined.a if keep_x else None)

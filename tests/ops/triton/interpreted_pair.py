@@ -156,7 +156,7 @@ def test_the_output_one_input_and_two_bits_per_element_are_kept(gamma: float | N
     places = [leaves[i].untyped_storage().data_ptr() in sizes for i in (0, 3)]
     assert places == [gamma is not None, True]
     assert -1 not in sizes.values()  # y is kept
-    least = 4 * elements * (2 + (gamma is not None)) + (gamma is None) * elements // 4
+    least = 4 * elements * (2 + (gamma is not None)) + elements // 4
     assert least <= sum(sizes.values()) < least + 1200
 
 

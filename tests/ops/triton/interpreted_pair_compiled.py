@@ -53,7 +53,7 @@ def fresh_compiler() -> Iterator[None]:
 def arguments(case: tuple) -> tuple[Any, ...]:
     shape, dtype, activation, layouts = case
     leaves = leaves_of(*make(shape, dtype, layouts))
-    return *leaves, activation, 1e-5, 1e-4, True
+    return *leaves, activation, 1e-5, 1e-4, True, True
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -61,7 +61,9 @@ def arguments(case: tuple) -> tuple[Any, ...]:
 def test_opcheck(case: tuple) -> None:
     given = arguments(case)
     torch.library.opcheck(operators.forward, given)
-    torch.library.opcheck(operators.forward, (*given[:-1], False), test_utils="test_faketensor")
+    torch.library.opcheck(
+        operators.forward, (*given[:-2], True, False), test_utils="test_faketensor"
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -136,14 +138,14 @@ def test_an_input_that_cannot_be_recovered_lies_behind_the_bits(layout: str) -> 
             vectors = first.weight, first.bias, second.weight, second.bias
             given = first.x, *vectors[:2], second.x, *vectors[2:]
             options = "relu", 1e-5, 1e-4
-            y, statistics, bits, other_bits = operators.forward(*given, *options, True)
+            y, statistics, bits, other_bits = operators.forward(*given, *options, True, True)
             lies = spill.behind(bits, y.numel(), y.dtype) is not None
             assert lies == (gamma == 0.0)
             assert bool(bits[-1]) == lies
             rest = statistics, *vectors, *options, rows, [True] * 6
             grad = lay_out(first.grad, layout)
             found = operators.backward(grad, None, second.x, y, bits, other_bits, *rest)
-            direct = operators.backward(grad, first.x, second.x, y, None, None, *rest)
+            direct = operators.backward(grad, first.x, second.x, y, bits, other_bits, *rest)
             for one, other in zip(found, direct, strict=True):
                 assert_close(one, other, "single sums")
             if lies:

@@ -111,7 +111,7 @@ def test_two_branches_move_the_bytes_that_are_predicted(
     with counting(monkeypatch) as found:
         worst = None if keep_x else torch.zeros(1, dtype=torch.int32)
         _, kept = pair_launch.forward(
-            first.x, second.x, calls, (None, None), keep_bits=not keep_x, worst=worst
+            first.x, second.x, calls, (None, None), keep_bits=True, worst=worst
         )
         kept = kept._replace(a=kept.a if keep_x else None)
         pair_launch.backward(first.grad, kept, calls, (True,) * 6)

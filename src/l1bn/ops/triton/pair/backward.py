@@ -55,31 +55,21 @@ def pair_reduce_pass(
 
 
 @triton.jit
-def signs_of(
-    x, bits, high, low, offsets, mask, bytes_at, bytes_in, HIGH: tl.constexpr, WIDE: tl.constexpr,
-    ACC: tl.constexpr,
-):  # fmt: skip
-    """1 where a tile's input is at least its mean, else −1: from the input, or from its bits."""
-    if bits is None:
-        positive = ((tl.load(x + offsets, mask, 0.0).to(ACC) - high[None, :]) - low[None, :]) >= 0
-    else:
-        positive = unpack_bits(tl.load(bits + bytes_at, bytes_in, 0), HIGH, WIDE)
+def signs_of(bits, bytes_at, bytes_in, HIGH: tl.constexpr, WIDE: tl.constexpr, ACC: tl.constexpr):
+    """1 where a tile's input is at least its mean, else −1."""
+    positive = unpack_bits(tl.load(bits + bytes_at, bytes_in, 0), HIGH, WIDE)
     return tl.where(positive, 1.0, -1.0).to(ACC)
 
 
 @triton.jit
 def pair_gradient_pass(
-    grad, y, a, b, bits, other_bits, dx, other_dx, statistics, mean_g,
+    grad, y, bits, other_bits, dx, other_dx, mean_g,
     through, mean_sign, factor, other_through, other_mean_sign, other_factor,
-    channel, split, images, channels, positions,
+    split, images, channels, positions,
     SPLITS: tl.constexpr, HIGH: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
     INDEX: tl.constexpr, ACC: tl.constexpr, ACTIVATION: tl.constexpr, PARAMETER: tl.constexpr,
 ):  # fmt: skip
     """Equation (8) of both branches, from the last tile to the first, which reduction has read."""
-    high, low, _inner, _offset = constants(None, None, statistics, channel, channels, ACC)
-    other_high, other_low, _inner, _offset = constants(
-        None, None, statistics + STATISTICS * channels, channel, channels, ACC
-    )
     total = tile_count(images, positions, HIGH, WIDE, ROWS)
     for step in range(split, total, SPLITS):
         offsets, mask, bytes_at, bytes_in = tile(
@@ -90,14 +80,11 @@ def pair_gradient_pass(
         g, _z = from_output(g, output, ACTIVATION, PARAMETER)
         g -= mean_g[None, :]
         if dx is not None:
-            sign = signs_of(a, bits, high, low, offsets, mask, bytes_at, bytes_in, HIGH, WIDE, ACC)
+            sign = signs_of(bits, bytes_at, bytes_in, HIGH, WIDE, ACC)
             moved = (g - through[None, :] * (sign - mean_sign[None, :])) * factor[None, :]
             tl.store(dx + offsets, narrow(moved, dx), mask)
         if other_dx is not None:
-            sign = signs_of(
-                b, other_bits, other_high, other_low, offsets, mask, bytes_at, bytes_in,
-                HIGH, WIDE, ACC,
-            )  # fmt: skip
+            sign = signs_of(other_bits, bytes_at, bytes_in, HIGH, WIDE, ACC)
             moved = g - other_through[None, :] * (sign - other_mean_sign[None, :])
             moved *= other_factor[None, :]
             tl.store(other_dx + offsets, narrow(moved, other_dx), mask)
@@ -105,7 +92,7 @@ def pair_gradient_pass(
 
 @triton.jit
 def finish_pair(
-    sums, products, other_products, grad, y, a, b, bits, other_bits, dx, other_dx,
+    sums, products, other_products, grad, y, bits, other_bits, dx, other_dx,
     weight, other_weight, statistics, above, dweight, dbias, other_dweight, other_dbias,
     channel, split, images, channels, positions, count,
     EPS_ROOT: tl.constexpr, OTHER_EPS_ROOT: tl.constexpr, RECOVERED: tl.constexpr,
@@ -126,9 +113,9 @@ def finish_pair(
         count.to(ACC), OTHER_EPS_ROOT, False, ACC,
     )  # fmt: skip
     pair_gradient_pass(
-        grad, y, a, b, bits, other_bits, dx, other_dx, statistics, mean_g,
+        grad, y, bits, other_bits, dx, other_dx, mean_g,
         through, mean_sign, factor, other_through, other_mean_sign, other_factor,
-        channel, split, images, channels, positions,
+        split, images, channels, positions,
         SPLITS, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     if split == 0:
@@ -165,7 +152,7 @@ def pair_reduce_kernel(
 
 @triton.jit
 def pair_gradient_kernel(
-    grad, y, a, b, bits, other_bits, dx, other_dx, weight, other_weight, statistics, above,
+    grad, y, bits, other_bits, dx, other_dx, weight, other_weight, statistics, above,
     sums_of, dweight, dbias, other_dweight, other_dbias,
     images, channels, positions, count,
     EPS_ROOT: tl.constexpr, OTHER_EPS_ROOT: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -180,7 +167,7 @@ def pair_gradient_kernel(
     products = tl.load(sums_of + channels + channel, inside, 0.0)
     other_products = tl.load(sums_of + 2 * channels + channel, inside, 0.0)
     finish_pair(
-        sums, products, other_products, grad, y, a, b, bits, other_bits, dx, other_dx,
+        sums, products, other_products, grad, y, bits, other_bits, dx, other_dx,
         weight, other_weight, statistics, above, dweight, dbias, other_dweight, other_dbias,
         channel, tl.program_id(1), images, channels, positions, count,
         EPS_ROOT, OTHER_EPS_ROOT, RECOVERED,
@@ -205,7 +192,7 @@ def pair_backward_kernel(
         images, channels, positions, 1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,
     )  # fmt: skip
     finish_pair(
-        sums, products, other_products, grad, y, a, b, bits, other_bits, dx, other_dx,
+        sums, products, other_products, grad, y, bits, other_bits, dx, other_dx,
         weight, other_weight, statistics, above, dweight, dbias, other_dweight, other_dbias,
         channel, 0, images, channels, positions, count, EPS_ROOT, OTHER_EPS_ROOT, RECOVERED,
         1, HIGH, WIDE, ROWS, INDEX, ACC, ACTIVATION, PARAMETER,

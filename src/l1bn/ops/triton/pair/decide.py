@@ -25,7 +25,7 @@ def forward(
         b: input of the second branch.
         calls: parameters as the caller holds them: γ is known again by its memory.
         running: statistics of both, to move.
-        wanted: what may be kept in the place of a; the output always comes with bits.
+        wanted: what may be kept: the output in the place of a, and bits with it or beside a.
 
     Returns:
         The output, all that backward might want, and the decision.
@@ -36,7 +36,7 @@ def forward(
     recoverable, worst = ask(dense, weight) if wanted.output else (False, None)
     y, kept = launch.forward(
         dense, other, plain_calls(calls), running,
-        keep_bits=recoverable, worst=worst, flagged=wanted.flag,
+        keep_bits=wanted.bits, worst=worst, flagged=wanted.flag,
     )  # fmt: skip
     if worst is not None and weight is not None and not dense.is_cpu:
         recovery.note(weight, worst)

@@ -35,7 +35,7 @@ class Kept(NamedTuple):
         a: input of the first branch, or None where the output stands for it.
         b: input of the second branch.
         y: the output.
-        bits: one sign bit per element of the first branch, or None beside a.
+        bits: one sign bit per element of the first branch, None where no gradient is wanted.
         other_bits: those of the second branch, there with ``bits``.
         statistics: of each branch the rows of ``l1bn.ops.triton.launch.Kept``.
 
@@ -160,25 +160,28 @@ def backward(grad: Tensor, kept: Kept, calls: Calls, wanted: tuple[bool, ...]) -
         like(vectors["other_bias"], wanted[5]),
     )
     shared = sizes(plan) | _tiling(plan, y.dtype) | curve(calls[0]) | {
-        "grad": grad, "y": y, "a": kept.a, "b": kept.b, "statistics": kept.statistics,
+        "grad": grad, "y": y, "statistics": kept.statistics,
     }  # fmt: skip
-    targets = shared | _floors(calls) | {
+    sources = {"a": kept.a, "b": kept.b} | vectors
+    targets = _floors(calls) | {
         "bits": kept.bits, "other_bits": kept.other_bits, "above": above(kept.statistics[0]),
-        "weight": vectors["weight"], "other_weight": vectors["other_weight"],
         "dx": found.a, "dweight": found.weight, "dbias": found.bias,
         "other_dx": found.b, "other_dweight": found.other_weight, "other_dbias": found.other_bias,
         "count": plan.count, "RECOVERED": kept.a is None,
     }  # fmt: skip
     if plan.splits == 1:
-        pair_backward_kernel[plan.grid](**(targets | vectors))
+        pair_backward_kernel[plan.grid](**(shared | sources | targets))
         return found
     acc, device = accumulate(y.dtype), y.device
     partials = torch.empty((3, plan.splits, plan.channels), dtype=acc, device=device)
-    sums_of = torch.empty((3, plan.channels), dtype=acc, device=device)
     done = torch.zeros(plan.groups, dtype=torch.int32, device=device)
-    split: dict[str, object] = {"SPLITS": plan.splits, "sums_of": sums_of}
+    shared |= {
+        "SPLITS": plan.splits,
+        "sums_of": torch.empty((3, plan.channels), dtype=acc, device=device),
+    }
     pair_reduce_kernel[plan.grid](
-        **(shared | split | vectors), partials=partials, done=done, PADDED=plan.padded
+        **(shared | sources), partials=partials, done=done, PADDED=plan.padded
     )
-    pair_gradient_kernel[plan.grid](**targets, **split)
+    gains = {name: vectors[name] for name in ("weight", "other_weight")}
+    pair_gradient_kernel[plan.grid](**(shared | targets | gains))
     return found

@@ -1,8 +1,8 @@
 """Training of two joined branches in one autograd node.
 
 It keeps the output, the second branch's input and one bit per element of each branch; where x̂
-cannot be recovered from the output (``l1bn.ops.recovery``), the first branch's input in the place
-of the bits. Two calls keep the second branch's output beside all that.
+cannot be recovered from the output (``l1bn.ops.recovery``), the first branch's input too. Two calls
+keep the second branch's output beside all that.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Context(Context, Protocol):
 
 
 class _Saved(NamedTuple):
-    """What backward has: a, or the bits in its place."""
+    """What backward has; a only where the output cannot stand for it."""
 
     a: Tensor | None
     b: Tensor
@@ -81,13 +81,12 @@ class _TrainPair(torch.autograd.Function):
         ctx.calls, ctx.format = options.calls, format_of(y)
         ctx.keeps_output = True
         ctx.set_materialize_grads(False)
+        kept_bits = kept.bits, kept.other_bits, kept.statistics
         if not from_output:
-            ctx.save_for_backward(a, b, y, None, None, kept.statistics, None, *vectors)
+            ctx.save_for_backward(a, b, y, *kept_bits, None, *vectors)
             return y
         scale = kept.statistics[0, 2]
-        ctx.save_for_backward(
-            None, b, y, kept.bits, kept.other_bits, kept.statistics, scale, *vectors
-        )
+        ctx.save_for_backward(None, b, y, *kept_bits, scale, *vectors)
         return y, scale
 
     @staticmethod

@@ -50,23 +50,26 @@ def forward(
     eps: float,
     other_eps: float,
     want_bits: bool,
+    may_recover: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalize and add two branches; a lies behind its bits where it has to be kept."""
     from l1bn.ops.triton.decide import Wanted
     from l1bn.ops.triton.pair import decide
 
     calls = Call(weight, bias, activation, eps), Call(other_weight, other_bias, None, other_eps)
-    wanted = Wanted(want_bits, want_bits, flag=True)
+    wanted = Wanted(want_bits and may_recover, want_bits, flag=True)
     y, kept, recoverable = decide.forward(a, b, calls, (None, None), wanted)
     if not want_bits:
         none, other_none = a.new_empty(0, dtype=torch.uint8), a.new_empty(0, dtype=torch.uint8)
         return y, kept.statistics, none, other_none
     bits, other_bits = kept.bits, kept.other_bits
-    if bits is None or other_bits is None or not recoverable:
+    assert bits is not None  # asked for, as these are
+    assert other_bits is not None
+    if may_recover and not recoverable:
         assert kept.a is not None  # dense, as forward reads it
-        size = _size(a.shape, not y.is_contiguous())
-        bits = spill.spill(kept.a, size + 1)
-        other_bits = bits.new_zeros(size)
+        spilled = spill.spill(kept.a, bits.numel())
+        spilled[:-1] = bits[:-1]
+        bits = spilled
     return y, kept.statistics, bits, other_bits
 
 
@@ -76,7 +79,7 @@ def _(a: Tensor, *others: Any) -> Output:
     wide = torch.float64 if a.dtype == torch.float64 else torch.float32
     statistics = a.new_empty((2, STATISTICS, a.shape[1]), dtype=wide)
     size = _size(a.shape, rows)
-    first, second = (size + 1, size) if others[-1] else (0, 0)
+    first, second = (size + 1, size) if others[-2] else (0, 0)
     return (
         _empty(a, rows), statistics,
         a.new_empty(first, dtype=torch.uint8), a.new_empty(second, dtype=torch.uint8),
@@ -89,8 +92,8 @@ def backward(
     a: Tensor | None,
     b: Tensor,
     y: Tensor,
-    bits: Tensor | None,
-    other_bits: Tensor | None,
+    bits: Tensor,
+    other_bits: Tensor,
     statistics: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -111,10 +114,10 @@ def backward(
     )
     assert other is not None  # neither are None
     assert output is not None
-    if bits is not None:
+    if dense is None:
         behind = spill.behind(bits, y.numel(), y.dtype)
         if behind is not None:
-            dense, bits, other_bits = behind.as_strided(output.shape, output.stride()), None, None
+            dense = behind.as_strided(output.shape, output.stride())
         elif spill.is_copy(bits) and bits[-1]:  # waits for the device, there alone
             raise spill.refuse_copy()
     calls = Call(weight, bias, activation, eps), Call(other_weight, other_bias, None, other_eps)
@@ -153,13 +156,14 @@ class _Context(Context, Protocol):
 
 def _keep(ctx: _Context, inputs: tuple[Any, ...], output: Output) -> None:
     """Save for backward what eager mode would."""
-    a, weight, bias, b, other_weight, other_bias, activation, eps, other_eps, want_bits = inputs
+    a, weight, bias, b, other_weight, other_bias, activation, eps, other_eps, _, may_recover = (
+        inputs
+    )
     y, statistics, bits, other_bits = output
     ctx.mark_non_differentiable(statistics, bits, other_bits)
     ctx.set_materialize_grads(False)
     # Where nothing is compiled after all there are derivatives of any order.
-    short = want_bits and is_transformed(y)
-    kept = (None, b, y, bits, other_bits) if short else (a, b, y, None, None)
+    kept = None if may_recover and is_transformed(y) else a, b, y, bits, other_bits
     ctx.save_for_backward(*kept, statistics, weight, bias, other_weight, other_bias)
     ctx.options = activation, eps, other_eps, _has_rows(a)
 
@@ -167,7 +171,7 @@ def _keep(ctx: _Context, inputs: tuple[Any, ...], output: Output) -> None:
 def _differentiate(ctx: _Context, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
     wanted = ctx.needs_input_grad[:6]
     if grad is None:
-        return (None,) * 10
+        return (None,) * 11
     a, b, y, bits, other_bits, statistics, *vectors = ctx.saved_tensors
     weight, bias, other_weight, other_bias = vectors
     activation, eps, other_eps, rows = ctx.options
@@ -185,7 +189,7 @@ def _differentiate(ctx: _Context, grad: Tensor | None, *_: Tensor | None) -> tup
             activation=activation, eps=eps, other_eps=other_eps, rows=rows, wanted=list(wanted),
         )  # fmt: skip
     targets = y, weight, bias, y, other_weight, other_bias
-    return *formula.cast(found, targets, wanted), None, None, None, None
+    return *formula.cast(found, targets, wanted), *(None,) * 5
 
 
 forward.register_autograd(_differentiate, setup_context=_keep)
@@ -212,7 +216,5 @@ def train(
     )
     name, _ = parted(first.activation)
     assert name is not None  # registry.PairBackend has it so
-    y, statistics, _, _ = forward(
-        *given, name, first.eps, second.eps, differentiable and may_recover
-    )
+    y, statistics, _, _ = forward(*given, name, first.eps, second.eps, differentiable, may_recover)
     return y, statistics.detach()
