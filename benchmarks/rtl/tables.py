@@ -5,13 +5,16 @@ Libraries and widths that it lacks come from the report before it, and say so.
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from l1bn.rtl.variants import VARIANTS
 
-RESULTS = Path(__file__).parents[1] / "results" / "rtl" / "results.json"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "rtl" / "results.json"
 EARLIER = RESULTS.parent / "2026-11-23" / "results.json"
 #: Without and with a command that sets the number of elements.
 COUNTED = [RESULTS.parent / "counted" / name / RESULTS.name for name in ("without", "with")]
@@ -151,7 +154,53 @@ def squarer(stimulus: str) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def luck(_: str) -> tuple[list[str], list[list[str]]]:
+    """Time per element and area of each unit over the tries of `luck.py`, and L1's lead."""
+    head = ["Unit", "tries", "area", "ns per element: best", "median", "worst"]
+    head += ["L1 on one multiplier: best against best", "worst to best luck"]
+    path = sorted(ROOT.glob("results/????-??-??-rtl-luck/luck.csv"))[-1]
+    with path.open() as stream:
+        tries = list(csv.DictReader(stream))
+    times = {key: sorted(float(t["ns_per_element"]) for t in tries if t["variant"] == key)
+             for key in dict.fromkeys(t["variant"] for t in tries)}  # fmt: skip
+    ours, rows = times["l1-overlap"], []
+    for variant in VARIANTS:
+        if variant.key not in times:
+            continue
+        found = times[variant.key]
+        areas = [float(t["area"]) for t in tries if t["variant"] == variant.key]
+        lead = ["–", "–"]
+        if variant.key.startswith("l2"):
+            least, most = found[0] / ours[-1], found[-1] / ours[0]
+            lead = [f"{found[0] / ours[0]:.2f}×", f"{least:.2f}× to {most:.2f}×"]
+        spread = [f"{t:.2f}" for t in (found[0], median(found), found[-1])]
+        area = f"{min(areas):.0f} to {max(areas):.0f}"
+        rows.append([variant.label, str(len(found)), area, *spread, *lead])
+    return head, rows
+
+
+def fpga(_: str) -> tuple[list[str], list[list[str]]]:
+    """L1 beside L2 on FPGAs, over the seeds of the placer."""
+    head = ["Device", "Question", "Speed of the medians", "worst to best seed"]
+    head += ["LUTs saved", "moved pins saved"]
+    folder = sorted(ROOT.glob("results/????-??-??-rtl-fpga"))[-1]
+    rows = []
+    for path in sorted(folder.glob("*/fpga.json")):
+        for entry in json.loads(path.read_text())["comparisons"]["gaussian"]:
+            speed = entry["speed"]
+            saved = [
+                f"{100 * entry[k]:.1f} %".replace("-", "−") for k in ("luts_saved", "pins_saved")
+            ]
+            span = f"{speed['low']:.2f}× to {speed['high']:.2f}×"
+            rows.append(
+                [entry["target"], entry["question"], f"{speed['median']:.2f}×", span, *saved]
+            )
+    return head, rows
+
+
 TABLES = {
+    "fpga": fpga,
+    "luck": luck,
     "squarer": squarer,
     "like": like,
     "frontier": frontier,
