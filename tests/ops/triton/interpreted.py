@@ -167,6 +167,24 @@ def test_second_derivatives(activation: str | None) -> None:
     assert gradgradcheck(call, leaves, fast_mode=True)
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
+def test_second_derivatives_reach_inputs_that_are_not_dense(activation: str | None) -> None:
+    case = make_case((3, 2, 5), torch.float64, activation=activation, residual=True,
+                     layout="strided")  # fmt: skip
+    found = []
+    for backend in ("triton", "eager"):
+        given = [v.detach().requires_grad_() for v in (case.x, case.weight, case.bias)]
+        assert case.residual is not None
+        residual = case.residual.detach().requires_grad_()
+        call = Call(given[1], given[2], activation, case.eps)
+        y = registry.get(backend).train(given[0], residual, call)[0]
+        first = torch.autograd.grad(y.pow(3).sum(), [*given, residual], create_graph=True)
+        total = sum(v.square().sum() for v in first)
+        found.append(torch.autograd.grad(total, [*given, residual]))
+    for one, other in zip(*found, strict=True):
+        assert_close(one, other, "double sums")
+
+
 @pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_a_first_derivative_of_which_there_may_be_a_second_is_the_same(layout: str) -> None:

@@ -64,18 +64,19 @@ class _Train(torch.autograd.Function):
         ctx.format = format_of(y)
         ctx.set_materialize_grads(False)
         shared = kept.statistics, weight, bias
+        # The caller's own tensors: a second derivative reaches no dense copy's source.
         # Beside x, y is needed where the activation clips; where it bends, the residual.
         bends = options.activation is not None and not clips(options.activation)
         ctx.keeps_output = from_output or (options.activation is not None and not bends)
         if not from_output:
-            again = kept.residual if bends else None
-            ctx.save_for_backward(kept.x, y if ctx.keeps_output else None, again, None, *shared)
+            again = residual if bends else None
+            ctx.save_for_backward(x, y if ctx.keeps_output else None, again, None, *shared)
             return y
         if not bits:
-            ctx.save_for_backward(None, y, kept.residual, None, *shared)
+            ctx.save_for_backward(None, y, residual, None, *shared)
             return y
         scale = kept.statistics[2]
-        ctx.save_for_backward(None, y, kept.residual, kept.bits, *shared, scale)
+        ctx.save_for_backward(None, y, residual, kept.bits, *shared, scale)
         return y, scale
 
     @staticmethod
@@ -96,7 +97,9 @@ class _Train(torch.autograd.Function):
 def _restored(ctx: _Context) -> tuple[launch.Kept, Tensor | None, Tensor | None]:
     """Saved tensors in the order that forward gave them; hooks promise their values only."""
     saved = ctx.saved_tensors[:7]
-    x, y, residual = (v if v is None else v.contiguous(memory_format=ctx.format) for v in saved[:3])
+    x, y, residual = (
+        v if v is None else v.resolve_neg().contiguous(memory_format=ctx.format) for v in saved[:3]
+    )
     bits, statistics, weight, bias = (v if v is None else v.contiguous() for v in saved[3:])
     assert statistics is not None  # always saved
     return launch.Kept(x, y, residual, bits, statistics), weight, bias
