@@ -156,6 +156,8 @@ rtl-fpga: env  ## place and route the hardware units on two FPGAs, five seeds ea
 	$(BIN)/l1bn rtl report --fpga ice40 --stimuli gaussian --devices hx8k --out $(DATED)-rtl-fpga/hx8k
 	$(BIN)/l1bn rtl report --fpga ice40 --stimuli gaussian --devices up5k-dsp --no-parts \
 	    --variants l1-overlap l2-overlap l2-overlap-squarer --out $(DATED)-rtl-fpga/up5k-dsp
+	$(BIN)/l1bn rtl report --fpga ice40 --stimuli gaussian --devices up5k --no-parts \
+	    --variants l1-overlap l2-overlap-squarer --out $(DATED)-rtl-fpga/up5k
 
 # The reciprocal and the root are decided on the smallest units only: at 8 bits they take hours.
 rtl-prove: env  ## prove what holds of the hardware units for every input: minutes
