@@ -443,14 +443,14 @@ MUTANTS = [
         "csrc/norm/single.h",
         "const A g = held ? value_of(held + i) : masked(c, i, &z);",
         "const A g = masked(c, i, &z);",
-        (*NOT_FINITE, *CURVES),
+        ("tests/ops/cpu/test_backend.py::test_the_c_interface_without_torch",),
     ),
     Mutant(
         "curves: sums that are not finite are mended without z",
         "csrc/norm/single.h",
         "if (held && !x) bent(c, i, &z);",
         "",
-        (*NOT_FINITE, *CURVES),
+        ("tests/ops/cpu/test_backend.py::test_the_c_interface_without_torch",),
     ),
     Mutant(
         "curves: an output is taken for z plus the residual",

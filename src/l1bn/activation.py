@@ -52,6 +52,7 @@ class Description(NamedTuple):
         kinks: values of z where the slope jumps.
         output: how backward goes on from y alone, ``None`` where it cannot.
         parameter: what the parameter is where a call gives none, ``None`` where there is none.
+        over: ``value``, written over z; ``None`` where PyTorch has none.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Description(NamedTuple):
     kinks: tuple[float, ...] = ()
     output: Output | None = None
     parameter: float | None = None
+    over: Callable[[Tensor, float], Tensor] | None = None
 
 
 def _where(condition: Tensor, a: float, b: float, like: Tensor) -> Tensor:
@@ -147,29 +149,43 @@ def _tanh_slope(z: Tensor, _: float) -> Tensor:
 _ROWS = (
     Description(
         "relu", lambda z, _: torch.relu(z), lambda z, _: _where(z > 0, 1.0, 0.0, z),
-        (0.0,), _clipped(math.inf),
+        (0.0,), _clipped(math.inf), over=lambda z, _: z.relu_(),
     ),
     Description(
         "relu6", lambda z, _: F.relu6(z), lambda z, _: _where((z > 0) & (z < 6), 1.0, 0.0, z),
-        (0.0, 6.0), _clipped(6.0),
+        (0.0, 6.0), _clipped(6.0), over=lambda z, _: F.relu6(z, inplace=True),
     ),
     Description(
         "leaky_relu", lambda z, slope: F.leaky_relu(z, slope),
         lambda z, slope: _where(z > 0, 1.0, slope, z), (0.0,),
         Output(_leaky_passed, _leaky_inverse), 0.01,
+        lambda z, slope: F.leaky_relu(z, slope, inplace=True),
     ),
     Description(
         "elu", lambda z, alpha: F.elu(z, alpha), _elu_slope, (0.0,),
         Output(_elu_passed, _elu_inverse, narrow=False), 1.0,
+        lambda z, alpha: F.elu(z, alpha, inplace=True),
     ),
-    Description("silu", lambda z, _: F.silu(z), _silu_slope),
-    Description("hardswish", lambda z, _: F.hardswish(z), _hardswish_slope, (-3.0, 3.0)),
-    Description("hardsigmoid", lambda z, _: F.hardsigmoid(z), _hardsigmoid_slope, (-3.0, 3.0)),
+    Description(
+        "silu", lambda z, _: F.silu(z), _silu_slope, over=lambda z, _: F.silu(z, inplace=True)
+    ),
+    Description(
+        "hardswish", lambda z, _: F.hardswish(z), _hardswish_slope, (-3.0, 3.0),
+        over=lambda z, _: F.hardswish(z, inplace=True),
+    ),
+    Description(
+        "hardsigmoid", lambda z, _: F.hardsigmoid(z), _hardsigmoid_slope, (-3.0, 3.0),
+        over=lambda z, _: F.hardsigmoid(z, inplace=True),
+    ),
     Description("gelu", lambda z, _: F.gelu(z), _gelu_slope),
     Description("gelu_tanh", lambda z, _: F.gelu(z, approximate="tanh"), _gelu_tanh_slope),
-    Description("mish", lambda z, _: F.mish(z), _mish_slope),
-    Description("sigmoid", lambda z, _: torch.sigmoid(z), _sigmoid_slope),
-    Description("tanh", lambda z, _: torch.tanh(z), _tanh_slope),
+    Description(
+        "mish", lambda z, _: F.mish(z), _mish_slope, over=lambda z, _: F.mish(z, inplace=True)
+    ),
+    Description(
+        "sigmoid", lambda z, _: torch.sigmoid(z), _sigmoid_slope, over=lambda z, _: z.sigmoid_()
+    ),
+    Description("tanh", lambda z, _: torch.tanh(z), _tanh_slope, over=lambda z, _: z.tanh_()),
 )  # fmt: skip
 #: Every activation by name.
 DESCRIPTIONS = {row.name: row for row in _ROWS}
@@ -246,6 +262,14 @@ def activate(z: Tensor, activation: Activation | None) -> Tensor:
         return z
     found, parameter = split(activation)
     return found.value(z, parameter)
+
+
+def activate_over(z: Tensor, activation: Activation | None) -> Tensor:
+    """Apply an activation, or none, to a tensor that nobody else has: over it where that goes."""
+    if activation is None:
+        return z
+    found, parameter = split(activation)
+    return (found.over or found.value)(z, parameter)
 
 
 def slope(z: Tensor, activation: Activation | None) -> Tensor:

@@ -46,6 +46,8 @@ SHAPES = [
     (9, 70, 64),
 ]
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "float64": 3}
+# LeakyReLU, ELU, Hardswish, Hardsigmoid: of the others act'(z) is no number at an infinite z.
+SLOPED_AT_INFINITY = (3, 4, 6, 7)
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2, "float16": 4e-3, "float64": 1e-12}
 
 
@@ -204,6 +206,8 @@ def drive(stack, shape, dtype, activation, with_residual, keep_x, threads, seed)
     tensors = (grad, y, *kept, weight, bias, mean, scale, dx, dr, dw, db)
     assert stack.call("backward", native.pack_backward(*problem, *map(pointer, tensors), 0)) == 0
     check_in_place(stack, problem, tensors)
+    if activation in SLOPED_AT_INFINITY:
+        check_infinite(stack, problem, tensors, dtype)
 
     want = judge(
         decode(x, dtype),
@@ -246,6 +250,29 @@ def check_in_place(stack, problem, tensors):
         np.testing.assert_array_equal(sums, (dw, db), err_msg=f"sums {where}")
         if not take_dx:
             np.testing.assert_array_equal(own, dr, err_msg=f"d residual {where}")
+
+
+def check_infinite(stack, problem, tensors, dtype):
+    """An infinite element without a gradient adds nothing to a channel's sums."""
+    grad, y, x, *others, _, _, dw, db = tensors
+    grad, (y, x) = grad.copy(), (None if v is None else v.copy() for v in (y, x))
+    sums = []
+    grad[0, 0, 0] = encode(np.zeros(1), dtype)[0]
+    for value in (None, np.inf):
+        for v in (y, x) if value else ():
+            if v is not None:
+                v[0, 0, 0] = encode(np.full(1, value), dtype)[0]
+        out = np.empty_like(grad), np.empty_like(grad), np.empty_like(dw), np.empty_like(db)
+        given = (grad, y, x, *others, *out)
+        block = native.pack_backward(*problem, *map(pointer, given), 0)
+        assert stack.call("backward", block) == 0
+        sums.append(out[2:])
+    check_in_place(stack, problem, given)
+    for name, finite, infinite in zip(("dw", "db"), *sums, strict=True):
+        size = math.sqrt(grad[:, 0].size) * 1e-4
+        np.testing.assert_allclose(
+            infinite, finite, rtol=1e-3, atol=size, err_msg=f"{name} {problem}"
+        )
 
 
 def drive_alive(stack, elements, dtype, activation, threads):

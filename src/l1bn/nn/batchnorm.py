@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from l1bn.activation import Activation
+from l1bn.activation import Activation, activate_over
 from l1bn.functional import Branch, l1_batch_norm
 from l1bn.ops import scripted
 from l1bn.ops.running import count_batch
@@ -64,10 +64,10 @@ class _L1BatchNorm(_BatchNorm):
         if self.override is not None:
             return self.override(input, activation, residual)
         arguments = self._arguments(input)
-        if not self.training and activation is residual is mask is None:
+        if not self.training and residual is mask is None:
             found = self._as_batch_norm(arguments)
             if found is not None:
-                return found
+                return activate_over(found, activation)
         y = l1_batch_norm(
             *arguments,
             activation=activation,

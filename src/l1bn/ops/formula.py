@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from l1bn.activation import activate, clips, passed, slope
+from l1bn.activation import activate, activate_over, clips, passed, slope
 from l1bn.ops.records import Call, Running
+from l1bn.ops.tracing import is_traced
 
 K = math.sqrt(math.pi / 2)
 
@@ -101,9 +102,9 @@ def evaluate(x: Tensor, residual: Tensor | None, call: Call, running: Running) -
     weight = None if call.weight is None else call.weight.contiguous()
     bias = None if call.bias is None else call.bias.contiguous()
     y = torch.nn.functional.batch_norm(x, *state, weight, bias, False, 0.0, call.eps)
-    if residual is not None:
-        y = y + residual
-    return activate(y, call.activation)
+    if torch.is_grad_enabled() or is_traced() or torch.compiler.is_compiling():
+        return activate(y if residual is None else y + residual, call.activation)
+    return activate_over(y if residual is None else y.add_(residual), call.activation)
 
 
 def closed_form_backward(
