@@ -159,12 +159,12 @@ _ROWS = (
         "leaky_relu", lambda z, slope: F.leaky_relu(z, slope),
         lambda z, slope: _where(z > 0, 1.0, slope, z), (0.0,),
         Output(_leaky_passed, _leaky_inverse), 0.01,
-        lambda z, slope: F.leaky_relu(z, slope, inplace=True),
+        over=lambda z, slope: F.leaky_relu(z, slope, inplace=True),
     ),
     Description(
         "elu", lambda z, alpha: F.elu(z, alpha), _elu_slope, (0.0,),
         Output(_elu_passed, _elu_inverse, narrow=False), 1.0,
-        lambda z, alpha: F.elu(z, alpha, inplace=True),
+        over=lambda z, alpha: F.elu(z, alpha, inplace=True),
     ),
     Description(
         "silu", lambda z, _: F.silu(z), _silu_slope, over=lambda z, _: F.silu(z, inplace=True)
