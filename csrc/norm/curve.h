@@ -266,8 +266,8 @@ T* held_gradient(const l1bn_backward_args& a) {
   return static_cast<T*>(a.dresidual ? a.dresidual : a.dx);
 }
 
-// g = grad · act'(z), over z in `g`; it also goes to `held`, where that is not null, past the caches
-// where `stream` says so. Whole packs are written to `g`.
+// g = grad · act'(z), over z in `g`; it also goes to `held`, where that is not null, past the
+// caches where `stream` says so. Whole packs are written to `g`.
 template <class T>
 __attribute__((noinline)) void bend_gradients(int64_t activation, Acc<T> parameter, const T* grad,
                                               Acc<T>* g, T* held, bool stream, int64_t n) {
@@ -365,8 +365,7 @@ class Curve {
 
   // g = grad · act'(z) and z less the residual, from the output y; `z` may be null. Whole packs are
   // written to them. g also goes to `held`, where that is not null.
-  void unbend(const T* grad, const T* y, const T* residual, A* g, A* z, T* held,
-              int64_t n) const {
+  void unbend(const T* grad, const T* y, const T* residual, A* g, A* z, T* held, int64_t n) const {
     A buffer[kBend], slopes[kBend];
     for_parts(n, [&](int64_t from, int64_t count) {
       for_packs(count,

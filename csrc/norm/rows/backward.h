@@ -34,8 +34,8 @@ struct RowsBackward {
   // Per group: centre, slope, above, below, rest of the mean; and behind an activation that bends,
   // where x is there, the factor and the shift of z = (x - centre) * factor + shift.
   Buffer<P> constants;
-  Buffer<Wide> sums;    // per member and group: g, g·q, positive
-  Buffer<P> running;    // the same, not yet flushed
+  Buffer<Wide> sums;  // per member and group: g, g·q, positive
+  Buffer<P> running;  // the same, not yet flushed
   // Behind an activation that bends, per member: a tile of the gradient of z, and one of z.
   Buffer<A> bent;
 
