@@ -63,9 +63,9 @@ def closure(name: str) -> set[str]:
 def build(folder: Path, *definitions: str, env: dict[str, str] | None = None) -> Path:
     """Build a wheel of this checkout with the tools that are installed."""
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    command += ["--no-index", "-w", str(folder), "-C", f"build-dir={folder / 'build'}"]
-    for definition in definitions:
-        command += ["-C", f"cmake.define.{definition}"]
+    command += ["--no-index", "-w", str(folder)]
+    settings = [f"build-dir={folder / 'build'}", *(f"cmake.define.{d}" for d in definitions)]
+    command += [f"--config-settings={setting}" for setting in settings]  # of any pip
     subprocess.run([*command, str(ROOT)], check=True, env=env)
     (wheel,) = folder.glob("*.whl")
     return wheel

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch._C import _functorch
@@ -43,8 +41,12 @@ def is_compiled(x: Tensor) -> bool:
     )
 
 
-#: Whether ``torch.export`` looks on; before torch 2.7 nothing tells.
-is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
+def is_exporting() -> bool:
+    """Whether ``torch.export`` looks on.
+
+    Not ``torch.compiler.is_exporting``, which up to torch 2.10 is true in all that is compiled.
+    """
+    return torch.compiler._is_exporting_flag
 
 
 def is_traced() -> bool:
