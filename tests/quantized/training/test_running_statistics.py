@@ -11,7 +11,7 @@ from torch import nn
 
 import l1bn
 from judge import assert_close
-from l1bn import device, quantized
+from l1bn import quantized
 from l1bn import fixed_point as fp
 from l1bn.fixed_point.norm.constant import share, threshold_of
 from l1bn.quantized.kernels import native
@@ -207,12 +207,3 @@ def test_what_is_out_of_range_is_refused(network):
         network(config=quantized.Config(statistics="frozen"))
     one = quantized.Config(layers={"bn1": {"statistics": "running", "momentum": 0.5}})
     assert one.at("bn1").statistics == "running"
-
-
-def test_a_device_refuses_it_by_name(network, images, tmp_path):
-    net = network(config=RUNNING)
-    net(images)
-    with pytest.raises(
-        ValueError, match=r'expected statistics "batch" or "frozen" where it learns'
-    ):
-        device.build(net, (3, 8, 8))
