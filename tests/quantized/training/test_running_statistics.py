@@ -11,8 +11,8 @@ from torch import nn
 
 import l1bn
 from judge import assert_close
-from l1bn import quantized
 from l1bn import fixed_point as fp
+from l1bn import quantized
 from l1bn.fixed_point.norm.constant import share, threshold_of
 from l1bn.quantized.kernels import native
 
