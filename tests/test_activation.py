@@ -31,6 +31,13 @@ class TestEach:
         some = z.detach()[::97].clone().requires_grad_()
         assert gradcheck(lambda z: act.slope(z, name), some)
 
+    def test_over_its_input_it_is_the_same(self, name: Activation) -> None:
+        z = torch.linspace(-9, 9, 1999)
+        want, had = act.activate(z, name), z.clone()
+        assert_close(act.activate_over(z, name), want, "exact")
+        over = act.split(name)[0].over is not None
+        assert_close(z, want if over else had, "exact")
+
     def test_the_output_tells_the_rest(self, name: Activation) -> None:
         z = torch.linspace(-9, 9, 1999, dtype=torch.float64)
         y, slope = act.activate(z, name), act.slope(z, name)
